@@ -1,0 +1,184 @@
+"""Starting a built image in QEMU, for trying it out and for the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from builder.archive import Archive
+from builder.cache import Cache
+from builder.emulator import Forward, Machine, qemu_command
+from builder.errors import BuildError
+from builder.greeting import free_port, wait_for_greeting
+from builder.progress import Stages
+from builder.sandbox import Sandbox, check_namespaces, remove_tree
+from builder.tools import BUILD_TOOLS, EMULATOR, open_tools
+
+_CONSOLE_LIFETIME = 7 * 24 * 3600
+_START_TIMEOUT = 60
+_GREETING_TIMEOUT = 900
+"""Seconds; a first start under emulation on a slow computer takes minutes."""
+
+
+def boot_attached(machine: Machine) -> int:
+    """Run a machine with its console on our terminal.
+
+    Returns:
+        QEMU's exit status.
+    """
+    with _prepared(machine) as command:
+        return subprocess.call([*command, "-serial", "mon:stdio"])
+
+
+def boot_detached(machine: Machine, wait: int | None) -> None:
+    """Run a machine in the background and print `{"pid": …, "console": "FILE"}` as one line on standard output.
+
+    Ending the process `pid` ends the machine and removes its temporary files.
+
+    Args:
+        wait: guest port whose service must have greeted before this returns.
+
+    Raises:
+        BuildError: the machine did not start, ended, or its service did not greet in time. It is then ended.
+    """
+    machine, port = _with_forward(machine, wait)
+    consoles = Cache.default().root / "consoles"
+    consoles.mkdir(parents=True, exist_ok=True)
+    _remove_old_consoles(consoles)
+    console = consoles / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    pid = _start_supervisor(machine, console)
+    try:
+        click.echo(json.dumps({"pid": pid, "console": str(console)}))
+        sys.stdout.flush()
+        if wait is not None and port is not None:
+            wait_for_greeting(port, wait, lambda: _alive(pid), _GREETING_TIMEOUT)
+    except BaseException as error:
+        if _alive(pid):
+            os.kill(pid, signal.SIGTERM)
+        if isinstance(error, BuildError):
+            raise BuildError(f"{error}\nThe console's last lines:\n\n{_tail(console)}", error.hint) from error
+        raise
+
+
+def _with_forward(machine: Machine, wait: int | None) -> tuple[Machine, int | None]:
+    """Make sure that the port to wait for is forwarded; return the local port too."""
+    if wait is None:
+        return machine, None
+    for forward in machine.forwards:
+        if forward.guest == wait:
+            return machine, forward.host
+    forward = Forward(free_port(), wait)
+    click.echo(f"Port {wait} of the machine is 127.0.0.1:{forward.host}.", err=True)
+    return replace(machine, forwards=(*machine.forwards, forward)), forward.host
+
+
+def _start_supervisor(machine: Machine, console: Path) -> int:
+    """Fork a process that owns the machine's temporary files, and wait until QEMU runs in it.
+
+    Returns:
+        The supervisor's process id.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _supervise(machine, console, writing)
+    os.close(writing)
+    with os.fdopen(reading) as answers:
+        answer = answers.read()
+    if answer != "started":
+        os.waitpid(pid, 0)
+        raise BuildError(answer or "the machine could not be started")
+    return pid
+
+
+def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with _prepared(machine) as command, open(os.devnull, "r+b") as nothing:
+            console.touch(mode=0o600)
+            with console.open("ab") as log:
+                process = subprocess.Popen([*command, "-serial", "stdio"], stdin=nothing, stdout=log, stderr=log)
+            try:
+                os.write(writing, b"started")
+                os.close(writing)
+                for stream in (0, 1, 2):
+                    os.dup2(nothing.fileno(), stream)
+                status = process.wait()
+            finally:
+                process.kill()
+                process.wait()
+    except BuildError as error:
+        os.write(writing, str(error).encode())
+    except SystemExit:
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@contextmanager
+def _prepared(machine: Machine) -> Iterator[list[str]]:
+    """Unpack the image into a workspace that lives as long as the block, and give QEMU's command line."""
+    check_namespaces()
+    cache = Cache(Cache.default().root, remove_tree)
+    stages = Stages()
+    archive = Archive.from_environment()
+    emulator = open_tools(EMULATOR, cache, archive, stages)
+    with cache.workspace() as work:
+        disk = machine.disk.absolute() if machine.disk else work / "disk.img"
+        if not disk.exists():
+            with stages.stage("Unpack the image"):
+                tools = open_tools(BUILD_TOOLS, cache, archive, stages)
+                _unpack(_image(machine.folder), disk, machine.size, work, tools)
+        yield qemu_command(machine, emulator, disk, work)
+
+
+def _image(folder: Path) -> Path:
+    images = sorted(folder.glob("*.img.zst"))
+    if len(images) != 1:
+        raise BuildError(f"{folder} holds {len(images)} images", "name a folder that `darkpipe build` printed")
+    return images[0]
+
+
+def _unpack(image: Path, disk: Path, size: int, work: Path, tools: Sandbox) -> None:
+    raw = work / "unpacked.img"
+    with image.open("rb") as stream:
+        tools.run(["zstd", "-q", "-d", "--sparse", "-o", tools.inside(raw)], stdin=stream)
+    if raw.stat().st_size > size:
+        raise BuildError(f"a disk of {size:,} bytes is too small for the image", "choose a larger --size")
+    os.truncate(raw, size)
+    try:
+        raw.rename(disk)
+    except OSError:
+        shutil.copyfile(raw, disk)
+
+
+def _remove_old_consoles(folder: Path) -> None:
+    for path in folder.glob("*.log"):
+        if path.stat().st_mtime < time.time() - _CONSOLE_LIFETIME:
+            path.unlink(missing_ok=True)
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-15:]) if path.exists() else "(there is no console)"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False

@@ -1,0 +1,182 @@
+"""The command line of the user's computer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from builder.errors import BuildError
+from builder.version import VERSION
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_YES = "--yes"
+
+
+@click.group(context_settings=_HELP)
+@click.version_option(VERSION, message="darkpipe %(version)s")
+@click.option(_YES, is_flag=True, help="Install what is missing without asking.")
+def darkpipe(yes: bool) -> None:
+    """E-mail on your own hardware at home: builds the image for the device.
+
+    \b
+    Examples:
+      ./darkpipe check my-site.yaml
+      ./darkpipe build my-site.yaml
+      ./darkpipe boot out/darkpipe-0.1.0-x64-…  --forward 2525:25 --forward 9993:993
+    """
+
+
+@darkpipe.command()
+@click.argument("site", type=click.Path(path_type=Path))
+def check(site: Path) -> None:
+    """Check a site.yaml and show every problem at its line.
+
+    \b
+    Example:
+      ./darkpipe check my-site.yaml
+    """
+    from model.document import read_site
+
+    found = read_site(site)
+    click.echo(f"{site}: good. {len(found.users)} users at {', '.join(found.domains)}.")
+
+
+@darkpipe.command()
+def schema() -> None:
+    """Print the JSON Schema of site.yaml, for editors.
+
+    \b
+    Example:
+      ./darkpipe schema > site.schema.json
+    """
+    from model.site import site_schema
+
+    click.echo(json.dumps(site_schema(), indent=2))
+
+
+@darkpipe.command()
+@click.argument("site", type=click.Path(path_type=Path))
+@click.option("--profile", default="x64", show_default=True, metavar="NAME", help="Platform to build for.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out"),
+    show_default=True,
+    metavar="PARENT",
+    help="Folder in which the result's folder is made.",
+)
+@click.option("--refresh", is_flag=True, help="Fetch Debian's packages anew, even if the last fetch is fresh.")
+def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
+    """Build the image that a SITE file describes.
+
+    Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
+    image, its manifest and checksums.
+
+    \b
+    Examples:
+      ./darkpipe build examples/home.yaml
+      folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
+    """
+    from builder.archive import Archive
+    from builder.build import SOURCE, build_image
+    from builder.cache import Cache
+    from builder.passwords import settle_passwords
+    from builder.profile import load_profile
+    from builder.progress import Stages
+    from builder.sandbox import remove_tree
+    from model.document import read_site
+
+    wanted = read_site(site)
+    chosen = load_profile(SOURCE / "profiles" / profile)
+    stages = Stages()
+    settled = settle_passwords(wanted, _ask_password, stages.say)
+    cache = Cache(Cache.default().root, remove_tree)
+    result = build_image(settled, chosen, output, cache, Archive.from_environment(), stages, refresh=refresh)
+    stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
+    click.echo(result)
+
+
+@darkpipe.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--forward", "forwards", multiple=True, metavar="HOST:GUEST", help="Forward a local TCP port; repeatable.")
+@click.option("--disk", type=click.Path(path_type=Path), metavar="FILE", help="Keep the machine's disk in FILE.")
+@click.option("--size", default=16, show_default=True, metavar="GB", help="Size of a new disk.")
+@click.option("--memory", default=2048, show_default=True, metavar="MiB", help="Memory of the machine.")
+@click.option("--detach", is_flag=True, help="Run in the background; print one JSON line with pid and console file.")
+@click.option("--wait", type=int, metavar="PORT", help="Return when the service on this guest port has greeted.")
+@click.option("--offline", is_flag=True, help="No network behind the machine; forwarded ports work.")
+@click.option("--shell", is_flag=True, help="Log in as root on the console by itself (development only).")
+def boot(
+    folder: Path,
+    forwards: tuple[str, ...],
+    disk: Path | None,
+    size: int,
+    memory: int,
+    detach: bool,
+    wait: int | None,
+    offline: bool,
+    shell: bool,
+) -> None:
+    """Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
+
+    Changes are thrown away unless --disk names a file. --wait implies --detach.
+
+    \b
+    Examples:
+      ./darkpipe boot out/darkpipe-…  --forward 2525:25 --forward 9993:993
+      ./darkpipe boot out/darkpipe-…  --detach --forward 2525:25 --wait 25
+      ./darkpipe boot out/darkpipe-…  --disk home.img --shell
+    """
+    from builder.boot import Forward, Machine, boot_attached, boot_detached
+
+    machine = Machine(
+        folder=folder,
+        forwards=tuple(Forward.parse(text) for text in forwards),
+        disk=disk,
+        size=size * 10**9,
+        memory=memory,
+        offline=offline,
+        shell=shell,
+    )
+    if detach or wait is not None:
+        boot_detached(machine, wait)
+    else:
+        sys.exit(boot_attached(machine))
+
+
+def _ask_password(address: str) -> str:
+    answer: str = click.prompt(f"Password for {address}", hide_input=True, confirmation_prompt=True, err=True)
+    return answer
+
+
+def main() -> None:
+    """Run the program; every error that a user can act on is told in words, with a remedy, and exit status 1."""
+    from model.document import SiteError
+    from model.report import annotate
+
+    # The launcher takes --yes anywhere on the line; for the program it means nothing more.
+    arguments = [argument for argument in sys.argv[1:] if argument != _YES]
+    try:
+        darkpipe.main(arguments, prog_name="darkpipe", standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted; nothing half-made is left", status=130)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing half-made is left", status=130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SiteError as error:
+        click.echo(annotate(error), err=True)
+        sys.exit(1)
+    except BuildError as error:
+        _fail(str(error), error.hint)
+
+
+def _fail(message: str, hint: str = "", status: int = 1) -> None:
+    click.echo(f"darkpipe: {message}", err=True)
+    if hint:
+        click.echo(f"Hint: {hint}.", err=True)
+    sys.exit(status)

@@ -1,0 +1,142 @@
+"""QEMU's command line for one of our images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import BuildError
+from builder.sandbox import Sandbox
+
+_FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+_PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A TCP port of the local host that leads to one of the machine."""
+
+    host: int
+    guest: int
+
+    @classmethod
+    def parse(cls, text: str) -> Forward:
+        """Read `HOST:GUEST`.
+
+        Raises:
+            BuildError: it is not two port numbers.
+        """
+        host, _, guest = text.partition(":")
+        if not (host.isdecimal() and guest.isdecimal() and 0 < int(host) < 65536 and 0 < int(guest) < 65536):
+            raise BuildError(f"--forward {text}: expected two port numbers", "for instance --forward 2525:25")
+        return cls(int(host), int(guest))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to start.
+
+    Args:
+        folder: a result of `darkpipe build`.
+        forwards: local ports that lead to the machine.
+        disk: file that keeps the machine's disk; None throws all changes away.
+        size: of a new disk, in bytes.
+        memory: in MiB.
+        offline: whether there is no network behind the machine.
+        shell: whether the console logs in as root by itself, by systemd's credentials (systemd.system-credentials(7)).
+    """
+
+    folder: Path
+    forwards: tuple[Forward, ...] = ()
+    disk: Path | None = None
+    size: int = 16 * 10**9
+    memory: int = 2048
+    offline: bool = False
+    shell: bool = False
+
+
+def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) -> list[str]:
+    """Give the host's command line; the caller adds where the console goes (`-serial`).
+
+    Args:
+        emulator: the tools tree with QEMU.
+        disk: the machine's raw disk.
+        work: an empty folder below the cache that lives as long as the machine.
+    """
+    variables = work / "efivars.fd"
+    shutil.copyfile(emulator.tree / _VARIABLES.lstrip("/"), variables)
+    kept = machine.disk is not None
+    # A disk that is thrown away need not be flushed; one that is kept must survive a power cut of this computer.
+    drive = f"if=none,id=disk,format=raw,discard=unmap,cache={'writeback' if kept else 'unsafe'}"
+    seen = f"/outside/{disk.name}" if kept else emulator.inside(disk)
+    network = ",".join(
+        [
+            "user,model=virtio-net-pci",
+            *(f"hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in machine.forwards),
+            *(["restrict=on"] if machine.offline else []),
+        ]
+    )
+    argv = [
+        "qemu-system-x86_64",
+        *("-machine", "q35"),
+        *_accelerator(emulator, work),
+        *("-cpu", "max", "-smp", "2", "-m", str(machine.memory)),
+        *("-display", "none", "-monitor", "none", "-no-user-config"),
+        *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
+        *("-drive", f"if=pflash,format=raw,file={emulator.inside(variables)}"),
+        *("-drive", f"{drive},file={seen.replace(',', ',,')}"),
+        *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
+        *("-device", "virtio-rng-pci"),
+        *("-nic", network),
+        *(_shell_credentials() if machine.shell else ()),
+    ]
+    command = emulator.command(argv)
+    if kept:
+        return ["env", f"DARKPIPE_OUTSIDE={disk.parent}", *command]
+    return list(command)
+
+
+def _shell_credentials() -> tuple[str, ...]:
+    """Let the console log in as root: only who runs the machine can set its SMBIOS strings (agetty(8), login(1))."""
+    credentials = {"agetty.autologin": "root", "login.noauth": "yes"}
+    pairs = (f"type=11,value=io.systemd.credential:{name}={value}" for name, value in credentials.items())
+    return tuple(word for pair in pairs for word in ("-smbios", pair))
+
+
+def _accelerator(emulator: Sandbox, work: Path) -> tuple[str, ...]:
+    if kvm_works(emulator, work):
+        return ("-accel", "kvm")
+    return ("-accel", "tcg,thread=multi,tb-size=512")
+
+
+def kvm_works(emulator: Sandbox, work: Path) -> bool:
+    """Tell whether KVM runs a machine here: /dev/kvm may open and still not work, in a virtual machine for instance.
+
+    The BIOS of a tiny machine must have written to QEMU's debug console within a few seconds.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    log = work / "kvm-probe.log"
+    argv = [
+        "qemu-system-x86_64",
+        *("-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "64"),
+        *("-display", "none", "-monitor", "none", "-nodefaults", "-no-user-config"),
+        *("-chardev", f"file,id=debug,path={emulator.inside(log)}", "-device", "isa-debugcon,iobase=0x402,chardev=debug"),
+    ]
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(emulator.command(argv), stdin=quiet, stdout=quiet, stderr=quiet)
+    try:
+        deadline = time.monotonic() + _PROBE_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and log.stat().st_size:
+                return True
+            time.sleep(0.05)
+        return False
+    finally:
+        process.terminate()
+        process.wait()

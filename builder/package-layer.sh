@@ -1,0 +1,42 @@
+#!/bin/sh
+# Steps of the package layer that run while mmdebstrap still has the root file system unpacked.
+#   package-layer.sh accounts ROOT INPUTS           before any package beyond the essential ones
+#   package-layer.sh finish   ROOT INPUTS RESULTS   after all packages
+set -eu
+
+accounts() {
+	for file in passwd group shadow gshadow; do
+		[ -e "$root/etc/$file" ] || (umask 077 && : >"$root/etc/$file")
+		cat "$inputs/$file" >>"$root/etc/$file"
+	done
+	chmod 0640 "$root/etc/shadow" "$root/etc/gshadow"
+	chroot "$root" chown root:shadow /etc/shadow /etc/gshadow
+	mkdir -p "$root/etc/initramfs-tools"
+	cp -R "$inputs/initramfs/." "$root/etc/initramfs-tools/"
+}
+
+finish() {
+	version=$(ls "$root/usr/lib/modules")
+	chroot "$root" mkinitramfs -o /boot/initrd.img "$version"
+	cp "$root/boot/initrd.img" "$results/initrd"
+	cp "$root/boot/vmlinuz-$version" "$results/vmlinuz"
+	cp -R "$root/usr/lib/systemd/boot/efi" "$results/efi"
+	printf '%s' "$version" >"$results/kernel-version"
+	chmod 0644 "$results/initrd" "$results/vmlinuz"
+	chroot "$root" dpkg-query --show --showformat '${Package}\t${Version}\t${Architecture}\n' >"$results/packages.tsv"
+	# The kernel starts from the boot partition.
+	rm -rf "$root/boot" "$root/vmlinuz" "$root/vmlinuz.old" "$root/initrd.img" "$root/initrd.img.old"
+	mkdir "$root/boot"
+	# Identities are made on the device, never in the image.
+	: >"$root/etc/machine-id"
+	rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
+	rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
+	rm -rf "$root"/var/log/* \
+		"$root/etc/initramfs-tools/scripts" "$root/etc/initramfs-tools/hooks"
+	for hook in "$inputs"/hook-*.sh; do
+		[ ! -e "$hook" ] || chroot "$root" sh -eu <"$hook"
+	done
+}
+
+step=$1 root=$2 inputs=$3 results=${4:-}
+"$step"

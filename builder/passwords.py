@@ -1,0 +1,43 @@
+"""First passwords: asked for on the terminal, hashed here, so that only a hash leaves this computer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from argon2 import PasswordHasher
+
+from model.site import Site
+
+_SHORTEST = 10
+
+
+def settle_passwords(site: Site, ask: Callable[[str], str], say: Callable[[str], None]) -> Site:
+    """Replace each `password: prompt` by a hash, or by `generate` where nobody can be asked.
+
+    Args:
+        ask: asks twice for the password of an address and returns it.
+        say: tells the user something.
+    """
+    interactive = sys.stdin.isatty() and sys.stderr.isatty()
+    users = []
+    for user in site.users:
+        password = user.password
+        if password == "prompt" and interactive:
+            password = hash_password(_long_enough(user.address, ask, say))
+        elif password == "prompt":
+            say(f"No terminal: the device will make a password for {user.address} and show it once on its console.")
+            password = "generate"
+        users.append(user.model_copy(update={"password": password}))
+    return site.model_copy(update={"users": tuple(users)})
+
+
+def hash_password(password: str) -> str:
+    """Hash with argon2id (RFC 9106 §4, the low-memory choice, since a Raspberry Pi must check it at each login)."""
+    return PasswordHasher(time_cost=3, memory_cost=65536, parallelism=4).hash(password)
+
+
+def _long_enough(address: str, ask: Callable[[str], str], say: Callable[[str], None]) -> str:
+    while len(password := ask(address)) < _SHORTEST:
+        say(f"A password has at least {_SHORTEST} characters; four random words are a good one.")
+    return password

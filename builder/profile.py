@@ -1,0 +1,112 @@
+"""A profile: one platform as data, read from `profiles/<name>/profile.yaml`."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from builder.errors import BuildError
+
+_UNITS = {"B": 1, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
+def _size(value: object) -> object:
+    match = re.fullmatch(r"(\d+) (B|GB|MiB|GiB)", value) if isinstance(value, str) else None
+    return int(match.group(1)) * _UNITS[match.group(2)] if match else value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+"""Bytes; written as a number with `MiB`, `GiB` or (as on a disk's label) `GB`."""
+
+
+class PartitionType(StrEnum):
+    """Partition types by systemd's names (repart.d(5), Discoverable Partitions Specification)."""
+
+    ESP = "esp"
+    ROOT_X86_64 = "root-x86-64"
+    LINUX_GENERIC = "linux-generic"
+
+    @property
+    def uuid(self) -> str:
+        """The type's GUID in the partition table."""
+        return {
+            PartitionType.ESP: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+            PartitionType.ROOT_X86_64: "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+            PartitionType.LINUX_GENERIC: "0fc63daf-8483-4772-8e79-3d69d8477de4",
+        }[self]
+
+
+class Content(StrEnum):
+    """What the builder puts into a partition."""
+
+    BOOT = "boot"
+    ROOT = "root"
+
+
+class FileSystem(StrEnum):
+    """What the device makes in a partition at its first start."""
+
+    EXT4 = "ext4"
+    BTRFS = "btrfs"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Partition(_Strict):
+    """One row of the disk table; a partition without a size takes the rest of the disk."""
+
+    name: str
+    type: PartitionType
+    size: Size | None = None
+    content: Content | None = None
+    format: FileSystem | None = None
+
+    @property
+    def label(self) -> str:
+        """The partition's label, and its file system's: how the device finds it."""
+        return f"darkpipe-{self.name}"
+
+
+class Profile(_Strict):
+    """A platform that images are built for."""
+
+    name: str
+    folder: Path
+    description: str
+    architecture: str
+    packages: tuple[str, ...]
+    kernel_command_line: tuple[str, ...]
+    partitions: tuple[Partition, ...]
+    smallest_disk: Size
+
+    @property
+    def initramfs(self) -> Path:
+        """Folder laid over `/etc/initramfs-tools` before the kernel is installed."""
+        return self.folder / "initramfs"
+
+    def partition(self, content: Content) -> Partition:
+        """The partition that holds some content."""
+        return next(partition for partition in self.partitions if partition.content is content)
+
+
+def load_profile(folder: Path) -> Profile:
+    """Read `profile.yaml` of a folder.
+
+    Raises:
+        BuildError: there is no such profile, or its file breaks the model.
+    """
+    path = folder / "profile.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.parent.name for file in folder.parent.glob("*/profile.yaml")))
+        raise BuildError(f"there is no profile {folder.name!r}", f"the profiles are: {known}")
+    try:
+        return Profile(name=folder.name, folder=folder, **yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, TypeError) as error:
+        raise BuildError(f"{path}: {error}") from error

@@ -1,0 +1,163 @@
+"""The project layer: all that we add to Debian's packages, as a small tar on top of the package layer."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from builder.cache import Cache, content_id, tree_digests
+from builder.packages import BUILD_EPOCH
+from builder.profile import Content, Partition, Profile
+from builder.progress import Stages
+from builder.sandbox import Sandbox
+from builder.version import VERSION
+from stack.component import Component
+
+CODE = ("model", "stack", "firstboot", "home")
+"""Our packages that run on the device."""
+
+_CODE_FOLDER = "usr/lib/darkpipe"
+_DATA_FOLDER = "usr/share/darkpipe"
+_MOUNT_POINTS = ("boot", "data", "state")
+_BLOCK = 512
+
+
+def project_layer(
+    profile: Profile, components: Sequence[Component], source: Path, tools: Sandbox, cache: Cache, stages: Stages
+) -> Path:
+    """Give the entry that holds the project layer's `root.tar`.
+
+    Args:
+        source: the folder with our code and data, the checkout's root.
+    """
+    inputs = {
+        "version": VERSION,
+        "epoch": BUILD_EPOCH,
+        "profile": profile.model_dump(mode="json", exclude={"folder"}),
+        "components": [component.model_dump(mode="json", exclude={"folder"}) for component in components],
+        "files": tree_digests(*(source / name for name in CODE), *(component.folder for component in components)),
+        "builder": tree_digests(Path(__file__).parent).get("builder/project.py"),
+    }
+    identifier = content_id(inputs)
+    entry = cache.find("project", identifier)
+    if entry:
+        stages.reused("Project layer")
+        return entry
+    with stages.stage("Project layer"):
+        return cache.produce(
+            "project", identifier, lambda made: _build(made, profile, components, source, tools, identifier)
+        )
+
+
+def _build(
+    made: Path, profile: Profile, components: Sequence[Component], source: Path, tools: Sandbox, identifier: str
+) -> None:
+    tree = made.parent / "tree"
+    for name in _MOUNT_POINTS:
+        (tree / name).mkdir(parents=True)
+    for name in CODE:
+        shutil.copytree(source / name, tree / _CODE_FOLDER / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for component in components:
+        _add_component(tree, component)
+    _add_repart_definitions(tree / _DATA_FOLDER / "repart.d", profile)
+    image = {"version": VERSION, "profile": profile.name, "project": identifier}
+    (tree / _DATA_FOLDER / "image.json").write_text(json.dumps(image, indent=1, sort_keys=True) + "\n")
+    compiled = tools.inside(tree / _CODE_FOLDER)
+    # The device's file system is read-only: without this it would compile our code anew at every start.
+    options = ("-q", "-j", "1", "--invalidation-mode", "unchecked-hash")
+    tools.run(["python3", "-m", "compileall", *options, "-s", compiled, "-p", f"/{_CODE_FOLDER}", compiled])
+    with (made / "root.tar").open("wb") as file:
+        write_tar(file.name, tree)
+
+
+def _add_component(tree: Path, component: Component) -> None:
+    data = tree / _DATA_FOLDER / "components" / component.name
+    data.mkdir(parents=True)
+    shutil.copy(component.folder / "component.yaml", data)
+    if component.templates.is_dir():
+        shutil.copytree(component.templates, data / "templates")
+    if component.files.is_dir():
+        shutil.copytree(component.files, tree, symlinks=True, dirs_exist_ok=True)
+    if component.units.is_dir():
+        units = tree / "etc/systemd/system"
+        shutil.copytree(component.units, units, symlinks=True, dirs_exist_ok=True)
+        for unit in sorted(path for path in component.units.iterdir() if path.is_file()):
+            _enable(units, unit)
+
+
+def _enable(units: Path, unit: Path) -> None:
+    """Do what `systemctl enable` would do for the unit's WantedBy= (systemd.unit(5))."""
+    parser = configparser.RawConfigParser(strict=False, allow_no_value=True)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(unit.read_text())
+    for target in parser.get("Install", "WantedBy", fallback="").split():
+        wants = units / f"{target}.wants"
+        wants.mkdir(exist_ok=True)
+        (wants / unit.name).symlink_to(f"../{unit.name}")
+
+
+def _add_repart_definitions(folder: Path, profile: Profile) -> None:
+    folder.mkdir(parents=True)
+    for number, partition in enumerate(profile.partitions, start=1):
+        (folder / f"{number * 10}-{partition.name}.conf").write_text(repart_definition(partition))
+
+
+def repart_definition(partition: Partition) -> str:
+    """Describe a partition for systemd-repart (repart.d(5)).
+
+    Every fixed size is stated as minimum and maximum: without the maximum repart grows the partition.
+    """
+    lines = ["[Partition]", f"Type={partition.type}", f"Label={partition.label}"]
+    if partition.size:
+        lines += [f"SizeMinBytes={partition.size}", f"SizeMaxBytes={partition.size}"]
+    if partition.format:
+        lines.append(f"Format={partition.format}")
+    if partition.content is Content.ROOT:
+        lines.append("GrowFileSystem=no")
+    return "\n".join(lines) + "\n"
+
+
+def write_tar(path: str, tree: Path) -> None:
+    """Pack a folder so that the same files give the same bytes, whatever the host's users, clocks and umask.
+
+    Directories are written too; all belongs to root; a file is executable for all or for none.
+    """
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for entry in _sorted_entries(tree):
+            member = tar.gettarinfo(str(entry), arcname=f"./{entry.relative_to(tree)}")
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            member.mtime = BUILD_EPOCH
+            if member.isfile():
+                member.mode = 0o755 if member.mode & 0o100 else 0o644
+                with entry.open("rb") as file:
+                    tar.addfile(member, file)
+            else:
+                member.mode = 0o777 if member.issym() else 0o755
+                tar.addfile(member)
+
+
+def _sorted_entries(tree: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(tree):
+        folders.sort()
+        names = sorted([*files, *folders])
+        yield from (Path(folder) / name for name in names)
+
+
+def end_of_members(path: Path) -> int:
+    """Find where a tar's end-of-archive blocks begin, so that another may be appended (POSIX pax, ustar).
+
+    Returns:
+        An offset in bytes, a multiple of 512.
+    """
+    end = 0
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            end = member.offset_data + (member.size if member.isfile() else 0)
+            end += -end % _BLOCK
+    return end

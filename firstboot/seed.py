@@ -1,0 +1,104 @@
+"""The seed: the Site that a person has put on the boot partition, taken over once and wiped.
+
+The order makes every step safe to be cut off: the Site is durable on `data` before the seed is touched, and from then
+on whatever is left of the seed is only wiped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from model.document import read_site
+from stack.durable import sync_folder, write_atomically
+
+SEED_NAME = "darkpipe.yaml"
+"""The seed's file name in the root of the boot partition."""
+
+_PARTITION = Path("/dev/disk/by-partlabel/darkpipe-esp")
+_MOUNT_POINT = Path("/boot")
+
+
+class Taken(StrEnum):
+    """What became of the seed."""
+
+    NONE = "there was no seed"
+    TAKEN = "the seed was taken over and wiped"
+    LEFTOVER = "this device is set up already: a seed on the boot partition was wiped unread"
+
+
+class SeedError(Exception):
+    """The boot partition cannot be used; the text says what was found."""
+
+
+@contextmanager
+def boot_partition(partition: Path = _PARTITION, mount_point: Path = _MOUNT_POINT) -> Iterator[Path | None]:
+    """Give the folder where the boot partition is mounted; it is mounted for as long as it takes when it is not.
+
+    Yields:
+        The folder, or None on a machine without a boot partition of ours (a container, for instance).
+
+    Raises:
+        SeedError: it cannot be mounted.
+    """
+    if _is_mounted(mount_point):
+        yield mount_point
+    elif not partition.exists():
+        yield None
+    else:
+        options = "nosuid,nodev,noexec,umask=0077"
+        _run("mount", "--types", "vfat", "--options", options, str(partition), str(mount_point))
+        try:
+            yield mount_point
+        finally:
+            _run("umount", str(mount_point))
+
+
+def take_seed(boot: Path, site: Path) -> Taken:
+    """Move the seed from the boot partition to where the Site is kept.
+
+    Args:
+        boot: folder with the boot partition.
+        site: file that holds the Site from then on.
+
+    Raises:
+        model.document.DocumentError: the seed is no valid Site; it stays where it is, to be mended.
+    """
+    seed = boot / SEED_NAME
+    if not seed.is_file():
+        return Taken.NONE
+    if site.exists():
+        # Either a power cut came between the two steps below, or somebody wants to change a device that has its own
+        # accounts by now. Neither is a reason to leave password hashes on an unencrypted partition.
+        _wipe(seed)
+        return Taken.LEFTOVER
+    read_site(seed)
+    write_atomically(site, seed.read_bytes(), 0o600)
+    _wipe(seed)
+    return Taken.TAKEN
+
+
+def _wipe(path: Path) -> None:
+    """Overwrite and delete; on flash memory the old blocks may survive, which is why nothing in a seed stays valid."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+    sync_folder(path.parent)
+
+
+def _is_mounted(path: Path) -> bool:
+    # Path.is_mount() overlooks a folder that is bind-mounted within its own file system, as containers do.
+    rows = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(row.split()[4] == str(path) for row in rows)  # field 5 of proc_pid_mountinfo(5)
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        raise SeedError(f"{' '.join(argv)} failed: {done.stdout.strip()}")

@@ -1,0 +1,63 @@
+"""The device's `darkpipe`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from firstboot.console import announce
+from firstboot.seed import SeedError
+from home.configure import ConsoleError, Store, configure
+from model.document import DocumentError
+from stack.apply import CheckError
+from stack.certificate import CertificateError
+from stack.component import ComponentError
+from stack.credentials import CredentialsError
+from stack.render import RenderError
+from stack.stack import COMPONENTS, Stack
+
+_EXPECTED = (
+    CertificateError,
+    CheckError,
+    ComponentError,
+    ConsoleError,
+    CredentialsError,
+    DocumentError,
+    OSError,
+    RenderError,
+    SeedError,
+)
+"""Errors that a person can act on; any other is a bug, and its traceback belongs into the journal."""
+
+
+@click.group()
+def main() -> None:
+    """DarkPipe on this device."""
+
+
+@main.command("apply")
+@click.option("--restart/--no-restart", default=True, help="Restart running services whose configuration changed.")
+def apply_command(restart: bool) -> None:
+    """Turn the site into the configuration of the services.
+
+    The new configuration comes into force as a whole, and only if every service approves of it.
+    """
+    try:
+        applied = configure(Stack.load(Path(COMPONENTS)), Store(), announce)
+    except _EXPECTED as error:
+        announce(f"DarkPipe could not apply its configuration.\n\n{error}")
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    if applied is None:
+        click.echo("There is no site yet: nothing to apply.")
+        return
+    if not applied.changed:
+        click.echo(f"Configuration {applied.generation} was in force already.")
+        return
+    click.echo(f"Configuration {applied.generation} is in force; changed: {', '.join(applied.changed)}.")
+    if restart:
+        # Only what runs: a service that somebody has stopped stays stopped.
+        subprocess.run(["systemctl", "try-restart", *(f"{name}.service" for name in applied.changed)], check=True)

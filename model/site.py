@@ -1,0 +1,190 @@
+"""Site: all that one installation is told by its owner, the content of `site.yaml`.
+
+The descriptions and examples here are the texts of the JSON Schema and of the error messages.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from model import names
+from model.checks import cross_checks
+from model.passwords import GENERATE, HASH_PATTERN, PROMPT, password_setting
+
+_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+Domain = Annotated[
+    str,
+    AfterValidator(names.domain_name),
+    WithJsonSchema({"type": "string", "format": "idn-hostname"}),
+]
+Address = Annotated[
+    str,
+    AfterValidator(names.mail_address),
+    WithJsonSchema({"type": "string", "format": "idn-email"}),
+]
+Host = Annotated[
+    str,
+    AfterValidator(names.host),
+    WithJsonSchema({"type": "string"}),
+]
+Password = Annotated[
+    str,
+    AfterValidator(password_setting),
+    WithJsonSchema({"type": "string", "pattern": f"^({PROMPT}|{GENERATE}|{HASH_PATTERN})$"}),
+]
+
+
+class MailServer(StrEnum):
+    """The programs that take, keep and show mail."""
+
+    POSTFIX_DOVECOT = "postfix-dovecot"
+    STALWART = "stalwart"
+    MADDY = "maddy"
+
+
+class OfflinePolicy(StrEnum):
+    """What the relay does with a message while home is away."""
+
+    QUEUE = "queue"
+    TEMPFAIL = "tempfail"
+    REJECT = "reject"
+
+
+class UnlockPolicy(StrEnum):
+    """How the data disk is unlocked after each start."""
+
+    NONE = "none"
+    PASSPHRASE = "passphrase"
+    TPM2 = "tpm2"
+    USB_KEY = "usb-key"
+    RELAY = "relay"
+
+
+class _Strict(BaseModel):
+    # Pydantic would quote the input in its errors, and with it a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Relay(_Strict):
+    """A server on the Internet that the world connects to; it passes connections on to the device at home."""
+
+    address: Host = Field(
+        description="Name or IP address of the relay.",
+        examples=["mx.example.com"],
+    )
+    offline: OfflinePolicy = Field(
+        OfflinePolicy.QUEUE,
+        description="What the relay does with a message while home is away. `queue`: takes it and keeps it encrypted "
+        "to home's key. `tempfail`: asks the sender's server to try again, and stores nothing. `reject`: refuses it.",
+    )
+
+
+class Disk(_Strict):
+    """The disk that holds the mail."""
+
+    unlock: UnlockPolicy = Field(
+        description="How the data disk is unlocked after each start. `none`: the disk is not encrypted, and who takes "
+        "it reads the mail. `passphrase`: somebody types it. `tpm2`: by this very machine. `usb-key`: by a stick. "
+        "`relay`: by the relay, as long as you have not cut the device off. "
+        "There is no default: mail on a disk that is not encrypted must be your own decision.",
+        examples=["none"],
+    )
+
+
+class User(_Strict):
+    """A person with a mailbox."""
+
+    address: Address = Field(
+        description="Address of the mailbox, also the name for logging in. Mail to `alice+anything@…` arrives as well.",
+        examples=["alice@example.com"],
+    )
+    aliases: tuple[Address, ...] = Field(
+        (),
+        description="More addresses whose mail arrives in this mailbox.",
+        examples=[["postmaster@example.com"]],
+    )
+    password: Password = Field(
+        GENERATE,
+        repr=False,
+        description="The first password. `prompt`: asked for while the image is built. `generate`: made by the device "
+        "and shown once on its console. Or an argon2id hash. Never the password itself.",
+        examples=[PROMPT, GENERATE],
+    )
+
+
+def _first_user(fields: dict[str, Any]) -> str:
+    users: tuple[User, ...] = fields.get("users", ())
+    return users[0].address if users else ""
+
+
+class Site(_Strict):
+    """One installation of DarkPipe: its domains, its people, and how it runs."""
+
+    version: Literal[1] = Field(
+        description="Version of this format.",
+        examples=[1],
+    )
+    domains: tuple[Domain, ...] = Field(
+        min_length=1,
+        description="Your mail domains. The first is the primary: mail.example.com and mx.example.com follow from it.",
+        examples=[["example.com"]],
+    )
+    users: tuple[User, ...] = Field(
+        min_length=1,
+        description="The people who have a mailbox. At the first start they become accounts; from then on the "
+        "device's own list of accounts rules.",
+        examples=[[{"address": "alice@example.com", "aliases": ["postmaster@example.com"], "password": PROMPT}]],
+    )
+    admin: Address = Field(
+        default_factory=_first_user,
+        description="Who gets reports, and mail to postmaster: an address of one of the users. Default: the first one.",
+        examples=["alice@example.com"],
+    )
+    mail_server: MailServer = Field(
+        MailServer.POSTFIX_DOVECOT,
+        description="The programs that take, keep and show mail.",
+        examples=["postfix-dovecot"],
+    )
+    relays: tuple[Relay, ...] = Field(
+        (),
+        description="Servers on the Internet that the world connects to. Without one, mail to others waits at home.",
+        examples=[[{"address": "mx.example.com", "offline": "queue"}]],
+    )
+    disk: Disk = Field(
+        description="The disk that holds the mail. There is no default: mail on a disk that is not encrypted must be "
+        "your own decision.",
+        examples=[{"unlock": "none"}],
+    )
+
+    @property
+    def primary_domain(self) -> str:
+        """The domain that the machine's names belong to."""
+        return self.domains[0]
+
+    @property
+    def mail_host(self) -> str:
+        """The name that mail apps and browsers use."""
+        return f"mail.{self.primary_domain}"
+
+    @property
+    def mx_host(self) -> str:
+        """The name that other mail servers use: MX, EHLO and PTR."""
+        return f"mx.{self.primary_domain}"
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        findings = [f"{finding.found}; {finding.remedy}" for finding in cross_checks(self.model_dump())]
+        if findings:
+            raise ValueError("\n".join(findings))
+        return self
+
+
+def site_schema() -> dict[str, Any]:
+    """Give the JSON Schema (draft 2020-12) of `site.yaml`, for editors and other programs."""
+    schema = Site.model_json_schema()
+    return {"$schema": _SCHEMA_DIALECT, **schema, "title": "DarkPipe site.yaml"}

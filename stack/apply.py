@@ -1,0 +1,173 @@
+"""Putting a rendered configuration in place: whole or not at all, and only after the daemons have approved of it.
+
+A store holds one folder per generation, named after its content, and `current`, a symbolic link to one of them:
+
+    config/4f0c…/postfix/main.cf
+    config/current -> 4f0c…
+
+A generation is written under another name, checked, renamed, and `current` is switched by one rename(2), each step
+durable before the next. A power cut therefore leaves the old configuration or the new one, and rubbish that the next
+call clears away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from stack.durable import sync_folder, write_synced
+from stack.owners import Owners
+from stack.render import File
+from stack.stack import Stack
+
+CURRENT = "current"
+"""Name of the link to the generation in force; services read their configuration through it."""
+
+_UNFINISHED = ".new-"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply has done.
+
+    Args:
+        generation: name of the generation that is in force now.
+        changed: names of the services that must be restarted to see it.
+    """
+
+    generation: str
+    changed: tuple[str, ...]
+
+
+class CheckError(Exception):
+    """A daemon refuses its new configuration; the old one is still in force."""
+
+    def __init__(self, command: Sequence[str], status: int, output: str) -> None:
+        shown = output.strip() or "(it printed nothing)"
+        super().__init__(
+            f"the new configuration was refused and is not in force.\n\n{shown}\n\n"
+            f"Exit status {status} of the check:\n\n  {shlex.join(command)}"
+        )
+
+
+Run = Callable[[Sequence[str]], tuple[int, str]]
+"""Runs a command and gives its exit status and what it printed."""
+
+
+def run_check(command: Sequence[str]) -> tuple[int, str]:
+    """Run a daemon's check of its configuration."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def apply(
+    stack: Stack, files: Mapping[PurePosixPath, File], store: Path, owners: Owners, run: Run = run_check
+) -> Applied:
+    """Bring a rendered configuration into force.
+
+    Args:
+        store: folder of the generations; it is made when it is not there.
+        run: runs the checks.
+
+    Raises:
+        CheckError: a check failed; nothing was changed. The refused tree stays until the next call, so that the
+            command in the error can be run again.
+    """
+    store.mkdir(mode=0o755, exist_ok=True)
+    generation = identify(files)
+    previous = current(store)
+    _discard(store, keep=_generations(store))
+    if generation == previous and (store / generation).is_dir():
+        return Applied(generation, ())
+    if not (store / generation).is_dir():
+        _write_checked(stack, files, store, generation, owners, run)
+    changed = _difference(store / previous if previous else None, files)
+    _switch(store, generation)
+    _discard(store, keep={generation, *([previous] if previous else [])})
+    return Applied(generation, tuple(service.name for service in stack.services_that_read(changed)))
+
+
+def identify(files: Mapping[PurePosixPath, File]) -> str:
+    """Name a generation by what is in it, owners and modes included."""
+    digest = hashlib.sha256()
+    for path, file in sorted(files.items()):
+        digest.update(f"{path}\0{file.mode:o}\0{file.group}\0{len(file.content)}\0".encode())
+        digest.update(file.content)
+    return digest.hexdigest()[:16]
+
+
+def current(store: Path) -> str | None:
+    """Name the generation in force; None before the first."""
+    try:
+        return os.readlink(store / CURRENT)
+    except FileNotFoundError:
+        return None
+
+
+def _write_checked(
+    stack: Stack, files: Mapping[PurePosixPath, File], store: Path, generation: str, owners: Owners, run: Run
+) -> None:
+    tree = store / f"{_UNFINISHED}{generation}"
+    _write_tree(tree, files, owners)
+    for command in stack.checks(tree):
+        status, output = run(command)
+        if status != 0:
+            raise CheckError(command, status, output)
+    os.rename(tree, store / generation)
+    sync_folder(store)
+
+
+def _write_tree(tree: Path, files: Mapping[PurePosixPath, File], owners: Owners) -> None:
+    folders = {parent for path in files for parent in path.parents}
+    for folder in sorted(folders):
+        (tree / folder).mkdir(exist_ok=True)
+        (tree / folder).chmod(0o755)
+    for path, file in files.items():
+        write_synced(tree / path, file.content, file.mode, owners.ids("root", file.group))
+    for folder in folders:
+        sync_folder(tree / folder)
+
+
+def _switch(store: Path, generation: str) -> None:
+    link = store / f"{_UNFINISHED}{CURRENT}"
+    link.symlink_to(generation)
+    os.rename(link, store / CURRENT)
+    sync_folder(store)
+
+
+def _difference(previous: Path | None, files: Mapping[PurePosixPath, File]) -> set[PurePosixPath]:
+    """Find which files differ from those of the previous generation, or are gone."""
+    if previous is None or not previous.is_dir():
+        return set(files)
+    found = {PurePosixPath(path.relative_to(previous)) for path in previous.rglob("*") if path.is_file()}
+    changed = {path for path, file in files.items() if path not in found or not _same(previous / path, file)}
+    return changed | (found - files.keys())
+
+
+def _same(path: Path, file: File) -> bool:
+    return path.read_bytes() == file.content
+
+
+def _generations(store: Path) -> set[str]:
+    return {path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith(_UNFINISHED)}
+
+
+def _discard(store: Path, keep: set[str]) -> None:
+    for path in store.iterdir():
+        if path.name == CURRENT or path.name in keep:
+            continue
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)

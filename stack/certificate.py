@@ -1,0 +1,73 @@
+"""The self-signed certificate under which the mail server offers TLS until it has one that others trust."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from stack.durable import write_atomically
+
+_DAYS = 3650
+_RENEW_BEFORE = 30 * 24 * 3600
+_COMMON_NAME_LENGTH = 64  # ub-common-name, RFC 5280 appendix A.1
+
+
+class CertificateError(Exception):
+    """openssl could not make the certificate; the text has what it said."""
+
+
+def ensure_certificate(path: Path, names: Sequence[str]) -> bool:
+    """Make key and certificate for some host names, unless there are some that fit.
+
+    Both are in one PEM file, key first, so that they can only be replaced together.
+
+    Args:
+        names: DNS names in their ASCII form; the first is what mail apps show.
+
+    Returns:
+        Whether a new one was made.
+
+    Raises:
+        CertificateError: openssl failed.
+    """
+    if path.exists() and _fits(path, names):
+        return False
+    write_atomically(path, _make(names), 0o600)
+    return True
+
+
+def _fits(path: Path, names: Sequence[str]) -> bool:
+    command = ["openssl", "x509", "-in", str(path), "-noout", "-ext", "subjectAltName"]
+    shown = _run(command)
+    # Asked separately: with -checkend openssl prints nothing else that could be relied on.
+    lasting = _run(["openssl", "x509", "-in", str(path), "-noout", "-checkend", str(_RENEW_BEFORE)])
+    if shown.returncode != 0 or lasting.returncode != 0:
+        return False
+    return set(re.findall(r"DNS:([^,\s]+)", shown.stdout)) == set(names)
+
+
+def _make(names: Sequence[str]) -> bytes:
+    extensions = (
+        f"subjectAltName={','.join(f'DNS:{name}' for name in names)}",
+        # Somebody who trusts it trusts this host, and not whatever else its key might sign.
+        "basicConstraints=critical,CA:FALSE",
+        "keyUsage=critical,digitalSignature",
+        "extendedKeyUsage=serverAuth",
+    )
+    options = [word for extension in extensions for word in ("-addext", extension)]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
+    subject = ["-subj", f"/CN={names[0][:_COMMON_NAME_LENGTH]}", "-days", str(_DAYS)]
+    done = _run(["openssl", "req", "-x509", *kind, *subject, *options, "-keyout", "-", "-out", "-"])
+    # openssl can end with 0 though it has written only one of the two.
+    if done.returncode != 0 or "PRIVATE KEY" not in done.stdout or "BEGIN CERTIFICATE" not in done.stdout:
+        raise CertificateError(f"openssl cannot make a certificate for {', '.join(names)}: {done.stderr.strip()}")
+    return done.stdout.encode()
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CertificateError(f"openssl cannot be run: {error}") from error

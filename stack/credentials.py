@@ -1,0 +1,112 @@
+"""Passwords of mailboxes: the hash that the Site brings, or one that is made here and shown once.
+
+A password that was made is stored as a hash only, with a mark that says whether somebody has been shown it. A cut
+between storing and showing leaves the mark unset, and the next start makes another one: no account ends up with a
+password that nobody has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.site import Site
+from stack.durable import write_atomically
+from stack.render import Account
+
+GENERATE = "generate"
+"""A Site's word for a password that the device shall make."""
+
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz"  # without i, l and o, which look like others
+_GROUPS = 5
+_GROUP_LENGTH = 4
+
+
+class CredentialsError(Exception):
+    """The store of passwords cannot be read; the text names the file."""
+
+
+class _Made(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hash: str
+    shown: bool
+
+
+class _Store(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int = 1
+    made: dict[str, _Made] = {}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Every account with its password's hash, and the passwords that somebody has still to be shown.
+
+    Args:
+        unseen: address to password, in clear text; nothing else knows it.
+    """
+
+    accounts: tuple[Account, ...]
+    unseen: Mapping[str, str]
+
+
+def settle(site: Site, path: Path, hash_password: Callable[[str], str], generate: Callable[[], str]) -> Settled:
+    """Give every user of the Site a password hash; make passwords where the Site asks for it.
+
+    Args:
+        path: the store, a JSON file that only root may read.
+
+    Raises:
+        CredentialsError: the store is broken.
+    """
+    made = dict(_read(path).made)
+    unseen = {}
+    for address in (user.address for user in site.users if user.password == GENERATE):
+        if address not in made or not made[address].shown:
+            unseen[address] = generate()
+            made[address] = _Made(hash=hash_password(unseen[address]), shown=False)
+    if unseen:
+        _write(path, made)
+    hashes = {user.address: made[user.address].hash if user.password == GENERATE else user.password for user in site.users}
+    return Settled(tuple(Account(address, password_hash) for address, password_hash in hashes.items()), unseen)
+
+
+def mark_shown(path: Path, addresses: Mapping[str, str]) -> None:
+    """Remember that the passwords of these addresses were shown, so that they stay."""
+    made = _read(path).made
+    _write(path, {address: entry.model_copy(update={"shown": True}) if address in addresses else entry for address, entry in made.items()})
+
+
+def generate_password() -> str:
+    """Make a password that is easy to read and to type: five groups of four letters, 90 bits."""
+    groups = ("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP_LENGTH)) for _ in range(_GROUPS))
+    return "-".join(groups)
+
+
+def hash_password(password: str) -> str:
+    """Hash with argon2id, with the same costs as on the computer that builds (RFC 9106 §4, second choice)."""
+    # Imported here: an apply that makes no password does without the library.
+    from argon2 import PasswordHasher
+
+    return PasswordHasher(time_cost=3, memory_cost=65536, parallelism=4).hash(password)
+
+
+def _read(path: Path) -> _Store:
+    try:
+        return _Store.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return _Store()
+    except (OSError, ValidationError) as error:
+        raise CredentialsError(f"{path} cannot be used: {error}") from error
+
+
+def _write(path: Path, made: Mapping[str, _Made]) -> None:
+    store = _Store(made=dict(sorted(made.items())))
+    write_atomically(path, json.dumps(store.model_dump(), indent=1).encode() + b"\n", 0o600)

@@ -1,0 +1,1 @@
+"""The slowest tier: the finished image on an emulated PC."""

@@ -1,0 +1,160 @@
+"""An emulated device as a test sees it: off, booting or up, with a root shell on its console."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import pexpect
+
+from builder.greeting import free_port, wait_for_greeting
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_PROMPT = "tested> "
+_BOOT_SECONDS = 600
+_COMMAND_SECONDS = 180
+
+
+class State(StrEnum):
+    """What the device is doing."""
+
+    OFF = "off"
+    BOOTING = "booting"
+    UP = "up"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command on the device did."""
+
+    status: int
+    output: str
+
+
+@dataclass
+class Machine:
+    """A device that runs a built image; its disk lives in a file and survives `off()`.
+
+    Args:
+        folder: what `darkpipe build` printed.
+        disk: the file with its disk.
+        size: of a new disk, in units of 10^9 bytes.
+        offline: whether there is a network behind it.
+    """
+
+    folder: Path
+    disk: Path
+    size: int = 16
+    offline: bool = False
+    state: State = State.OFF
+    boot_seconds: float = 0.0
+    smtp: int = field(default_factory=free_port)
+    imaps: int = field(default_factory=free_port)
+    closed: int = field(default_factory=free_port)
+    _console: pexpect.spawn[str] | None = None
+
+    CLOSED_PORT = 8080
+    """A port of the device that no component names."""
+
+    def boot(self) -> None:
+        """Go from off to booting."""
+        assert self.state is State.OFF
+        arguments = [
+            *("boot", str(self.folder), "--disk", str(self.disk), "--size", str(self.size), "--shell"),
+            *("--forward", f"{self.smtp}:25", "--forward", f"{self.imaps}:993"),
+            *("--forward", f"{self.closed}:{self.CLOSED_PORT}"),
+            *(["--offline"] if self.offline else []),
+        ]
+        self._console = pexpect.spawn(
+            str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"
+        )
+        self._console.logfile_read = self.log.open("a", encoding="utf-8")
+        self.state = State.BOOTING
+        self._started = time.monotonic()
+
+    def up(self) -> None:
+        """Go from wherever it is to up: all units have started and the console has a shell."""
+        if self.state is State.OFF:
+            self.boot()
+        if self.state is State.BOOTING:
+            self._log_in()
+            self.run("systemctl is-system-running --wait", timeout=_BOOT_SECONDS)
+            self.boot_seconds = time.monotonic() - self._started
+            self.state = State.UP
+
+    def off(self) -> None:
+        """Shut down in order."""
+        if self._console is not None and self._console.isalive():
+            self._console.sendline("systemctl poweroff")
+            self._console.expect(pexpect.EOF, timeout=_COMMAND_SECONDS)
+            self._console.close()
+        self._console = None
+        self.state = State.OFF
+
+    def reboot(self) -> None:
+        """Restart in order and wait until it is up again."""
+        console = self._shell()
+        console.sendline("systemctl reboot")
+        console.expect("reboot: Restarting system", timeout=_COMMAND_SECONDS)
+        self._started = time.monotonic()
+        self.state = State.BOOTING
+        self.up()
+
+    def cut_power(self) -> None:
+        """End it as a power cut would."""
+        self._shell().close(force=True)
+        self._console = None
+        self.state = State.OFF
+
+    def run(self, command: str, timeout: float = _COMMAND_SECONDS) -> Outcome:
+        """Run a command line in the root shell of the console.
+
+        Returns:
+            Its exit status and its output with line ends as on Unix.
+        """
+        console = self._shell()
+        console.sendline(f"{command}; echo \"status=\"$?'.'")
+        console.expect(r"status=(\d+)\.", timeout=timeout)
+        output = console.before or ""
+        status = int(str(console.match.group(1)))  # type: ignore[union-attr]
+        console.expect_exact(_PROMPT)
+        return Outcome(status, output.replace("\r", "").strip())
+
+    def lines(self, command: str) -> list[str]:
+        """Run a command that must succeed and give its lines that are not empty."""
+        outcome = self.run(command)
+        assert outcome.status == 0, f"{command}: {outcome}"
+        return [line for line in outcome.output.splitlines() if line.strip()]
+
+    def wait_for_mail_services(self) -> None:
+        """Wait until both services have greeted."""
+        wait_for_greeting(self.smtp, 25, self._alive, _BOOT_SECONDS)
+        wait_for_greeting(self.imaps, 993, self._alive, _BOOT_SECONDS)
+
+    @property
+    def log(self) -> Path:
+        """All that its console has shown."""
+        return self.disk.with_suffix(".console.log")
+
+    def console_text(self) -> str:
+        """What the console has shown, without escape sequences."""
+        return re.sub(r"\x1b\[[0-9;?!]*[A-Za-z]|\r", "", self.log.read_text(encoding="utf-8"))
+
+    def _log_in(self) -> None:
+        console = self._shell()
+        console.expect(r"root@\S*:\S*# ")
+        # The echo of what we type must not look like an answer, therefore the words are broken up.
+        console.sendline(f"PS1='{_PROMPT[:3]}''{_PROMPT[3:]}' TERM=dumb SYSTEMD_PAGER=cat; stty -echo cols 500")
+        console.expect_exact(_PROMPT)
+        console.sendline("bind 'set enable-bracketed-paste off'; dmesg --console-off")
+        console.expect_exact(_PROMPT)
+
+    def _shell(self) -> pexpect.spawn[str]:
+        assert self._console is not None, "the machine is off"
+        return self._console
+
+    def _alive(self) -> bool:
+        return self._shell().isalive()

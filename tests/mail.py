@@ -1,0 +1,55 @@
+"""Mail clients for the tests: swaks to send, IMAP over TLS to read."""
+
+from __future__ import annotations
+
+import imaplib
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+_PATIENCE = 60.0
+
+
+def swaks(
+    port: int, sender: str, recipient: str, message: Path | None = None, host: str = "127.0.0.1"
+) -> subprocess.CompletedProcess[str]:
+    """Send by the real SMTP client; its exit status is 0 when the message was accepted (swaks(1)).
+
+    Args:
+        message: a file with the whole message, line ends as on Unix; swaks makes one up without it.
+    """
+    arguments = ["swaks", "--server", host, "--port", str(port), "--from", sender, "--to", recipient]
+    if message is not None:
+        arguments += ["--data", f"@{message}", "--suppress-data"]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+
+
+def mailbox(port: int, user: str, password: str, host: str = "127.0.0.1") -> imaplib.IMAP4_SSL:
+    """Log in over IMAPS; the device's first certificate is its own, so it is not checked here."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    client = imaplib.IMAP4_SSL(host, port, ssl_context=context, timeout=60)
+    client.login(user, password)
+    return client
+
+
+def fetch(client: imaplib.IMAP4_SSL, subject: str, folder: str = "INBOX") -> bytes:
+    """Wait for the message with a subject and give its bytes.
+
+    Raises:
+        AssertionError: it did not come.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        client.select(folder, readonly=True)
+        _, found = client.search(None, "HEADER", "Subject", f'"{subject}"')
+        numbers = found[0].split()
+        if numbers:
+            _, parts = client.fetch(numbers[-1].decode(), "(BODY.PEEK[])")
+            part = parts[0]
+            assert isinstance(part, tuple)
+            return bytes(part[1])
+        time.sleep(0.5)
+    raise AssertionError(f"no message with subject {subject!r} came")

@@ -1,0 +1,76 @@
+"""Profiles, the disk's layout, and the definitions that the device gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.disk import disk_size, place, table_script
+from builder.errors import BuildError
+from builder.profile import Content, load_profile
+from builder.project import repart_definition
+from builder.root import Root
+
+PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+ROOT = Root(Path("/nowhere"), "4f0c" * 16, 4096)
+
+
+def test_every_profile_is_valid() -> None:
+    names = [path.parent.name for path in PROFILES.glob("*/profile.yaml")]
+    assert "x64" in names
+    for name in names:
+        assert load_profile(PROFILES / name).name == name
+
+
+def test_unknown_profile_names_the_known_ones() -> None:
+    with pytest.raises(BuildError, match="'x65'") as caught:
+        load_profile(PROFILES / "x65")
+    assert "x64" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("size: 1 GiB", "size: 1 gig"), ("type: esp", "type: efi"), ("architecture: amd64", "arch: amd64")],
+)
+def test_wrong_profile_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    text = (PROFILES / "x64/profile.yaml").read_text()
+    assert old in text
+    (tmp_path / "profile.yaml").write_text(text.replace(old, new))
+    with pytest.raises(BuildError, match="profile.yaml"):
+        load_profile(tmp_path)
+
+
+def test_layout_of_x64() -> None:
+    placed = place(load_profile(PROFILES / "x64"))
+    assert [(row.partition.name, row.start, row.size) for row in placed] == [
+        ("esp", 2**20, 2**30),
+        ("root-a", 2**20 + 2**30, 3 * 2**30),
+    ]
+    assert disk_size(placed) == 4 * 2**30 + 2 * 2**20
+
+
+def test_all_fixed_sizes_fit_the_smallest_disk_with_room_for_mail() -> None:
+    profile = load_profile(PROFILES / "x64")
+    fixed = sum(partition.size or 0 for partition in profile.partitions)
+    assert profile.smallest_disk - fixed > 6 * 10**9
+
+
+def test_table_names_the_root_by_its_hash() -> None:
+    script = table_script(place(load_profile(PROFILES / "x64")), ROOT)
+    assert f"uuid={ROOT.partition_uuid}" in script
+    assert ROOT.partition_uuid.replace("-", "") == ROOT.root_hash[:32]
+    assert 'name="darkpipe-root-a"' in script
+
+
+def test_repart_never_grows_a_partition_of_fixed_size() -> None:
+    for partition in load_profile(PROFILES / "x64").partitions:
+        definition = repart_definition(partition)
+        assert ("SizeMaxBytes=" in definition) == (partition.name != "data")
+        assert ("Format=" in definition) == (partition.name in ("state", "data"))
+
+
+def test_contents() -> None:
+    profile = load_profile(PROFILES / "x64")
+    assert profile.partition(Content.ROOT).label == "darkpipe-root-a"
+    assert profile.partition(Content.BOOT).label == "darkpipe-esp"
