@@ -30,7 +30,7 @@ class Archive:
 
     @property
     def path_exclusions(self) -> tuple[str, ...]:
-        """mmdebstrap options that leave out what only a person at a shell would read; copyrights stay."""
+        """Options of mmdebstrap that leave out what only a person at a shell would read; copyrights stay."""
         excluded = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
         options = [f"--dpkgopt=path-exclude={pattern}" for pattern in excluded]
         return (*options, "--dpkgopt=path-include=/usr/share/doc/*/copyright")

@@ -109,7 +109,7 @@ def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
     try:
         os.setsid()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with _prepared(machine) as command, open(os.devnull, "r+b") as nothing:
+        with _prepared(machine) as command, Path(os.devnull).open("r+b") as nothing:
             console.touch(mode=0o600)
             with console.open("ab") as log:
                 process = subprocess.Popen([*command, "-serial", "stdio"], stdin=nothing, stdout=log, stderr=log)

@@ -7,18 +7,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cache import Cache, content_id
+from builder.frames import compress
 from builder.packages import BUILD_EPOCH, PackageLayer
 from builder.profile import Content, Partition, Profile
-from builder.progress import Stages
-from builder.root import Root, compress
+from builder.root import Root
 from builder.sandbox import Sandbox
 from builder.version import VERSION
+from builder.workshop import Workshop
 
 SEED_NAME = "darkpipe.yaml"
 """The seed's file name in the root of the boot partition."""
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Raise it when the way in which the partition is made changes."""
 
 _LOADER_CONF = """\
@@ -43,9 +43,7 @@ class BootPartition:
     frame: Path
 
 
-def boot_partition(
-    profile: Profile, packages: PackageLayer, root: Root, tools: Sandbox, cache: Cache, stages: Stages
-) -> BootPartition:
+def boot_partition(shop: Workshop, profile: Profile, packages: PackageLayer, root: Root) -> BootPartition:
     """Give the generic boot partition, the same for everybody."""
     inputs = {
         "layout": _LAYOUT,
@@ -56,13 +54,9 @@ def boot_partition(
         "loader": _LOADER_CONF,
         "size": _size(profile),
     }
-    identifier = content_id(inputs)
-    entry = cache.find("boot", identifier)
-    if entry is None:
-        with stages.stage("Boot partition"):
-            entry = cache.produce("boot", identifier, lambda made: _build(made, profile, packages, root, tools))
-    else:
-        stages.reused("Boot partition")
+    entry = shop.stage(
+        "Boot partition", "boot", inputs, lambda made, _: _build(made, shop.tools, profile, packages, root)
+    )
     return BootPartition(entry / "boot.img", entry / "boot.zst")
 
 
@@ -104,14 +98,15 @@ def _size(profile: Profile) -> int:
     return partition.size
 
 
-def _build(made: Path, profile: Profile, packages: PackageLayer, root: Root, tools: Sandbox) -> None:
+def _build(made: Path, tools: Sandbox, profile: Profile, packages: PackageLayer, root: Root) -> None:
     tree = made.parent / "esp"
     for folder in ("EFI/BOOT", "EFI/Linux", "loader"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(packages.loader / "systemd-bootx64.efi", tree / "EFI/BOOT/BOOTX64.EFI")
     (tree / "loader/loader.conf").write_text(_LOADER_CONF)
     (made.parent / "os-release").write_text(_os_release())
-    _unified_kernel_image(tree / f"EFI/Linux/darkpipe-{VERSION}.efi", made.parent, profile, packages, root, tools)
+    kernel = tree / f"EFI/Linux/darkpipe-{VERSION}.efi"
+    _unified_kernel_image(kernel, tools, packages, command_line(profile, root), made.parent / "os-release")
     for path in (tree, *sorted(tree.rglob("*"))):
         os.utime(path, (BUILD_EPOCH, BUILD_EPOCH))
     image = made / "boot.img"
@@ -128,7 +123,7 @@ def _build(made: Path, profile: Profile, packages: PackageLayer, root: Root, too
 
 
 def _unified_kernel_image(
-    target: Path, work: Path, profile: Profile, packages: PackageLayer, root: Root, tools: Sandbox
+    target: Path, tools: Sandbox, packages: PackageLayer, kernel_command_line: str, os_release: Path
 ) -> None:
     tools.run(
         [
@@ -136,8 +131,8 @@ def _unified_kernel_image(
             "build",
             f"--linux={tools.inside(packages.kernel)}",
             f"--initrd={tools.inside(packages.initrd)}",
-            f"--cmdline={command_line(profile, root)}",
-            f"--os-release=@{tools.inside(work / 'os-release')}",
+            f"--cmdline={kernel_command_line}",
+            f"--os-release=@{tools.inside(os_release)}",
             f"--uname={(packages.folder / 'kernel-version').read_text()}",
             f"--stub={tools.inside(packages.loader / 'linuxx64.efi.stub')}",
             f"--output={tools.inside(target)}",

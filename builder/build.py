@@ -19,8 +19,9 @@ from builder.progress import Stages
 from builder.project import project_layer
 from builder.root import Root, root_tar, verified_root
 from builder.sandbox import check_namespaces
-from builder.tools import BUILD_TOOLS, open_tools
+from builder.tools import BUILD_TOOLS, host_architecture, open_tools
 from builder.version import VERSION
+from builder.workshop import Workshop
 from model.document import dump_site
 from model.site import Site
 from stack.component import Component, load_components
@@ -37,9 +38,17 @@ class Ids:
     seeded: str
 
 
-def build_image(
-    site: Site, profile: Profile, output: Path, cache: Cache, archive: Archive, stages: Stages, *, refresh: bool = False
-) -> Path:
+def open_workshop(cache: Cache, archive: Archive, stages: Stages) -> Workshop:
+    """Check the host and make the tools ready.
+
+    Raises:
+        BuildError: the host refuses what every build needs, or the tools cannot be installed.
+    """
+    check_namespaces()
+    return Workshop(open_tools(BUILD_TOOLS, cache, archive, stages), cache, archive, stages)
+
+
+def build_image(shop: Workshop, site: Site, profile: Profile, output: Path, *, refresh: bool = False) -> Path:
     """Build a disk image.
 
     Args:
@@ -53,36 +62,41 @@ def build_image(
     Raises:
         BuildError: something that the user can act on; nothing half-made is left.
     """
-    check_namespaces()
+    _check_architecture(profile)
     _check_output(output)
     components = load_components(SOURCE / "components")
-    tools = open_tools(BUILD_TOOLS, cache, archive, stages)
-    packages = package_layer(profile, components, tools, cache, archive, stages, refresh=refresh)
-    project = project_layer(profile, components, SOURCE, tools, cache, stages)
-    tar = root_tar(packages, project, cache, stages)
-    root = verified_root(profile, tar, tools, cache, stages)
-    boot = boot_partition(profile, packages, root, tools, cache, stages)
-    with cache.workspace() as work, stages.stage("Disk image"):
-        personal = seeded(boot, dump_site(site), work, tools)
+    packages = package_layer(shop, profile, components, refresh=refresh)
+    project = project_layer(shop, profile, components, SOURCE)
+    tar = root_tar(shop, packages, project)
+    root = verified_root(shop, profile, tar)
+    boot = boot_partition(shop, profile, packages, root)
+    with shop.cache.workspace() as work, shop.stages.stage("Disk image"):
+        personal = seeded(boot, dump_site(site), work, shop.tools)
         ids = Ids(_image_id(root, boot), _image_id(root, personal))
         name = f"darkpipe-{VERSION}-{profile.name}-{ids.seeded[:12]}"
         result = work / name
         result.mkdir(mode=0o700)  # the seed may hold password hashes
         image = result / f"{name}.img.zst"
-        write_image(image, profile, root, {Content.BOOT: personal.frame, Content.ROOT: root.frame}, work, tools)
-        _write_manifest(result / "manifest.json", image, ids, profile, components, packages, root)
+        frames = {Content.BOOT: personal.frame, Content.ROOT: root.frame}
+        write_image(image, place(profile), root, frames, work, shop.tools)
+        manifest = _manifest(image, ids, profile, components, packages, root)
+        (result / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         _write_sums(result)
         return _publish(result, output)
 
 
-def build_root_tar(profile: Profile, cache: Cache, archive: Archive, stages: Stages) -> Path:
+def build_root_tar(shop: Workshop, profile: Profile) -> Path:
     """Build the root file system alone, as the tar that every shell of the home stack is made from."""
-    check_namespaces()
     components = load_components(SOURCE / "components")
-    tools = open_tools(BUILD_TOOLS, cache, archive, stages)
-    packages = package_layer(profile, components, tools, cache, archive, stages)
-    project = project_layer(profile, components, SOURCE, tools, cache, stages)
-    return root_tar(packages, project, cache, stages)
+    packages = package_layer(shop, profile, components)
+    return root_tar(shop, packages, project_layer(shop, profile, components, SOURCE))
+
+
+def _check_architecture(profile: Profile) -> None:
+    here = host_architecture()
+    if profile.architecture != here:
+        message = f"the profile {profile.name} is for {profile.architecture}, and this computer is {here}"
+        raise BuildError(message, f"build it on a computer with {profile.architecture}; across, it is not built yet")
 
 
 def _check_output(output: Path) -> None:
@@ -98,17 +112,16 @@ def _image_id(root: Root, boot: BootPartition) -> str:
     return content_id({"root": root.root_hash, "boot": digest})
 
 
-def _write_manifest(
-    path: Path,
+def _manifest(
     image: Path,
     ids: Ids,
     profile: Profile,
     components: tuple[Component, ...],
     packages: PackageLayer,
     root: Root,
-) -> None:
+) -> dict[str, object]:
     placed = place(profile)
-    manifest = {
+    return {
         "version": VERSION,
         "profile": profile.name,
         "architecture": profile.architecture,
@@ -127,7 +140,6 @@ def _write_manifest(
         "components": [component.name for component in components],
         "packages": packages.packages(),
     }
-    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 
 def _write_sums(folder: Path) -> None:
@@ -140,13 +152,12 @@ def _write_sums(folder: Path) -> None:
 
 
 def _publish(result: Path, output: Path) -> Path:
-    """Move the finished folder to its place; the cache may lie on another file system, so it is copied beside first."""
+    """Move the finished folder to its place; the cache may lie on another file system, so it goes beside it first."""
     target = output / result.name
     beside = output / f".{result.name}.partial"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        shutil.copytree(result, beside)
-        beside.chmod(0o700)
+        shutil.move(result, beside)
         if target.exists():
             shutil.rmtree(target)
         beside.rename(target)

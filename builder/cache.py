@@ -145,4 +145,3 @@ class Cache:
 
 
 _CACHE_HINT = "set DARKPIPE_CACHE to a folder that you can write, with 8 GB free"
-

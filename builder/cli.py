@@ -19,7 +19,7 @@ _YES = "--yes"
 @click.version_option(VERSION, message="darkpipe %(version)s")
 @click.option(_YES, is_flag=True, help="Install what is missing without asking.")
 def darkpipe(yes: bool) -> None:
-    """E-mail on your own hardware at home: builds the image for the device.
+    r"""E-mail on your own hardware at home: builds the image for the device.
 
     \b
     Examples:
@@ -32,7 +32,7 @@ def darkpipe(yes: bool) -> None:
 @darkpipe.command()
 @click.argument("site", type=click.Path(path_type=Path))
 def check(site: Path) -> None:
-    """Check a site.yaml and show every problem at its line.
+    r"""Check a site.yaml and show every problem at its line.
 
     \b
     Example:
@@ -41,12 +41,13 @@ def check(site: Path) -> None:
     from model.document import read_site
 
     found = read_site(site)
-    click.echo(f"{site}: good. {len(found.users)} users at {', '.join(found.domains)}.")
+    people = "1 user" if len(found.users) == 1 else f"{len(found.users)} users"
+    click.echo(f"{site}: good. {people} at {', '.join(found.domains)}.")
 
 
 @darkpipe.command()
 def schema() -> None:
-    """Print the JSON Schema of site.yaml, for editors.
+    r"""Print the JSON Schema of site.yaml, for editors.
 
     \b
     Example:
@@ -70,7 +71,7 @@ def schema() -> None:
 )
 @click.option("--refresh", is_flag=True, help="Fetch Debian's packages anew, even if the last fetch is fresh.")
 def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
-    """Build the image that a SITE file describes.
+    r"""Build the image that a SITE file describes.
 
     Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
     image, its manifest and checksums.
@@ -81,7 +82,7 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
-    from builder.build import SOURCE, build_image
+    from builder.build import SOURCE, build_image, open_workshop
     from builder.cache import Cache
     from builder.passwords import settle_passwords
     from builder.profile import load_profile
@@ -94,14 +95,17 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
     stages = Stages()
     settled = settle_passwords(wanted, _ask_password, stages.say)
     cache = Cache(Cache.default().root, remove_tree)
-    result = build_image(settled, chosen, output, cache, Archive.from_environment(), stages, refresh=refresh)
+    shop = open_workshop(cache, Archive.from_environment(), stages)
+    result = build_image(shop, settled, chosen, output, refresh=refresh)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
     click.echo(result)
 
 
 @darkpipe.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--forward", "forwards", multiple=True, metavar="HOST:GUEST", help="Forward a local TCP port; repeatable.")
+@click.option(
+    "--forward", "forwards", multiple=True, metavar="HOST:GUEST", help="Forward a local TCP port; repeatable."
+)
 @click.option("--disk", type=click.Path(path_type=Path), metavar="FILE", help="Keep the machine's disk in FILE.")
 @click.option("--size", default=16, show_default=True, metavar="GB", help="Size of a new disk.")
 @click.option("--memory", default=2048, show_default=True, metavar="MiB", help="Memory of the machine.")
@@ -120,7 +124,7 @@ def boot(
     offline: bool,
     shell: bool,
 ) -> None:
-    """Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
+    r"""Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
 
     Changes are thrown away unless --disk names a file. --wait implies --detach.
 
@@ -130,7 +134,8 @@ def boot(
       ./darkpipe boot out/darkpipe-…  --detach --forward 2525:25 --wait 25
       ./darkpipe boot out/darkpipe-…  --disk home.img --shell
     """
-    from builder.boot import Forward, Machine, boot_attached, boot_detached
+    from builder.boot import boot_attached, boot_detached
+    from builder.emulator import Forward, Machine
 
     machine = Machine(
         folder=folder,

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.frames import compress
 from builder.profile import Content, Partition, Profile
-from builder.root import Root, compress
+from builder.root import Root
 from builder.sandbox import Sandbox
 
 _ALIGNMENT = 2**20
@@ -60,7 +61,7 @@ def table_script(placed: Sequence[Placed], root: Root) -> str:
 
 
 def write_image(
-    target: Path, profile: Profile, root: Root, frames: Mapping[Content, Path], work: Path, tools: Sandbox
+    target: Path, placed: Sequence[Placed], root: Root, frames: Mapping[Content, Path], work: Path, tools: Sandbox
 ) -> None:
     """Write the compressed disk image.
 
@@ -68,7 +69,6 @@ def write_image(
         frames: each partition's content as a zstd frame in the partition's size.
         work: an empty folder below the cache.
     """
-    placed = place(profile)
     bare = work / "table.img"
     with bare.open("wb") as file:
         file.truncate(disk_size(placed))

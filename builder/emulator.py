@@ -126,7 +126,12 @@ def kvm_works(emulator: Sandbox, work: Path) -> bool:
         "qemu-system-x86_64",
         *("-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "64"),
         *("-display", "none", "-monitor", "none", "-nodefaults", "-no-user-config"),
-        *("-chardev", f"file,id=debug,path={emulator.inside(log)}", "-device", "isa-debugcon,iobase=0x402,chardev=debug"),
+        *(
+            "-chardev",
+            f"file,id=debug,path={emulator.inside(log)}",
+            "-device",
+            "isa-debugcon,iobase=0x402,chardev=debug",
+        ),
     ]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(emulator.command(argv), stdin=quiet, stdout=quiet, stderr=quiet)

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.archive import SUITE, Archive
-from builder.cache import Cache, content_id, tree_digests
+from builder.cache import content_id, tree_digests
 from builder.errors import BuildError
 from builder.profile import Profile
-from builder.progress import Advance, Stages
-from builder.sandbox import Sandbox
+from builder.progress import Advance
+from builder.workshop import Workshop
 from stack.component import Component
 
 BUILD_EPOCH = 1_793_491_200
 """Modification time (seconds since 1970) of all that a build makes up; 2026-11-01, this version's date."""
 
+_KIND = "packages"
 _MAXIMUM_AGE = 24 * 3600
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
@@ -56,7 +57,7 @@ class PackageLayer:
 
     @property
     def loader(self) -> Path:
-        """systemd's `*.efi` files."""
+        """The folder with systemd's `*.efi` files."""
         return self.folder / "efi"
 
     def packages(self) -> dict[str, str]:
@@ -66,14 +67,7 @@ class PackageLayer:
 
 
 def package_layer(
-    profile: Profile,
-    components: Sequence[Component],
-    tools: Sandbox,
-    cache: Cache,
-    archive: Archive,
-    stages: Stages,
-    *,
-    refresh: bool = False,
+    shop: Workshop, profile: Profile, components: Sequence[Component], *, refresh: bool = False
 ) -> PackageLayer:
     """Give the package layer of a profile; it is built when there is none of the last 24 hours.
 
@@ -83,20 +77,20 @@ def package_layer(
     Raises:
         BuildError: the archive cannot be reached or a package does not install.
     """
-    inputs = _inputs(profile, components, archive)
+    inputs = _inputs(shop.archive, profile, components)
     identifier = content_id(inputs)
-    entry = cache.find("packages", identifier)
+    entry = shop.cache.find(_KIND, identifier)
     if entry and (refresh or _age(entry) > _MAXIMUM_AGE):
-        cache.forget("packages", identifier)
-        entry = None
-    if entry:
-        stages.reused("Package layer")
-        return _layer(entry)
-    with stages.stage("Package layer", "Debian packages; a few minutes") as advance:
-        entry = cache.produce(
-            "packages", identifier, lambda made: _build(made, profile, components, tools, archive, advance)
+        shop.cache.forget(_KIND, identifier)
+    return _layer(
+        shop.stage(
+            "Package layer",
+            _KIND,
+            inputs,
+            lambda made, advance: _build(made, shop, profile, components, advance),
+            "Debian packages; a few minutes",
         )
-    return _layer(entry)
+    )
 
 
 def _layer(entry: Path) -> PackageLayer:
@@ -105,13 +99,13 @@ def _layer(entry: Path) -> PackageLayer:
     return PackageLayer(entry, content_id({"inputs": entry.name, "packages": versions}))
 
 
-def _inputs(profile: Profile, components: Sequence[Component], archive: Archive) -> dict[str, object]:
+def _inputs(archive: Archive, profile: Profile, components: Sequence[Component]) -> dict[str, object]:
     return {
         "suite": SUITE,
         "mirrors": archive.mirrors,
         "epoch": BUILD_EPOCH,
         "architecture": profile.architecture,
-        "packages": _package_names(profile, components),
+        "packages": package_names(profile, components),
         "accounts": _accounts(components),
         "initramfs": tree_digests(profile.initramfs),
         "hooks": [component.package_hook.read_text() for component in _with_hook(components)],
@@ -119,7 +113,8 @@ def _inputs(profile: Profile, components: Sequence[Component], archive: Archive)
     }
 
 
-def _package_names(profile: Profile, components: Sequence[Component]) -> list[str]:
+def package_names(profile: Profile, components: Sequence[Component]) -> list[str]:
+    """List the Debian packages that a profile and the components ask for, without what those depend on."""
     return sorted({*profile.packages, *(name for component in components for name in component.packages)})
 
 
@@ -131,14 +126,7 @@ def _age(entry: Path) -> float:
     return time.time() - (entry / "packages.tsv").stat().st_mtime
 
 
-def _build(
-    made: Path,
-    profile: Profile,
-    components: Sequence[Component],
-    tools: Sandbox,
-    archive: Archive,
-    advance: Advance,
-) -> None:
+def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Component], advance: Advance) -> None:
     work = made.parent
     scratch = work / "scratch"
     scratch.mkdir()
@@ -150,26 +138,26 @@ def _build(
     for number, component in enumerate(_with_hook(components)):
         (inputs / f"hook-{number:02}.sh").write_text(component.package_hook.read_text())
     shutil.copy(_HOOK, inputs / "package-layer.sh")
-    script, given, results = (tools.inside(path) for path in (inputs / "package-layer.sh", inputs, made))
-    tools.run(
+    script, given, results = (shop.tools.inside(path) for path in (inputs / "package-layer.sh", inputs, made))
+    shop.tools.run(
         [
             "mmdebstrap",
             "--variant=minbase",
             "--mode=root",
             f"--arch={profile.architecture}",
-            f"--include={','.join(_package_names(profile, components))}",
-            *archive.path_exclusions,
+            f"--include={','.join(package_names(profile, components))}",
+            *shop.archive.path_exclusions,
             # Users that own something on /data exist before a package could number them by chance.
             f'--essential-hook=sh {script} accounts "$1" {given}',
             f'--customize-hook=sh {script} finish "$1" {given} {results}',
             "--verbose",
             SUITE,
             f"{results}/root.tar",
-            *archive.mirrors,
+            *shop.archive.mirrors,
         ],
         # The kernel's installation would make an initramfs once for every package that touches it.
         environment={"SOURCE_DATE_EPOCH": str(BUILD_EPOCH), "INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"},
-        on_line=archive.counter(advance),
+        on_line=shop.archive.counter(advance),
         scratch=scratch,
     )
     if not (made / "vmlinuz").stat().st_size:
@@ -191,4 +179,3 @@ def _accounts(components: Sequence[Component]) -> dict[str, str]:
         "shadow": "".join(f"{u.name}:!*:20000::::::\n" for u in users),
         "gshadow": "".join(f"{name}:!*::{','.join(members[name])}\n" for name, _ in groups),
     }
-

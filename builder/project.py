@@ -10,12 +10,13 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from builder.cache import Cache, content_id, tree_digests
+from builder.cache import content_id, tree_digests
 from builder.packages import BUILD_EPOCH
 from builder.profile import Content, Partition, Profile
-from builder.progress import Stages
+from builder.progress import Advance
 from builder.sandbox import Sandbox
 from builder.version import VERSION
+from builder.workshop import Workshop
 from stack.component import Component
 
 CODE = ("model", "stack", "firstboot", "home")
@@ -27,9 +28,7 @@ _MOUNT_POINTS = ("boot", "data", "state")
 _BLOCK = 512
 
 
-def project_layer(
-    profile: Profile, components: Sequence[Component], source: Path, tools: Sandbox, cache: Cache, stages: Stages
-) -> Path:
+def project_layer(shop: Workshop, profile: Profile, components: Sequence[Component], source: Path) -> Path:
     """Give the entry that holds the project layer's `root.tar`.
 
     Args:
@@ -44,18 +43,20 @@ def project_layer(
         "builder": tree_digests(Path(__file__).parent).get("builder/project.py"),
     }
     identifier = content_id(inputs)
-    entry = cache.find("project", identifier)
-    if entry:
-        stages.reused("Project layer")
-        return entry
-    with stages.stage("Project layer"):
-        return cache.produce(
-            "project", identifier, lambda made: _build(made, profile, components, source, tools, identifier)
-        )
+
+    def make(made: Path, _: Advance) -> None:
+        _build(made, shop.tools, profile, components, source, identifier)
+
+    return shop.stage("Project layer", "project", inputs, make)
 
 
 def _build(
-    made: Path, profile: Profile, components: Sequence[Component], source: Path, tools: Sandbox, identifier: str
+    made: Path,
+    tools: Sandbox,
+    profile: Profile,
+    components: Sequence[Component],
+    source: Path,
+    identifier: str,
 ) -> None:
     tree = made.parent / "tree"
     for name in _MOUNT_POINTS:

@@ -10,18 +10,19 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cache import Cache, content_id
+from builder.cache import content_id
 from builder.errors import BuildError
+from builder.frames import compress
 from builder.packages import BUILD_EPOCH, PackageLayer
 from builder.profile import Content, Profile
-from builder.progress import Stages
 from builder.project import end_of_members
 from builder.sandbox import Sandbox
+from builder.workshop import Workshop
 
 _COMPRESSION = "lz4"
 """Five times faster to make than lz4hc, and only 4 % larger once the image is compressed."""
 _BLOCK = 4096
-_LAYOUT = 1
+_LAYOUT = 2
 """Raise it when the way in which the root is made changes."""
 
 
@@ -60,19 +61,14 @@ class Root:
         return str(uuid.UUID(hex=self.root_hash[:32]))
 
 
-def root_tar(packages: PackageLayer, project: Path, cache: Cache, stages: Stages) -> Path:
+def root_tar(shop: Workshop, packages: PackageLayer, project: Path) -> Path:
     """Give `root.tar`: the package layer with the project layer behind it, whose files win."""
-    identifier = content_id({"layout": _LAYOUT, "packages": packages.identifier, "project": project.name})
-    entry = cache.find("tar", identifier)
-    if entry is None:
-        with stages.stage("Root tar"):
-            entry = cache.produce("tar", identifier, lambda made: _join(made, packages.tar, project / "root.tar"))
-    else:
-        stages.reused("Root tar")
-    return entry / "root.tar"
+    inputs = {"layout": _LAYOUT, "packages": packages.identifier, "project": project.name}
+    made = shop.stage("Root tar", "tar", inputs, lambda made, _: _join(made, packages.tar, project / "root.tar"))
+    return made / "root.tar"
 
 
-def verified_root(profile: Profile, tar: Path, tools: Sandbox, cache: Cache, stages: Stages) -> Root:
+def verified_root(shop: Workshop, profile: Profile, tar: Path) -> Root:
     """Give the root partition's content.
 
     Raises:
@@ -82,12 +78,9 @@ def verified_root(profile: Profile, tar: Path, tools: Sandbox, cache: Cache, sta
     assert size is not None  # only the last partition has none
     inputs = {"layout": _LAYOUT, "tar": tar.parent.name, "compression": _COMPRESSION, "size": size}
     identifier = content_id(inputs)
-    entry = cache.find("root", identifier)
-    if entry is None:
-        with stages.stage("Root file system"):
-            entry = cache.produce("root", identifier, lambda made: _build(made, tar, size, identifier, tools))
-    else:
-        stages.reused("Root file system")
+    entry = shop.stage(
+        "Root file system", "root", inputs, lambda made, _: _build(made, tar, size, identifier, shop.tools)
+    )
     root_hash, offset = (entry / "verity").read_text().split()
     return Root(entry, root_hash, int(offset))
 
@@ -146,12 +139,3 @@ def _build(made: Path, tar: Path, size: int, identifier: str, tools: Sandbox) ->
 
 def _uuid(identifier: str, purpose: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{identifier} {purpose}"))
-
-
-def compress(source: Path, target: Path, size: int, tools: Sandbox) -> None:
-    """Compress a file, as if it were followed by zeros up to `size` bytes, into one zstd frame.
-
-    Frames of several parts of a disk put behind one another are a valid file (RFC 8878 §3.1).
-    """
-    script = 'size=$3; { cat "$1"; head -c "$((size - $(stat -c %s "$1")))" /dev/zero; } | zstd -q -3 -T0 -f -o "$2"'
-    tools.run(["sh", "-euc", script, "compress", tools.inside(source), tools.inside(target), str(size)])

@@ -71,7 +71,9 @@ def _started(
             stderr=subprocess.PIPE if stdout else subprocess.STDOUT,
         )
     except FileNotFoundError as error:
-        raise BuildError(f"{argv[0]} is not installed", "install it, or call ./darkpipe, which does so by itself") from error
+        raise BuildError(
+            f"{argv[0]} is not installed", "install it, or call ./darkpipe, which does so by itself"
+        ) from error
     try:
         yield process
     except BaseException:

@@ -7,6 +7,8 @@
 set -eu
 tree=$1 cache=$2 memory=$3
 shift 3
+# Needed before the tools as well: an ordinary user of Debian has no sbin on PATH, where pivot_root is.
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount --bind "$tree" "$tree"
 cd "$tree"
 mount --bind "$cache" cache
@@ -27,7 +29,7 @@ done
 pivot_root . mnt
 cd /
 umount -l /mnt
-PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/tmp
+HOME=/root TMPDIR=/tmp
 LC_ALL=C.UTF-8 TZ=UTC
 export PATH HOME TMPDIR LC_ALL TZ
 umask 022

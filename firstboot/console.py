@@ -17,10 +17,10 @@ def announce(text: str, active: Path = _ACTIVE, devices: Path = _DEVICES) -> boo
     Returns:
         Whether at least one console has taken it.
     """
-    lines = "\r\n".join(text.rstrip().splitlines())
-    content = f"\r\n{lines}\r\n".encode()
+    content = f"\n{text.rstrip()}\n".encode()
     # A container sees the names of its host's consoles and has none of the devices, only /dev/console.
-    return any([_write(devices / name, content) for name in _names(active)]) or _write(devices / "console", content)
+    written = [_write(devices / name, content) for name in _names(active)]
+    return any(written) or _write(devices / "console", content)
 
 
 def _names(active: Path) -> list[str]:

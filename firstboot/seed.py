@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
+from firstboot.disk import system_disk
 from model.document import read_site
 from stack.durable import sync_folder, write_atomically
 
 SEED_NAME = "darkpipe.yaml"
 """The seed's file name in the root of the boot partition."""
 
-_PARTITION = Path("/dev/disk/by-partlabel/darkpipe-esp")
+_LABEL = "darkpipe-esp"
+_COMMAND_LINE = Path("/proc/cmdline")
 _MOUNT_POINT = Path("/boot")
 
 
@@ -35,19 +37,32 @@ class SeedError(Exception):
     """The boot partition cannot be used; the text says what was found."""
 
 
+def find_boot_partition(command_line: str) -> Path | None:
+    """Find the boot partition of the disk that the system was started from; another disk's is none of our business.
+
+    Returns:
+        Its device, or None on a machine that has no disk of ours (a container, for instance).
+
+    Raises:
+        DiskError: the disk has gone.
+    """
+    return system_disk(command_line).partition(_LABEL) if "darkpipe.root=" in command_line else None
+
+
 @contextmanager
-def boot_partition(partition: Path = _PARTITION, mount_point: Path = _MOUNT_POINT) -> Iterator[Path | None]:
+def boot_partition(mount_point: Path = _MOUNT_POINT) -> Iterator[Path | None]:
     """Give the folder where the boot partition is mounted; it is mounted for as long as it takes when it is not.
 
     Yields:
-        The folder, or None on a machine without a boot partition of ours (a container, for instance).
+        The folder, or None on a machine without a boot partition.
 
     Raises:
         SeedError: it cannot be mounted.
+        DiskError: the disk has gone.
     """
     if _is_mounted(mount_point):
         yield mount_point
-    elif not partition.exists():
+    elif (partition := find_boot_partition(_COMMAND_LINE.read_text())) is None:
         yield None
     else:
         options = "nosuid,nodev,noexec,umask=0077"
@@ -66,7 +81,7 @@ def take_seed(boot: Path, site: Path) -> Taken:
         site: file that holds the Site from then on.
 
     Raises:
-        model.document.DocumentError: the seed is no valid Site; it stays where it is, to be mended.
+        model.document.SiteError: the seed is no valid Site; it stays where it is, to be mended.
     """
     seed = boot / SEED_NAME
     if not seed.is_file():

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 
 from firstboot.console import announce
+from firstboot.disk import DiskError
 from firstboot.seed import SeedError
 from home.configure import ConsoleError, Store, configure
-from model.document import DocumentError
+from model.document import SiteError
+from model.report import annotate
 from stack.apply import CheckError
 from stack.certificate import CertificateError
 from stack.component import ComponentError
@@ -25,12 +27,17 @@ _EXPECTED = (
     ComponentError,
     ConsoleError,
     CredentialsError,
-    DocumentError,
+    DiskError,
     OSError,
     RenderError,
     SeedError,
+    SiteError,
 )
 """Errors that a person can act on; any other is a bug, and its traceback belongs into the journal."""
+
+
+def _explained(error: Exception) -> str:
+    return annotate(error) if isinstance(error, SiteError) else str(error)
 
 
 @click.group()
@@ -48,7 +55,8 @@ def apply_command(restart: bool) -> None:
     try:
         applied = configure(Stack.load(Path(COMPONENTS)), Store(), announce)
     except _EXPECTED as error:
-        announce(f"DarkPipe could not apply its configuration.\n\n{error}")
+        # The whole text is for the person in front of the device; of a site, the log gets no line that may hold a hash.
+        announce(f"DarkPipe cannot apply its configuration.\n\n{_explained(error)}")
         click.echo(str(error), err=True)
         sys.exit(1)
     if applied is None:

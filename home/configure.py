@@ -77,8 +77,8 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> Ap
         What has changed, or None while there is no Site.
 
     Raises:
-        OSError, CheckError, RenderError, CertificateError, CredentialsError, SeedError, ConsoleError,
-        model.document.DocumentError: each says what to do; the configuration in force is untouched.
+        OSError, CheckError, RenderError, CertificateError, CredentialsError, SeedError, DiskError,
+        ConsoleError, model.document.SiteError: each says what to do; the configuration in force is untouched.
     """
     make_volumes(stack.volumes, store.data, SystemOwners())
     with store.locked():

@@ -13,6 +13,8 @@ from typing import Any
 from model.names import domain_name, host, mail_address
 from model.problems import Finding, Kind, Path, Refusal, quoted
 
+_MOST_SHOWN = 5
+
 _Named = tuple[Path, str]
 """A name in its canonical form, and where it stands."""
 
@@ -29,8 +31,8 @@ def cross_checks(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _doubles(domains, "each domain once")
     yield from _doubles(relays, "each relay once")
     yield from _doubles(addresses, "each address once, as the address or an alias of one user")
-    if domains and domains_complete:
-        yield from _foreign(addresses, [name for _, name in domains])
+    if domains:
+        yield from _foreign(addresses, list(dict.fromkeys(name for _, name in domains)), complete=domains_complete)
     if addresses and addresses_complete:
         yield from _unknown_admin(data, [name for _, name in addresses])
 
@@ -44,12 +46,13 @@ def _doubles(names: Iterable[_Named], expected: str) -> Iterator[Finding]:
             yield Finding(path, Kind.TWICE, found, expected, "remove one of the two", first)
 
 
-def _foreign(addresses: Iterable[_Named], domains: list[str]) -> Iterator[Finding]:
+def _foreign(addresses: Iterable[_Named], domains: list[str], *, complete: bool) -> Iterator[Finding]:
     for path, address in addresses:
         name, _, domain = address.partition("@")
-        if domain in domains:
-            continue
         close = difflib.get_close_matches(domain, domains, n=1)
+        # A domain that nothing resembles may be the one that is malformed in `domains`, which is reported already.
+        if domain in domains or not (complete or close):
+            continue
         remedy = f"did you mean {quoted(f'{name}@{close[0]}')}?" if close else f"add {quoted(domain)} to `domains`"
         found = f"{quoted(address)}, whose domain is none of this site's"
         yield Finding(path, Kind.FOREIGN_DOMAIN, found, f"an address in {_choice(domains)}", remedy)
@@ -106,4 +109,5 @@ def _listed(data: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _choice(names: list[str]) -> str:
-    return " or ".join(quoted(name) for name in names)
+    shown = [quoted(name) for name in names[:_MOST_SHOWN]]
+    return " or ".join(shown if len(names) <= _MOST_SHOWN else [*shown, "another of your domains"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
-from model.problems import Kind, Refusal
+from model.problems import Kind, Path, Refusal
 
 PROMPT = "prompt"
 """The builder asks for the password and writes its hash into the seed."""
@@ -12,8 +13,13 @@ PROMPT = "prompt"
 GENERATE = "generate"
 """The device makes a password and shows it once on its console."""
 
-HASH_PATTERN = r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86}"
+HASH_PATTERN = (
+    r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{22,86}"
+)
 """A PHC string of argon2id, version 1.3 (RFC 9106); salt of 8 bytes or more, hash of 16 or more, without padding."""
+
+SECRET_WORD = r"[\w-]*(?:pass|pasw|pwd|secret|kennwort|token|hash)[\w-]*"
+"""A word that announces a password; to be matched without regard to case."""
 
 _LARGEST_MEMORY = 128 * 1024
 """KiB. The device checks a hash at each login, beside all else, in a Dovecot process that may have 256 MiB."""
@@ -49,6 +55,22 @@ def password_setting(text: str) -> str:
 def no_password_setting(found: str) -> Refusal:
     """Refuse what is not even the right type; `found` must not quote it."""
     return _refusal(found, f"{_REMEDY}; keep passwords out of this file")
+
+
+def is_secret(path: Path) -> bool:
+    """Tell whether a value must not be quoted."""
+    return any(isinstance(part, str) and secret_word(part) for part in path)
+
+
+def secret_word(key: str) -> bool:
+    """Tell whether a key, perhaps misspelt, announces a password."""
+    found = re.search(SECRET_WORD, key, re.IGNORECASE)
+    return bool(found or difflib.get_close_matches(key.lower(), ["password"], cutoff=0.7))
+
+
+def harmless_key(key: str) -> bool:
+    """Tell whether a key may be quoted: where its `:` was forgotten, it holds a password itself."""
+    return not secret_word(key) or bool(re.fullmatch(r"[A-Za-z_]{1,20}", key))
 
 
 def _affordable(text: str, memory: int, passes: int, lanes: int) -> str:

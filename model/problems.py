@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 Path = tuple[str | int, ...]
@@ -55,10 +55,11 @@ class Refusal(ValueError):
 class Finding:
     """A refusal with the path of its value, before anybody knows lines.
 
-    `first` is the path of an earlier value that this one clashes with.
+    `first` is the path of an earlier value that this one clashes with. Paths are kept out of `repr`: where a `:` was
+    forgotten, a key holds a password.
     """
 
-    path: Path
+    path: Path = field(repr=False)
     kind: Kind
     found: str
     expected: str
@@ -86,7 +87,7 @@ class Problem:
     """What is wrong, and where in the user's file; `span` is None when it is no matter of a line."""
 
     kind: Kind
-    path: Path
+    path: Path = field(repr=False)
     span: Span | None
     found: str
     expected: str

@@ -81,6 +81,7 @@ class Relay(_Strict):
         OfflinePolicy.QUEUE,
         description="What the relay does with a message while home is away. `queue`: takes it and keeps it encrypted "
         "to home's key. `tempfail`: asks the sender's server to try again, and stores nothing. `reject`: refuses it.",
+        examples=["queue"],
     )
 
 
@@ -147,7 +148,7 @@ class Site(_Strict):
     )
     mail_server: MailServer = Field(
         MailServer.POSTFIX_DOVECOT,
-        description="The programs that take, keep and show mail.",
+        description="Which programs take, keep and show mail.",
         examples=["postfix-dovecot"],
     )
     relays: tuple[Relay, ...] = Field(

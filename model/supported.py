@@ -15,7 +15,8 @@ from model.site import MailServer, UnlockPolicy
 class Support:
     """How much of a setting works.
 
-    `works` are the choices that do; none means that the list has to stay empty. `meanwhile` says what to do until more do.
+    `works` are the choices that do; none means that the list has to stay empty. `meanwhile` says what to do until more
+    do.
     """
 
     path: Path

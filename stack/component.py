@@ -161,7 +161,9 @@ def load_components(root: Path) -> tuple[Component, ...]:
 
 
 def _claims(component: Component) -> list[str]:
-    users = [claim for user in component.users for claim in (f"user {user.name}", f"group {user.name}", f"id {user.uid}")]
+    users = [
+        claim for user in component.users for claim in (f"user {user.name}", f"group {user.name}", f"id {user.uid}")
+    ]
     groups = [claim for group in component.groups for claim in (f"group {group.name}", f"id {group.gid}")]
     volumes = [f"volume {volume.name}" for volume in component.volumes]
     ports = [f"port {port.port}/{port.protocol}" for port in component.ports]

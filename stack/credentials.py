@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from model.passwords import GENERATE, PROMPT
 from model.site import Site
 from stack.durable import write_atomically
 from stack.render import Account
 
-GENERATE = "generate"
-"""A Site's word for a password that the device shall make."""
+_TO_BE_MADE = (GENERATE, PROMPT)
+"""The device makes a password also for those that should have been asked for earlier: nobody could be."""
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz"  # without i, l and o, which look like others
 _GROUPS = 5
@@ -68,20 +69,26 @@ def settle(site: Site, path: Path, hash_password: Callable[[str], str], generate
     """
     made = dict(_read(path).made)
     unseen = {}
-    for address in (user.address for user in site.users if user.password == GENERATE):
-        if address not in made or not made[address].shown:
-            unseen[address] = generate()
-            made[address] = _Made(hash=hash_password(unseen[address]), shown=False)
+    accounts = []
+    for user in site.users:
+        if user.password not in _TO_BE_MADE:
+            accounts.append(Account(user.address, user.password))
+            continue
+        if user.address not in made or not made[user.address].shown:
+            unseen[user.address] = generate()
+            made[user.address] = _Made(hash=hash_password(unseen[user.address]), shown=False)
+        accounts.append(Account(user.address, made[user.address].hash))
     if unseen:
         _write(path, made)
-    hashes = {user.address: made[user.address].hash if user.password == GENERATE else user.password for user in site.users}
-    return Settled(tuple(Account(address, password_hash) for address, password_hash in hashes.items()), unseen)
+    return Settled(tuple(accounts), unseen)
 
 
-def mark_shown(path: Path, addresses: Mapping[str, str]) -> None:
+def mark_shown(path: Path, addresses: Iterable[str]) -> None:
     """Remember that the passwords of these addresses were shown, so that they stay."""
-    made = _read(path).made
-    _write(path, {address: entry.model_copy(update={"shown": True}) if address in addresses else entry for address, entry in made.items()})
+    made = dict(_read(path).made)
+    for address in addresses:
+        made[address] = made[address].model_copy(update={"shown": True})
+    _write(path, made)
 
 
 def generate_password() -> str:

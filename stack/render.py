@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import jinja2
 
 from model.site import Site
-from stack.addresses import aliases
+from stack.addresses import alias_domains, aliases
 from stack.stack import Stack
 
 _SUFFIX = ".j2"
@@ -55,6 +55,7 @@ def render(
         "stack": stack,
         "accounts": accounts,
         "aliases": aliases(site),
+        "alias_domains": alias_domains(site),
         "certificate": certificate,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}

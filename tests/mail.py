@@ -31,7 +31,11 @@ def mailbox(port: int, user: str, password: str, host: str = "127.0.0.1") -> ima
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     client = imaplib.IMAP4_SSL(host, port, ssl_context=context, timeout=60)
-    client.login(user, password)
+    try:
+        client.login(user, password)
+    except client.error:
+        client.shutdown()
+        raise
     return client
 
 

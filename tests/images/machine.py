@@ -71,7 +71,8 @@ class Machine:
         self._console = pexpect.spawn(
             str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"
         )
-        self._console.logfile_read = self.log.open("a", encoding="utf-8")
+        self._log_file = self.log.open("a", encoding="utf-8")
+        self._console.logfile_read = self._log_file
         self.state = State.BOOTING
         self._started = time.monotonic()
 
@@ -90,9 +91,7 @@ class Machine:
         if self._console is not None and self._console.isalive():
             self._console.sendline("systemctl poweroff")
             self._console.expect(pexpect.EOF, timeout=_COMMAND_SECONDS)
-            self._console.close()
-        self._console = None
-        self.state = State.OFF
+        self._forget_console()
 
     def reboot(self) -> None:
         """Restart in order and wait until it is up again."""
@@ -105,9 +104,7 @@ class Machine:
 
     def cut_power(self) -> None:
         """End it as a power cut would."""
-        self._shell().close(force=True)
-        self._console = None
-        self.state = State.OFF
+        self._forget_console()
 
     def run(self, command: str, timeout: float = _COMMAND_SECONDS) -> Outcome:
         """Run a command line in the root shell of the console.
@@ -155,6 +152,13 @@ class Machine:
     def _shell(self) -> pexpect.spawn[str]:
         assert self._console is not None, "the machine is off"
         return self._console
+
+    def _forget_console(self) -> None:
+        if self._console is not None:
+            self._console.close(force=True)
+            self._log_file.close()
+        self._console = None
+        self.state = State.OFF
 
     def _alive(self) -> bool:
         return self._shell().isalive()

@@ -47,7 +47,7 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def _produce_slowly(root: Path) -> None:
-    def make(folder: Path) -> None:
+    def make(_: Path) -> None:
         with (root / "calls").open("a") as calls:
             calls.write("x")
         time.sleep(0.3)

@@ -37,7 +37,7 @@ def test_wrong_profile_is_refused(tmp_path: Path, old: str, new: str) -> None:
     text = (PROFILES / "x64/profile.yaml").read_text()
     assert old in text
     (tmp_path / "profile.yaml").write_text(text.replace(old, new))
-    with pytest.raises(BuildError, match="profile.yaml"):
+    with pytest.raises(BuildError, match=r"profile\.yaml"):
         load_profile(tmp_path)
 
 

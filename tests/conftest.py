@@ -1,0 +1,16 @@
+"""What all tiers share."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+
+def pytest_configure() -> None:
+    """Let timeout(1), which sends SIGTERM, end the tests as Ctrl-C does: machines are still switched off."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; a second one must not cut the fixtures' ends
+    raise KeyboardInterrupt

@@ -1,0 +1,78 @@
+"""The build command: what it leaves, and what it leaves when it fails or is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pexpect
+
+from builder.cache import Cache
+from tests.images.machine import REPOSITORY
+
+_DARKPIPE = str(REPOSITORY / "darkpipe")
+_SITE = str(REPOSITORY / "examples/home.yaml")
+
+
+def _build(output: Path) -> Path:
+    command = [_DARKPIPE, "build", _SITE, "--output", str(output)]
+    built = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    return Path(built.stdout.splitlines()[-1])
+
+
+def test_result_is_complete_and_the_same_each_time(tmp_path: Path) -> None:
+    first, second = _build(tmp_path / "one"), _build(tmp_path / "two")
+    assert first.name == second.name
+    assert sorted(path.name for path in first.iterdir()) == ["SHA256SUMS", f"{first.name}.img.zst", "manifest.json"]
+    assert (first / "SHA256SUMS").read_text() == (second / "SHA256SUMS").read_text()
+    for folder in (first, second):
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+
+
+def test_image_is_for_its_owner_only(tmp_path: Path) -> None:
+    """The seed may hold password hashes."""
+    assert _build(tmp_path).stat().st_mode & 0o077 == 0
+
+
+def test_manifest(image: Path, tmp_path: Path) -> None:
+    manifest = json.loads((image / "manifest.json").read_text())
+    other = json.loads((_build(tmp_path) / "manifest.json").read_text())
+    assert manifest["ids"]["generic"] == other["ids"]["generic"], "without the seed all images are the same"
+    assert manifest["ids"]["seeded"] != other["ids"]["seeded"]
+    assert manifest["ids"]["seeded"].startswith(image.name.rsplit("-", 1)[1])
+    assert manifest["packages"]["postfix:amd64"].startswith("3.10.")
+    assert manifest["image"]["compressed_bytes"] == next(image.glob("*.img.zst")).stat().st_size
+
+
+def test_interrupted_build_leaves_nothing(image: Path, tmp_path: Path) -> None:
+    command = [_DARKPIPE, "build", _SITE, "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, process_group=0)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Disk image …"):
+            os.killpg(process.pid, signal.SIGINT)
+    assert process.wait() == 130, image
+    assert list(tmp_path.iterdir()) == []
+    assert list((Cache.default().root / "work").iterdir()) == []
+
+
+def test_output_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [_DARKPIPE, "build", _SITE, "--output", str(tmp_path / "file/out")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "Hint: " in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_progress_is_a_bar_on_a_terminal(image: Path, tmp_path: Path) -> None:
+    console = pexpect.spawn(_DARKPIPE, ["build", _SITE, "--output", str(tmp_path)], encoding="utf-8", timeout=120)
+    console.expect("Disk image.*━")
+    console.expect("darkpipe-0.1.0-x64-")
+    console.expect(pexpect.EOF)
+    console.close()
+    assert console.exitstatus == 0, image

@@ -1,0 +1,356 @@
+"""A home device under systemd-nspawn: the root tar of an image, read-only, with volumes of its own.
+
+What a container cannot have is left out: kernel, disk, boot partition (a folder stands for it), firmware.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>; os.setns() came with Python 3.12
+
+_BOOT_TIMEOUT = 120.0
+_STOP_TIMEOUT = 60.0
+
+HOME_ADDRESS = "192.0.2.1"
+"""The device's address in the LAN that a test gives it (RFC 5737: an address that belongs to nobody)."""
+
+_CLIENT_ADDRESS = "192.0.2.2"
+
+
+class MachineError(Exception):
+    """The machine did not come up or down; the text has the end of its console."""
+
+
+def unpack(tar: Path, cache: Path) -> Path:
+    """Unpack a root tar into a folder that is kept for the next run.
+
+    Args:
+        cache: folder for unpacked trees; all but this one are removed from it.
+    """
+    digest = _digest(tar)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for other in cache.iterdir():
+            if other.is_dir() and other.name != digest:
+                shutil.rmtree(other)
+        tree = cache / digest
+        if not tree.is_dir():
+            partial = cache / f"{digest}.new"
+            partial.mkdir()
+            # systemd-nspawn makes /dev itself.
+            options = ["--numeric-owner", "--same-permissions", "--exclude=./dev/*"]
+            subprocess.run(["tar", "--extract", *options, f"--file={tar}", f"--directory={partial}"], check=True)
+            partial.rename(tree)
+        return tree
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+class Machine:
+    """One device, off at first.
+
+    Args:
+        root: the unpacked root.
+        scratch: a folder for its volumes, its console and its boot partition.
+    """
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root = root
+        self._scratch = scratch
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+        self._cgroup: Path | None = None
+        self._starts = 0
+        self._uuid = uuid.uuid4()
+        for name in ("data", "state", "boot"):
+            (scratch / name).mkdir(parents=True)
+
+    @property
+    def data(self) -> Path:
+        """The device's /data, seen from outside."""
+        return self._scratch / "data"
+
+    @property
+    def boot_partition(self) -> Path:
+        """The folder that stands for the boot partition."""
+        return self._scratch / "boot"
+
+    @property
+    def console(self) -> str:
+        """All that was written to the console since the machine was last started."""
+        return self._console_path.read_text(errors="replace")
+
+    @property
+    def _console_path(self) -> Path:
+        return self._scratch / f"console-{self._starts}"
+
+    def start(self) -> Self:
+        """Switch on and wait until systemd has nothing left to start.
+
+        Raises:
+            MachineError: it does not come up in time.
+        """
+        self._starts += 1
+        var = self._scratch / f"var-{self._starts}"  # volatile: every start has a fresh one
+        var.mkdir()
+        command = [
+            "systemd-nspawn",
+            "--quiet",
+            "--register=no",
+            *self._scope(),
+            f"--machine=darkpipe-{os.getpid()}-{id(self) & 0xFFFF:x}",
+            # What the device keeps on /state: the same machine from start to start.
+            f"--uuid={self._uuid}",
+            f"--directory={self._root}",
+            "--read-only",
+            f"--overlay=+/var:{var}:/var",
+            *(f"--bind={self._scratch / name}:/{name}" for name in ("data", "state", "boot")),
+            "--private-network",
+            "--console=read-only",
+            "--boot",
+        ]
+        # systemd 257 in the container runs with cgroup v2 only (systemd-nspawn(1), environment).
+        environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "UNIFIED_CGROUP_HIERARCHY": "1"}
+        with self._console_path.open("wb") as console:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C belongs to pytest, whose fixtures power the machine off.
+                start_new_session=True,
+                preexec_fn=self._enter_cgroup,
+            )
+        self._wait_for_boot()
+        return self
+
+    def stop(self) -> None:
+        """Power off as a person does, and wait until it is off."""
+        if self._process is None:
+            return
+        # SIGTERM to nspawn asks the container's systemd to power off; SIGKILL would leave it running as an orphan.
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGTERM)  # the second one ends the container at once
+            self._process.wait(_STOP_TIMEOUT)
+            raise MachineError(f"the machine did not power off:\n{self.console[-3000:]}") from None
+        finally:
+            self._process = None
+            self._leave_cgroup()
+
+    def restart(self) -> Self:
+        """Power off and on again."""
+        self.stop()
+        return self.start()
+
+    def run(self, *argv: str, check: bool = True, stdin: bytes = b"") -> str:
+        """Run a command inside, as root.
+
+        Returns:
+            What it printed, errors included.
+        """
+        done = subprocess.run(
+            ["nsenter", f"--target={self._leader}", "--all", "--", *argv],
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        output = done.stdout.decode(errors="replace")
+        if check and done.returncode != 0:
+            raise AssertionError(f"{' '.join(argv)} gave {done.returncode}:\n{output}")
+        return output
+
+    def failed_units(self) -> list[str]:
+        """Names of the units that failed."""
+        listed = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
+        return [line.split()[0] for line in listed.splitlines()]
+
+    @contextmanager
+    def lan(self) -> Iterator[Client]:
+        """Plug a cable in, with one other computer at its end."""
+        # A process holds the client's network namespace: when it ends, so does the namespace.
+        holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
+        try:
+            client = Client(holder.pid)
+            client.wait_for_namespace()
+            _ip(
+                "link",
+                "add",
+                "lan0",
+                "netns",
+                str(self._leader),
+                "type",
+                "veth",
+                "peer",
+                "lan0",
+                "netns",
+                str(holder.pid),
+            )
+            for pid, address in ((self._leader, HOME_ADDRESS), (holder.pid, _CLIENT_ADDRESS)):
+                inside = ["nsenter", f"--target={pid}", "--net", "--"]
+                subprocess.run([*inside, "ip", "address", "add", f"{address}/24", "dev", "lan0"], check=True)
+                subprocess.run([*inside, "ip", "link", "set", "lan0", "up"], check=True)
+            try:
+                yield client
+            finally:
+                client.close()
+                # The kernel takes its time to clear a namespace away, and with it the name of this end.
+                subprocess.run(
+                    ["nsenter", f"--target={self._leader}", "--net", "ip", "link", "delete", "lan0"], check=True
+                )
+        finally:
+            holder.terminate()
+            holder.wait()
+
+    def _scope(self) -> Sequence[str]:
+        # Without a systemd outside (a container, CI) nobody could give nspawn a cgroup; it gets one of ours.
+        return [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
+
+    def _enter_cgroup(self) -> None:
+        if not self._scope():
+            return
+        self._cgroup = _cgroup2() / f"darkpipe-{os.getpid()}"
+        self._cgroup.mkdir(exist_ok=True)
+        (self._cgroup / "cgroup.procs").write_text("0")
+
+    def _leave_cgroup(self) -> None:
+        for group in _cgroup2().glob("darkpipe-*"):
+            _remove_cgroup(group)
+
+    def _wait_for_boot(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _BOOT_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise MachineError(f"systemd-nspawn ended with {self._process.returncode}:\n{self.console[-3000:]}")
+            if self._find_leader() and self._is_up():
+                return
+            time.sleep(0.1)
+        console = self.console[-3000:]
+        self.stop()
+        raise MachineError(f"the machine was not up after {_BOOT_TIMEOUT:.0f} s:\n{console}")
+
+    def _find_leader(self) -> bool:
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self._leader = int(children[0]) if len(children) == 1 else 0
+        return bool(self._leader)
+
+    def _is_up(self) -> bool:
+        state = self.run("systemctl", "is-system-running", check=False).strip()
+        return state in {"running", "degraded"}
+
+
+class Client:
+    """Another computer in the device's LAN."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        # setns(2) moves one thread: what runs in this one, child processes included, sees the client's network.
+        self._inside = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
+
+    def _enter(self) -> None:
+        with Path(f"/proc/{self._pid}/ns/net").open("rb") as namespace:
+            if _LIBC.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+
+    def call(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call a function in the client's network; the sockets that it returns stay there."""
+        return self._inside.submit(function, *args, **kwargs).result()
+
+    def can_connect(self, port: int) -> bool:
+        """Try whether the device takes a TCP connection on a port."""
+        try:
+            self.call(socket.create_connection, (HOME_ADDRESS, port), 2.0).close()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leave the network."""
+        self._inside.shutdown()
+
+    def wait_for_namespace(self) -> None:
+        """Wait until the process that holds the namespace has entered it."""
+        own = os.readlink("/proc/self/ns/net")
+        deadline = time.monotonic() + 10
+        while os.readlink(f"/proc/{self._pid}/ns/net") == own:
+            if time.monotonic() > deadline:
+                raise MachineError("no network namespace could be made")
+            time.sleep(0.01)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def _cgroup2() -> Path:
+    for row in Path("/proc/self/mounts").read_text().splitlines():
+        _, mount_point, kind, *_ = row.split()
+        if kind == "cgroup2":
+            return Path(mount_point)
+    raise MachineError("this computer has no cgroup2 file system mounted")
+
+
+def _remove_cgroup(group: Path) -> None:
+    for inner in sorted(group.rglob("*"), reverse=True):
+        if inner.is_dir():
+            _try_rmdir(inner)
+    _try_rmdir(group)
+
+
+def _try_rmdir(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # somebody else's machine still runs in it
+        pass
+
+
+def why_not() -> str | None:
+    """Say what this computer lacks to run a machine; None when nothing."""
+    if os.geteuid() != 0:
+        return "machines run under systemd-nspawn, which needs root"
+    needed = {
+        "systemd-nspawn": "systemd-container",
+        "swaks": "swaks",
+        "nsenter": "util-linux",
+        "ip": "iproute2",
+    }
+    missing = [package for tool, package in needed.items() if shutil.which(tool) is None]
+    if missing:
+        return f"missing Debian packages: {' '.join(missing)}"
+    return None
+
+
+def scratch_folder() -> Path:
+    """Make a folder for a machine's volumes, on a disk where root may set owners."""
+    return Path(tempfile.mkdtemp(prefix="darkpipe-machine-"))

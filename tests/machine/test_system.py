@@ -1,0 +1,187 @@
+"""The system around the mail: units, firewall, configuration, first start."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable
+
+from tests import mail
+from tests.machine.conftest import PASSWORD, SEED
+from tests.machine.machine import HOME_ADDRESS, Client, Machine
+
+
+def test_no_unit_failed(device: Machine) -> None:
+    assert device.failed_units() == []
+
+
+def test_all_services_run(device: Machine) -> None:
+    names = ["postfix", "dovecot", "unbound", "nftables", "darkpipe-firewall", "darkpipe-apply", "darkpipe-journal"]
+    for name in names:
+        assert device.run("systemctl", "is-active", f"{name}.service", check=False).strip() == "active", name
+
+
+def test_no_ordering_cycle_and_no_complaints_about_units(device: Machine) -> None:
+    messages = device.run("journalctl", "--boot", "--no-pager", "_PID=1")
+    assert "ordering cycle" not in messages
+    for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"):
+        assert not [row for row in messages.splitlines() if f"{folder}/" in row and re.search("Unknown|ignoring", row)]
+
+
+def test_daemons_have_no_complaints(device: Machine) -> None:
+    for unit in ("postfix", "dovecot", "unbound"):
+        messages = device.run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}.service")
+        bad = [
+            row for row in messages.splitlines() if re.search(r"\b(warning|error|fatal|panic)\b", row, re.IGNORECASE)
+        ]
+        assert bad == []
+    assert device.run("postconf") and "warning" not in device.run("postconf", "-n")
+
+
+def test_only_the_ports_of_the_stack_are_open(device: Machine, client: Client) -> None:
+    assert client.can_connect(25)
+    assert client.can_connect(993)
+    # Something listens behind each of these, so that it is the firewall that answers.
+    for port in (143, 5353, 8080):
+        device.run("systemd-run", "--quiet", "python3", "-m", "http.server", str(port))
+    device.run("timeout", "20", "sh", "-c", "until ss -ltn | grep -q :8080; do sleep 0.1; done")
+    for port in (143, 53, 5353, 8080):
+        assert not client.can_connect(port), port
+
+
+def test_nothing_leaves_by_smtp(device: Machine, client: Client) -> None:
+    # The other computer would take the connection: it is the output chain that refuses.
+    listener = client.call(_listen, 25)
+    try:
+        script = "import socket; socket.create_connection(('192.0.2.2', 25), 3)"
+        assert "Error" in device.run("python3", "-c", script, check=False)
+        rules = device.run("nft", "list", "chain", "inet", "darkpipe", "output")
+        assert "dport 25 reject" in rules
+    finally:
+        listener.close()
+
+
+def test_unbound_answers_locally_and_nobody_else(device: Machine, client: Client) -> None:
+    script = "import socket; print(socket.getaddrinfo('localhost.', 80)[0][4][0])"
+    assert "127.0.0.1" in device.run("python3", "-c", script) or "::1" in device.run("python3", "-c", script)
+    listening = device.run("ss", "--listening", "--numeric", "--no-header", "--tcp", "--udp")
+    addresses = {row.split()[4] for row in listening.splitlines() if row.split()[4].endswith(":53")}
+    assert addresses == {"127.0.0.1:53", "[::1]:53"}
+    assert not client.can_connect(53)
+
+
+def test_the_seed_is_taken_over_and_wiped(device: Machine) -> None:
+    assert list(device.boot_partition.iterdir()) == []
+    site = device.data / "darkpipe/site.yaml"
+    assert site.read_text() == SEED
+    assert stat.S_IMODE(site.stat().st_mode) == 0o600
+
+
+def test_a_generated_password_is_shown_once_on_the_console_and_in_no_log(new_machine: Callable[[str], Machine]) -> None:
+    machine = new_machine(SEED).start()
+    found = re.findall(r"bob@example\.org +([a-z-]{24})\b", machine.console)
+    assert len(found) == 1
+    with machine.lan() as client:
+        client.call(mail.mailbox, 993, "bob@example.org", found[0], host=HOME_ADDRESS).logout()
+    assert found[0] not in machine.run("journalctl", "--no-pager", "--output=export")
+    assert machine.run("grep", "-rl", found[0], "/data", "/var", "/run", check=False).strip() == ""
+    machine.restart()
+    assert found[0] not in machine.console
+    assert "bob@example.org" not in machine.console
+    with machine.lan() as client:
+        client.call(mail.mailbox, 993, "bob@example.org", found[0], host=HOME_ADDRESS).logout()
+    machine.stop()
+
+
+def test_secrets_are_readable_for_their_daemon_only(device: Machine) -> None:
+    modes = device.run(
+        "stat", "--format=%n %a %U:%G", "/data/tls/mail.pem", "/data/darkpipe/site.yaml", "/etc/dovecot/users"
+    )
+    assert modes.splitlines() == [
+        "/data/tls/mail.pem 600 root:root",
+        "/data/darkpipe/site.yaml 600 root:root",
+        "/etc/dovecot/users 640 root:dovecot",
+    ]
+    denied = device.run(
+        "setpriv", "--reuid=postfix", "--regid=postfix", "--clear-groups", "cat", "/etc/dovecot/users", check=False
+    )
+    assert "Permission denied" in denied
+
+
+def test_a_second_apply_changes_nothing(device: Machine) -> None:
+    tree = device.run("readlink", "/data/darkpipe/config/current")
+    started = device.run("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "postfix", "dovecot")
+    assert "was in force already" in device.run("darkpipe", "apply")
+    assert device.run("readlink", "/data/darkpipe/config/current") == tree
+    assert device.run("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", "postfix", "dovecot") == started
+
+
+def test_a_change_restarts_what_it_concerns_and_is_served(new_machine: Callable[[str], Machine]) -> None:
+    machine = new_machine(SEED).start()
+    before = machine.run("systemctl", "show", "--property=InvocationID", "--value", "unbound")
+    site = machine.data / "darkpipe/site.yaml"
+    site.write_text(SEED.replace("bob@example.org, password: generate", "carol@example.org, password: generate"))
+    assert "changed: dovecot, postfix" in machine.run("darkpipe", "apply").replace(
+        "postfix, dovecot", "dovecot, postfix"
+    )
+    assert machine.run("systemctl", "show", "--property=InvocationID", "--value", "unbound") == before
+    with machine.lan() as client:
+        assert client.call(mail.swaks, 25, "a@example.net", "carol@example.org", host=HOME_ADDRESS).returncode == 0
+        refused = client.call(mail.swaks, 25, "a@example.net", "bob@example.org", host=HOME_ADDRESS)
+        assert "550 5.1.1" in refused.stdout
+        client.call(mail.mailbox, 993, "alice@example.com", PASSWORD, host=HOME_ADDRESS).logout()
+    assert machine.failed_units() == []
+    machine.stop()
+
+
+def test_a_refused_configuration_leaves_the_old_one_serving(new_machine: Callable[[str], Machine]) -> None:
+    machine = new_machine(SEED).start()
+    tree = machine.run("readlink", "/data/darkpipe/config/current")
+    (machine.data / "darkpipe/site.yaml").write_text("version: 1\ndomains: []\n")
+    output = machine.run("darkpipe", "apply", check=False)
+    assert "site.yaml cannot be used" in output
+    machine.restart()
+    assert machine.failed_units() == ["darkpipe-apply.service"]
+    assert machine.run("readlink", "/data/darkpipe/config/current") == tree
+    with machine.lan() as client:
+        client.call(mail.mailbox, 993, "alice@example.com", PASSWORD, host=HOME_ADDRESS).logout()
+    machine.stop()
+
+
+def test_without_a_seed_the_device_says_what_to_do(new_machine: Callable[[str], Machine]) -> None:
+    machine = new_machine("").start()
+    assert "DarkPipe has nothing to do yet" in machine.console
+    assert "darkpipe.yaml" in machine.console
+    assert machine.failed_units() == []
+    with machine.lan() as client:
+        assert not client.can_connect(25)
+    machine.stop()
+
+
+def test_a_wrong_seed_is_explained_on_the_console_and_left_to_be_mended(new_machine: Callable[[str], Machine]) -> None:
+    wrong = SEED.replace("domains: [example.com, example.org]", "domain: [example.com, example.org]")
+    machine = new_machine(wrong).start()
+    assert "domain: [example.com, example.org]" in machine.console
+    assert "E1" in machine.console
+    assert machine.failed_units() == ["darkpipe-apply.service"]
+    seed = machine.boot_partition / "darkpipe.yaml"
+    assert seed.read_text() == wrong
+    machine.stop()
+    seed.write_text(SEED)
+    machine.start()
+    assert machine.failed_units() == []
+    assert not seed.exists()
+    machine.stop()
+
+
+def test_the_journal_is_kept(device: Machine) -> None:
+    boots = int(device.run("sh", "-c", "journalctl --list-boots --no-pager --quiet | grep -c .").strip())
+    device.restart()
+    assert int(device.run("sh", "-c", "journalctl --list-boots --no-pager --quiet | grep -c .").strip()) == boots + 1
+    assert device.run("find", "/run/log/journal", "-name", "*.journal", check=False).strip() == ""
+
+
+def _listen(port: int) -> object:
+    import socket
+
+    return socket.create_server(("192.0.2.2", port))

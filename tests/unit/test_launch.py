@@ -1,0 +1,146 @@
+"""The launchers' shell part, as far as it goes without installing anything."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+LAUNCH = REPOSITORY / "builder" / "launch.sh"
+
+
+def prologue() -> str:
+    """Source launch.sh and be an ordinary user named alice."""
+    return f"set -eu; root=/nowhere; . {shlex.quote(str(LAUNCH))}; program=darkpipe user=alice uid=1000 ask=''\n"
+
+
+def in_shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["sh", "-c", prologue() + script],
+        env={"PATH": os.environ["PATH"], **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    path = tmp_path / "requirements.lock"
+    path.write_text("click==8.5.1 --hash=sha256:aa\n", encoding="ascii")
+    return path
+
+
+def environment_for(lock: Path, **variables: str) -> str:
+    found = in_shell(f'lock={shlex.quote(str(lock))}; find_environment; echo "$environment"', **variables)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "has"),
+    [
+        ("alice:100000:65536\n", True),
+        ("bob:100000:65536\n1000:165536:65536\n", True),
+        ("bob:100000:65536\nalice:165536:65536", True),
+        ("alice:100000:1000\n", False),
+        ("alicent:100000:65536\n", False),
+        ("", False),
+    ],
+)
+def test_subordinate_ids_are_found(tmp_path: Path, text: str, has: bool) -> None:
+    file = tmp_path / "subuid"
+    file.write_text(text, encoding="ascii")
+    assert (in_shell(f"has_ids {shlex.quote(str(file))}").returncode == 0) is has
+
+
+def test_new_subordinate_ids_lie_above_all_others(tmp_path: Path) -> None:
+    users, groups = tmp_path / "subuid", tmp_path / "subgid"
+    users.write_text("bob:100000:65536\n\n# a comment\ncarol:165536:65536\n", encoding="ascii")
+    groups.write_text("bob:300000:65536\n", encoding="ascii")
+    paths = f"{shlex.quote(str(users))} {shlex.quote(str(groups))}"
+    assert in_shell(f"free_id {paths}").stdout == "365536\n"
+    assert in_shell("free_id /nowhere").stdout == "100000\n"
+
+
+def test_each_lock_file_has_its_own_environment(lock: Path, tmp_path: Path) -> None:
+    before = environment_for(lock, HOME=str(tmp_path))
+    assert before.startswith(f"{tmp_path}/.local/share/darkpipe/venv-python3.")
+    lock.write_text("click==8.5.2 --hash=sha256:bb\n", encoding="ascii")
+    assert environment_for(lock, HOME=str(tmp_path)) != before
+
+
+def test_a_relative_data_folder_is_ignored(lock: Path, tmp_path: Path) -> None:
+    found = environment_for(lock, HOME=str(tmp_path), XDG_DATA_HOME="data")
+    assert found.startswith(f"{tmp_path}/.local/share/darkpipe/")
+
+
+def test_without_a_home_the_user_is_told(lock: Path) -> None:
+    told = in_shell(f"lock={shlex.quote(str(lock))}; find_environment")
+    assert told.returncode == 1
+    assert "HOME is not set" in told.stderr
+    assert told.stdout == ""
+
+
+def test_without_apt_the_user_is_told_what_is_needed(lock: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("uname", "id", "readlink", "cat"):
+        (tools / name).symlink_to(Path("/usr/bin") / name)
+    script = (
+        f"PATH={shlex.quote(str(tools))}; lock={shlex.quote(str(lock))} environment=/nowhere/venv wanted_ids=''\n"
+        "missing='mmdebstrap|makes Debian systems\n'\ncheck_host"
+    )
+    told = in_shell(script)
+    assert told.returncode == 1
+    assert "mmdebstrap" in told.stderr
+    assert "no apt-get" in told.stderr
+    assert told.stdout == ""
+
+
+@pytest.fixture
+def slow_python(tmp_path: Path) -> Path:
+    """A Python that has made half an environment, and then takes its time."""
+    path = tmp_path / "python"
+    path.write_text('#!/bin/sh\n[ "$1" = -c ] || { mkdir "$4" && exec sleep "$SLEEP"; }\n', encoding="ascii")
+    path.chmod(0o755)
+    return path
+
+
+def make_environment(lock: Path, python: Path, environment: Path) -> str:
+    names = {"lock": lock, "python": python, "environment": environment}
+    return "\n".join([*(f"{name}={shlex.quote(str(path))}" for name, path in names.items()), "make_environment"])
+
+
+def test_a_failed_installation_leaves_nothing(lock: Path, slow_python: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    told = in_shell(make_environment(lock, slow_python, tmp_path / "data" / "venv"), SLEEP="0")
+    assert told.returncode == 1
+    assert "could not be installed" in told.stderr
+    assert told.stdout == ""
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_an_interrupted_installation_leaves_nothing(lock: Path, slow_python: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    script = make_environment(lock, slow_python, tmp_path / "data" / "venv")
+    with subprocess.Popen(
+        ["sh", "-c", prologue() + script],
+        env={"PATH": os.environ["PATH"], "SLEEP": "60"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as shell:
+        while not (half_made := list((tmp_path / "data").iterdir())):
+            assert shell.poll() is None
+            time.sleep(0.01)
+        os.killpg(shell.pid, signal.SIGINT)
+        assert shell.wait(timeout=20) == 130
+    assert [path.name for path in half_made] == ["venv.new"]
+    assert list((tmp_path / "data").iterdir()) == []

@@ -1,0 +1,154 @@
+"""The model itself: defaults, names that follow, the JSON Schema, and what is built yet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model.document import SiteError, parse_site, read_site
+from model.problems import Kind
+from model.site import Disk, MailServer, Relay, Site, UnlockPolicy, User, site_schema
+from model.supported import SUPPORTED, not_built
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+SMALLEST = """\
+version: 1
+domains: [example.com]
+disk: {unlock: none}
+users: [{address: alice@example.com}]
+"""
+
+
+def test_the_smallest_site_gets_its_defaults() -> None:
+    site = parse_site(SMALLEST, "site.yaml")
+    assert site.admin == "alice@example.com"
+    assert site.mail_server is MailServer.POSTFIX_DOVECOT
+    assert site.relays == ()
+    assert site.users == (User(address="alice@example.com", aliases=(), password="generate"),)
+
+
+def test_the_machines_names_follow_from_the_first_domain() -> None:
+    site = parse_site(SMALLEST.replace("[example.com]", "[Müller.example, example.com]"), "site.yaml")
+    assert site.primary_domain == "xn--mller-kva.example"
+    assert site.mail_host == "mail.xn--mller-kva.example"
+    assert site.mx_host == "mx.xn--mller-kva.example"
+
+
+def test_the_admin_may_be_an_alias() -> None:
+    text = SMALLEST.replace("alice@example.com", "alice@example.com, aliases: [Root@example.com]")
+    assert parse_site(text + "admin: root@example.com\n", "site.yaml").admin == "root@example.com"
+
+
+def test_a_site_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        parse_site(SMALLEST, "site.yaml").admin = "bob@example.com"  # type: ignore[misc]
+
+
+def test_a_site_made_in_code_is_checked_too() -> None:
+    with pytest.raises(ValidationError, match="none of this site's"):
+        Site(
+            version=1,
+            domains=("example.com",),
+            users=(User(address="alice@example.net"),),
+            disk=Disk(unlock=UnlockPolicy.NONE),
+        )
+
+
+def test_a_password_is_in_no_text_of_the_model() -> None:
+    assert "generate" not in repr(parse_site(SMALLEST, "site.yaml"))
+    with pytest.raises(ValidationError) as refused:
+        User(address="alice@example.com", password="correct-horse")
+    assert "correct-horse" not in str(refused.value)
+
+
+def test_there_is_an_example() -> None:
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_works(path: Path) -> None:
+    assert read_site(path).version == 1
+
+
+def test_the_example_for_home_names_every_key_that_works() -> None:
+    text = next(path for path in EXAMPLES if path.name == "home.yaml").read_text(encoding="utf-8")
+    for key in {*Site.model_fields, *User.model_fields, *Disk.model_fields} - {"relays"}:
+        assert re.search(rf"^[ -]*{key}:", text, re.MULTILINE), key
+
+
+@pytest.mark.parametrize("value", sorted(set(UnlockPolicy) - {UnlockPolicy.NONE}))
+def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
+    _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
+
+
+@pytest.mark.parametrize("value", sorted(set(MailServer) - {MailServer.POSTFIX_DOVECOT}))
+def test_a_mail_server_that_is_not_built_is_refused(value: str) -> None:
+    _refused(f"{SMALLEST}mail_server: {value}\n", ("mail_server",), value, line=5)
+
+
+def test_a_relay_is_refused_until_there_are_relays() -> None:
+    _refused(f"{SMALLEST}relays: [{{address: mx.example.com}}]\n", ("relays",), "relays", line=5)
+
+
+def test_no_relay_is_no_wish_for_one() -> None:
+    assert parse_site(f"{SMALLEST}relays: []\n", "site.yaml").relays == ()
+
+
+def test_what_is_not_built_can_still_be_described() -> None:
+    site = parse_site(SMALLEST, "site.yaml")
+    future = Site(
+        **{**dict(site), "disk": Disk(unlock=UnlockPolicy.TPM2), "relays": (Relay(address="MX.example.com"),)}
+    )
+    assert future.relays[0].address == "mx.example.com"
+    assert {finding.path for finding in not_built(future.model_dump())} == {("disk", "unlock"), ("relays",)}
+
+
+def test_every_row_of_the_table_is_a_setting_of_the_model() -> None:
+    properties = _properties(site_schema())
+    for support in SUPPORTED:
+        assert ".".join(str(part) for part in support.path) in properties
+        assert set(support.works) <= set(support.choices or ())
+
+
+def test_the_schema_is_a_document() -> None:
+    schema = site_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["title"] == "DarkPipe site.yaml"
+    assert set(schema["required"]) == {"version", "domains", "users", "disk"}
+    assert schema["additionalProperties"] is False
+    for name, described in _properties(schema).items():
+        assert described.get("description"), name
+        assert described.get("examples"), name
+
+
+def test_the_schemas_pattern_for_passwords_knows_the_three_forms() -> None:
+    pattern = _properties(site_schema())["users.password"]["pattern"]
+    assert re.search(pattern, "prompt")
+    assert re.search(pattern, "$argon2id$v=19$m=65536,t=3,p=4$" + "c2FsdHNhbHRzYWx0c2E$" + "dGFn" * 8)
+    assert not re.search(pattern, "correct-horse")
+
+
+def _properties(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give every property of a schema by its dotted path, the ones of groups and of lists of groups included."""
+    groups = {"": schema} | {
+        f"{name}.": schema["$defs"][definition]
+        for name, definition in {"users": "User", "relays": "Relay", "disk": "Disk"}.items()
+    }
+    return {
+        prefix + name: described for prefix, group in groups.items() for name, described in group["properties"].items()
+    }
+
+
+def _refused(text: str, path: tuple[str, ...], named: str, line: int) -> None:
+    with pytest.raises(SiteError) as refused:
+        parse_site(text, "site.yaml")
+    (problem,) = refused.value.problems
+    assert problem.kind is Kind.NOT_BUILT
+    assert problem.path == path
+    assert problem.line == line
+    assert f"`{named}`" in problem.found
+    assert problem.remedy
