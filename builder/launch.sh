@@ -188,8 +188,10 @@ add_ids() {
 		"as root, add the line $user:$first:65536 to /etc/subuid and to /etc/subgid"
 }
 
+# need_root COMMAND: stop when the user cannot become root; the hint is then the command for whoever can.
 need_root() {
 	[ "$uid" = 0 ] || command -v sudo >/dev/null || stop 'this needs root, and there is no sudo here' "as root: $1"
+	as_root true || stop 'this needs root, and sudo has refused (its message is above)' "as root: $1"
 }
 
 # Descriptor 9 is closed: a daemon that a package starts would hold our lock for ever.

@@ -23,9 +23,10 @@ finish() {
 	cp -R "$root/usr/lib/systemd/boot/efi" "$results/efi"
 	printf '%s' "$version" >"$results/kernel-version"
 	chmod 0644 "$results/initrd" "$results/vmlinuz"
-	chroot "$root" dpkg-query --show --showformat '${Package}\t${Version}\t${Architecture}\n' >"$results/packages.tsv"
+	chroot "$root" dpkg-query --show --showformat "\${Package}\t\${Version}\t\${Architecture}\n" \
+		>"$results/packages.tsv"
 	# The kernel starts from the boot partition.
-	rm -rf "$root/boot" "$root/vmlinuz" "$root/vmlinuz.old" "$root/initrd.img" "$root/initrd.img.old"
+	rm -rf "${root:?}/boot" "$root/vmlinuz" "$root/vmlinuz.old" "$root/initrd.img" "$root/initrd.img.old"
 	mkdir "$root/boot"
 	# Identities are made on the device, never in the image.
 	: >"$root/etc/machine-id"

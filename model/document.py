@@ -115,7 +115,7 @@ def _problems(tree: Tree, findings: list[Finding]) -> tuple[Problem, ...]:
     problems += [
         _problem(_span(finding, tree), finding, tree)
         for finding in findings
-        if not any(finding.path[: len(path)] == path for path in tree.unread)
+        if not any(finding.path[:length] in tree.unread for length in range(len(finding.path) + 1))
     ]
     return tuple(sorted(problems, key=lambda problem: problem.span or Span(0, 0, 0, 0)))
 

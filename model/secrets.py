@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 
 from model.names import mail_address
-from model.passwords import GENERATE, PROMPT, SECRET_WORD, harmless_key, is_secret
+from model.passwords import GENERATE, PROMPT, harmless_key, is_secret
 from model.problems import Path, Refusal, Span
 from model.site import Disk, Relay, Site, User
 from model.yaml_faults import SyntaxFault, split_lines
@@ -107,8 +108,12 @@ def _in_no_yaml(lines: list[str]) -> Iterator[Span]:
 
 def _after(word: re.Match[str]) -> int:
     """Give where the unknown begins: after a word that is nearly a key, or at that word."""
-    near = difflib.get_close_matches(word[1].lower(), [*_KNOWN_KEYS, "password"], cutoff=0.7)
-    return word.end() if near else word.start(1)
+    return word.end() if _is_nearly_a_key(word[1].lower()) else word.start(1)
+
+
+@cache
+def _is_nearly_a_key(word: str) -> bool:
+    return bool(difflib.get_close_matches(word, [*_KNOWN_KEYS, "password"], cutoff=0.7))
 
 
 def _unless_harmless(number: int, start: int, line: str) -> Iterator[Span]:

@@ -16,33 +16,32 @@ def aliases(site: Site) -> Mapping[str, str]:
     What nobody has claimed of the addresses that each domain must have goes to the administrator, and so does
     `postmaster` at the host's own name, to which a bare `postmaster` is completed.
     """
-    owners = {alias: user.address for user in site.users for alias in user.aliases}
     mailboxes = {user.address: user.address for user in site.users}
     required = [f"{role}@{domain}" for domain in site.domains for role in _ROLES]
     required += [f"postmaster@{domain}" for domain in _host_domains(site)]
-    found = {**dict.fromkeys(required, site.admin), **owners}
-    reachable = {**found, **mailboxes}
-    international = {
-        f"{name}@{unicode}": target
-        for (name, _, domain), target in ((address.partition("@"), target) for address, target in reachable.items())
-        if (unicode := _unicode(domain))
-    }
-    return dict(sorted((address, target) for address, target in {**found, **international}.items() if target != address))
+    claimed = {alias: user.address for user in site.users for alias in user.aliases}
+    found = {**dict.fromkeys(required, site.admin), **claimed, **mailboxes}
+    found.update({_in_unicode(address): target for address, target in found.items()})
+    return {address: found[address] for address in sorted(found.keys() - mailboxes.keys())}
 
 
 def alias_domains(site: Site) -> Sequence[str]:
     """List the domains that have aliases only: the host's own name, and international domains as people write them."""
-    return [*_host_domains(site), *(unicode for domain in site.domains if (unicode := _unicode(domain)))]
+    return [*_host_domains(site), *(name for domain in site.domains if (name := _unicode(domain)) != domain)]
 
 
 def _host_domains(site: Site) -> Sequence[str]:
     return [] if site.mx_host in site.domains else [site.mx_host]
 
 
-def _unicode(domain: str) -> str | None:
-    """Give a domain in Unicode, when it has such a form: a sender may use it as well (RFC 6531 §3.2)."""
+def _in_unicode(address: str) -> str:
+    name, _, domain = address.partition("@")
+    return f"{name}@{_unicode(domain)}"
+
+
+def _unicode(domain: str) -> str:
+    """Give a domain as people write it, which senders may use as well (RFC 6531 §3.2)."""
     try:
-        unicode = domain.encode("ascii").decode("idna")
+        return domain.encode("ascii").decode("idna")
     except UnicodeError:
-        return None  # a name of IDNA2008 that Python's IDNA2003 does not know; its A-label works
-    return unicode if unicode != domain else None
+        return domain  # a name of IDNA2008 that Python's IDNA2003 does not know: mail to its A-labels arrives

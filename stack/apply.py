@@ -13,7 +13,6 @@ call clears away.
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 import subprocess
@@ -110,7 +109,7 @@ def identify(files: Mapping[PurePosixPath, File]) -> str:
 def current(store: Path) -> str | None:
     """Name the generation in force; None before the first."""
     try:
-        return os.readlink(store / CURRENT)
+        return str((store / CURRENT).readlink())
     except FileNotFoundError:
         return None
 
@@ -124,7 +123,7 @@ def _write_checked(
         status, output = run(command)
         if status != 0:
             raise CheckError(command, status, output)
-    os.rename(tree, store / generation)
+    tree.rename(store / generation)
     sync_folder(store)
 
 
@@ -142,7 +141,7 @@ def _write_tree(tree: Path, files: Mapping[PurePosixPath, File], owners: Owners)
 def _switch(store: Path, generation: str) -> None:
     link = store / f"{_UNFINISHED}{CURRENT}"
     link.symlink_to(generation)
-    os.rename(link, store / CURRENT)
+    link.rename(store / CURRENT)
     sync_folder(store)
 
 

@@ -39,13 +39,14 @@ def ensure_certificate(path: Path, names: Sequence[str]) -> bool:
 
 
 def _fits(path: Path, names: Sequence[str]) -> bool:
-    command = ["openssl", "x509", "-in", str(path), "-noout", "-ext", "subjectAltName"]
-    shown = _run(command)
-    # Asked separately: with -checkend openssl prints nothing else that could be relied on.
-    lasting = _run(["openssl", "x509", "-in", str(path), "-noout", "-checkend", str(_RENEW_BEFORE)])
-    if shown.returncode != 0 or lasting.returncode != 0:
+    certificate = ("x509", "-in", str(path), "-noout")
+    shown = _run(["openssl", *certificate, "-ext", "subjectAltName"])
+    if shown.returncode != 0 or set(re.findall(r"DNS:([^,\s]+)", shown.stdout)) != set(names):
         return False
-    return set(re.findall(r"DNS:([^,\s]+)", shown.stdout)) == set(names)
+    lasting = _run(["openssl", *certificate, "-checkend", str(_RENEW_BEFORE)])
+    theirs = _run(["openssl", *certificate, "-pubkey"])
+    ours = _run(["openssl", "pkey", "-in", str(path), "-pubout"])
+    return lasting.returncode == ours.returncode == 0 and ours.stdout == theirs.stdout
 
 
 def _make(names: Sequence[str]) -> bytes:

@@ -14,7 +14,7 @@ def write_atomically(path: Path, content: bytes, mode: int) -> None:
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
     write_synced(partial, content, mode)
-    os.replace(partial, path)
+    partial.replace(path)
     sync_folder(path.parent)
 
 

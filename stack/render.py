@@ -81,7 +81,7 @@ def _render(folder: Path, template: str, context: Mapping[str, object]) -> bytes
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         # Configuration files are no HTML; values are safe by the Site's own rules, which allow no control characters.
-        autoescape=False,
+        autoescape=False,  # noqa: S701
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

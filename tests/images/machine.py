@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -119,6 +120,10 @@ class Machine:
         status = int(str(console.match.group(1)))  # type: ignore[union-attr]
         console.expect_exact(_PROMPT)
         return Outcome(status, output.replace("\r", "").strip())
+
+    def expect(self, patterns: Sequence[str], timeout: float) -> int:
+        """Wait until the console shows one of some patterns and tell which."""
+        return int(self._shell().expect(list(patterns), timeout=timeout))
 
     def lines(self, command: str) -> list[str]:
         """Run a command that must succeed and give its lines that are not empty."""

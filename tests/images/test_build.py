@@ -49,12 +49,15 @@ def test_manifest(image: Path, tmp_path: Path) -> None:
 
 def test_interrupted_build_leaves_nothing(image: Path, tmp_path: Path) -> None:
     command = [_DARKPIPE, "build", _SITE, "--output", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, process_group=0)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("Disk image …"):
-            os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130, image
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=quiet, stdin=quiet, text=True, process_group=0
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Disk image …"):
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130, image
     assert list(tmp_path.iterdir()) == []
     assert list((Cache.default().root / "work").iterdir()) == []
 

@@ -27,11 +27,11 @@ _HASH = "$argon2id$v=19$m=65536,t=3,p=4$LD3QgrbgHeQ1ZNn2eLPchQ$F1o6j8aDr6uyyD6dQ
 
 SEED = f"""\
 version: 1
-domains: [example.com, example.org]
+domains: [example.com, example.org, bücher.example]
 admin: alice@example.com
 disk: {{unlock: none}}
 users:
-  - {{address: alice@example.com, aliases: [sales@example.org], password: "{_HASH}"}}
+  - {{address: alice@example.com, aliases: [sales@example.org, info@bücher.example], password: "{_HASH}"}}
   - {{address: bob@example.org, password: generate}}
 """
 

@@ -34,7 +34,11 @@ _STOP_TIMEOUT = 60.0
 HOME_ADDRESS = "192.0.2.1"
 """The device's address in the LAN that a test gives it (RFC 5737: an address that belongs to nobody)."""
 
-_CLIENT_ADDRESS = "192.0.2.2"
+HOME_ADDRESS_6 = "2001:db8::1"
+"""The same for IPv6 (RFC 3849)."""
+
+CLIENT_ADDRESS = "192.0.2.2"
+_CLIENT_ADDRESS_6 = "2001:db8::2"
 
 
 class MachineError(Exception):
@@ -118,10 +122,10 @@ class Machine:
         var = self._scratch / f"var-{self._starts}"  # volatile: every start has a fresh one
         var.mkdir()
         command = [
+            *self._in_cgroup(),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
-            *self._scope(),
             f"--machine=darkpipe-{os.getpid()}-{id(self) & 0xFFFF:x}",
             # What the device keeps on /state: the same machine from start to start.
             f"--uuid={self._uuid}",
@@ -144,7 +148,6 @@ class Machine:
                 env=environment,
                 # Ctrl-C belongs to pytest, whose fixtures power the machine off.
                 start_new_session=True,
-                preexec_fn=self._enter_cgroup,
             )
         self._wait_for_boot()
         return self
@@ -214,10 +217,8 @@ class Machine:
                 "netns",
                 str(holder.pid),
             )
-            for pid, address in ((self._leader, HOME_ADDRESS), (holder.pid, _CLIENT_ADDRESS)):
-                inside = ["nsenter", f"--target={pid}", "--net", "--"]
-                subprocess.run([*inside, "ip", "address", "add", f"{address}/24", "dev", "lan0"], check=True)
-                subprocess.run([*inside, "ip", "link", "set", "lan0", "up"], check=True)
+            _set_up_lan(self._leader, HOME_ADDRESS, HOME_ADDRESS_6)
+            _set_up_lan(holder.pid, CLIENT_ADDRESS, _CLIENT_ADDRESS_6)
             try:
                 yield client
             finally:
@@ -230,20 +231,20 @@ class Machine:
             holder.terminate()
             holder.wait()
 
-    def _scope(self) -> Sequence[str]:
-        # Without a systemd outside (a container, CI) nobody could give nspawn a cgroup; it gets one of ours.
-        return [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]
-
-    def _enter_cgroup(self) -> None:
-        if not self._scope():
-            return
-        self._cgroup = _cgroup2() / f"darkpipe-{os.getpid()}"
+    def _in_cgroup(self) -> Sequence[str]:
+        """The words in front of systemd-nspawn that put it into a cgroup of its own."""
+        if Path("/run/systemd/system").is_dir():
+            return []  # systemd-nspawn has the systemd outside make one
+        self._cgroup = _cgroup2() / f"darkpipe-{os.getpid()}-{self._uuid}"
         self._cgroup.mkdir(exist_ok=True)
-        (self._cgroup / "cgroup.procs").write_text("0")
+        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@" --keep-unit', str(self._cgroup)]
 
     def _leave_cgroup(self) -> None:
-        for group in _cgroup2().glob("darkpipe-*"):
-            _remove_cgroup(group)
+        if self._cgroup:
+            for folder in sorted((path for path in self._cgroup.rglob("*") if path.is_dir()), reverse=True):
+                folder.rmdir()
+            self._cgroup.rmdir()
+            self._cgroup = None
 
     def _wait_for_boot(self) -> None:
         assert self._process is not None
@@ -287,10 +288,10 @@ class Client:
         """Call a function in the client's network; the sockets that it returns stay there."""
         return self._inside.submit(function, *args, **kwargs).result()
 
-    def can_connect(self, port: int) -> bool:
+    def can_connect(self, port: int, address: str = HOME_ADDRESS) -> bool:
         """Try whether the device takes a TCP connection on a port."""
         try:
-            self.call(socket.create_connection, (HOME_ADDRESS, port), 2.0).close()
+            self.call(socket.create_connection, (address, port), 2.0).close()
         except OSError:
             return False
         return True
@@ -301,16 +302,24 @@ class Client:
 
     def wait_for_namespace(self) -> None:
         """Wait until the process that holds the namespace has entered it."""
-        own = os.readlink("/proc/self/ns/net")
+        own = Path("/proc/self/ns/net").readlink()
         deadline = time.monotonic() + 10
-        while os.readlink(f"/proc/{self._pid}/ns/net") == own:
+        while Path(f"/proc/{self._pid}/ns/net").readlink() == own:
             if time.monotonic() > deadline:
                 raise MachineError("no network namespace could be made")
             time.sleep(0.01)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+def _ip(*arguments: str, target: int | None = None) -> None:
+    inside = [] if target is None else ["nsenter", f"--target={target}", "--net", "--"]
+    subprocess.run([*inside, "ip", *arguments], check=True)
+
+
+def _set_up_lan(target: int, address: str, address_6: str) -> None:
+    _ip("address", "add", f"{address}/24", "dev", "lan0", target=target)
+    # Nobody else is there, so that the address need not be tried out first.
+    _ip("address", "add", f"{address_6}/64", "dev", "lan0", "nodad", target=target)
+    _ip("link", "set", "lan0", "up", target=target)
 
 
 def _cgroup2() -> Path:
@@ -319,20 +328,6 @@ def _cgroup2() -> Path:
         if kind == "cgroup2":
             return Path(mount_point)
     raise MachineError("this computer has no cgroup2 file system mounted")
-
-
-def _remove_cgroup(group: Path) -> None:
-    for inner in sorted(group.rglob("*"), reverse=True):
-        if inner.is_dir():
-            _try_rmdir(inner)
-    _try_rmdir(group)
-
-
-def _try_rmdir(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # somebody else's machine still runs in it
-        pass
 
 
 def why_not() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import imaplib
 import re
+import smtplib
 import ssl
 import uuid
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_a_message_arrives_byte_for_byte(client: Client, tmp_path: Path) -> None
         "postmaster@example.org",
         "abuse@example.org",
         "postmaster@mx.example.com",
+        "info@xn--bcher-kva.example",
     ],
 )
 def test_addresses_of_alice(client: Client, tmp_path: Path, recipient: str) -> None:
@@ -124,14 +126,50 @@ def test_starttls_is_offered_with_the_devices_own_certificate(client: Client, de
     certificate = tmp_path / "mail.pem"
     certificate.write_bytes((device.data / "tls/mail.pem").read_bytes())
     context = ssl.create_default_context(cafile=str(certificate))
-    import smtplib
-
-    with client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 30) as session:
+    with _session(client) as session:
         session._host = "mx.example.com"  # type: ignore[attr-defined]  # the name that the certificate must have
         assert session.starttls(context=context)[0] == 220
         session.ehlo()
         assert session.has_extn("smtputf8")
-        assert session.esmtp_features["size"] == str(50 * 1024 * 1024)
+
+
+def test_an_address_in_unicode_arrives(client: Client) -> None:
+    subject = f"test {uuid.uuid4()}"
+    message = f"From: jürgen@example.net\r\nSubject: {subject}\r\n\r\nGrüße\r\n".encode()
+    with _session(client) as session:
+        session.sendmail("jürgen@example.net", "info@bücher.example", message, ["SMTPUTF8", "BODY=8BITMIME"])
+    assert "jürgen@example.net".encode() in _received(client, subject)
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_is_sent(client: Client) -> None:
+    largest = 50 * 1024 * 1024
+    with _session(client) as session:
+        session.ehlo()
+        assert session.esmtp_features["size"] == str(largest)
+        assert session.docmd(f"MAIL FROM:<{SENDER}> SIZE={largest + 1}") == (
+            552,
+            b"5.3.4 Message size exceeds fixed limit",
+        )
+
+
+@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"])
+def test_a_message_cannot_be_smuggled_into_another(client: Client, end: bytes) -> None:
+    """Only CR LF . CR LF ends a message (RFC 5321 §2.3.8), else the second would come with the first one's credit."""
+    subject = f"test {uuid.uuid4()}"
+    second = f"MAIL FROM:<forged@example.com>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\nSubject: forged {subject}\r\n\r\nforged"
+    with _session(client) as session:
+        session.ehlo()
+        session.mail(SENDER)
+        session.rcpt(ALICE)
+        assert session.docmd("DATA")[0] == 354
+        session.send(f"Subject: {subject}\r\n\r\nfirst".encode() + end + second.encode() + b"\r\n.\r\n")
+        assert session.getreply()[0] == 250
+        assert session.noop()[0] == 250  # the answer to this, not to a second message
+    assert b"RCPT TO" in _received(client, subject)
+
+
+def _session(client: Client) -> smtplib.SMTP:
+    return client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 30)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
@@ -143,12 +181,6 @@ def test_old_tls_is_refused(client: Client) -> None:
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError):
         client.call(imaplib.IMAP4_SSL, HOME_ADDRESS, 993, ssl_context=context, timeout=30)
-
-
-@pytest.mark.parametrize(("user", "password"), [(ALICE, "wrong"), ("nobody@example.com", PASSWORD), (ALICE, "")])
-def test_a_wrong_password_is_refused(client: Client, user: str, password: str) -> None:
-    with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED|Empty"):
-        client.call(mail.mailbox, 993, user, password, host=HOME_ADDRESS)
 
 
 def test_mail_apps_find_the_usual_folders(client: Client) -> None:
@@ -180,3 +212,10 @@ def test_a_restart_keeps_mail(device: Machine, tmp_path: Path) -> None:
     device.restart()
     with device.lan() as client:
         assert _received(client, subject) == before
+
+
+# Last: Dovecot lets an address wait longer and longer after it has guessed wrong.
+@pytest.mark.parametrize(("user", "password"), [(ALICE, "wrong"), ("nobody@example.com", PASSWORD)])
+def test_a_wrong_password_is_refused(client: Client, user: str, password: str) -> None:
+    with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+        client.call(mail.mailbox, 993, user, password, host=HOME_ADDRESS)

@@ -1,0 +1,58 @@
+"""A stack and a site for the tests of `stack`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from model.document import parse_site
+from model.site import Site
+from stack.stack import Stack
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMPONENTS = REPOSITORY / "components"
+
+HASH = "$argon2id$v=19$m=65536,t=3,p=4$LD3QgrbgHeQ1ZNn2eLPchQ$F1o6j8aDr6uyyD6dQd+6j1qElWujI4fv3Ql39q5o06E"
+
+
+class OwnOwners:
+    """Gives every file to whoever runs the test."""
+
+    def ids(self, user: str, group: str) -> tuple[int, int]:
+        assert user
+        assert group
+        return os.getuid(), os.getgid()
+
+
+def site(users: str = "", domains: str = "example.com, example.org") -> Site:
+    """A site of two domains; Alice is the administrator.
+
+    Args:
+        users: more users, as YAML list items.
+    """
+    text = f"""\
+version: 1
+domains: [{domains}]
+admin: alice@example.com
+disk: {{unlock: none}}
+users:
+  - {{address: alice@example.com, aliases: [sales@example.org], password: "{HASH}"}}
+{users}"""
+    return parse_site(text, "site.yaml")
+
+
+def sample_stack(folder: Path, **checks: list[list[str]]) -> Stack:
+    """A stack of two services, `one` and `two`, each with a template, and `two` with a secret.
+
+    Args:
+        checks: the services' checks.
+    """
+    for name in ("one", "two"):
+        templates = folder / name / "templates" / name
+        templates.mkdir(parents=True)
+        secrets = f"secrets: [{{path: {name}/secret, group: mail}}]\n" if name == "two" else ""
+        description = f"description: {name}\n{secrets}services: [{{name: {name}, check: {checks.get(name, [])}}}]\n"
+        (folder / name / "component.yaml").write_text(description)
+        (templates / "main.conf.j2").write_text(f"# {name}\nhost = {{{{ site.mail_host }}}}\n")
+    (folder / "two/templates/two/secret.j2").write_text("{% for a in accounts %}\n{{ a.address }}\n{% endfor %}\n")
+    return Stack.load(folder)

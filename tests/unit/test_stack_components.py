@@ -1,0 +1,112 @@
+"""The components as they are shipped, and what makes one wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stack.component import Component, ComponentError, load_components
+from stack.stack import Stack
+from tests.unit.stack_samples import COMPONENTS, sample_stack
+
+_DYNAMIC = range(900, 1000)
+"""systemd-sysusers numbers from 999 downwards, adduser from 100 upwards (Debian Policy §9.2.2)."""
+
+SHIPPED = load_components(COMPONENTS)
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    (folder / name).mkdir()
+    (folder / name / "component.yaml").write_text(f"description: {name}\n{text}\n")
+
+
+def test_there_is_a_mail_server_a_resolver_and_a_firewall() -> None:
+    services = {service.name for service in Stack(SHIPPED).services}
+    assert {"postfix", "dovecot", "unbound", "darkpipe-firewall"} <= services
+
+
+def test_only_mail_is_open_to_the_lan() -> None:
+    assert [(port.port, str(port.protocol)) for port in Stack(SHIPPED).ports] == [(25, "tcp"), (993, "tcp")]
+
+
+@pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)
+def test_each_service_has_its_unit(component: Component) -> None:
+    for service in component.services:
+        unit = (component.units / f"{service.name}.service").read_text()
+        assert "\nWantedBy=multi-user.target" in unit
+        assert "\nConditionPathExists=/data/darkpipe/config/current\n" in unit
+        assert re.search(r"^After=.*\bdarkpipe-apply\.service\b", unit, re.MULTILINE)
+
+
+@pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)
+def test_each_service_has_templates_and_a_check(component: Component) -> None:
+    for service in component.services:
+        assert service.check
+        assert all(any((component.templates / folder).iterdir()) for folder in service.folders)
+
+
+def test_numbers_stay_clear_of_those_that_debian_gives_out() -> None:
+    numbers = [user.uid for user in Stack(SHIPPED).users]
+    numbers += [group.gid for component in SHIPPED for group in component.groups]
+    assert not [number for number in numbers if number < 200 or number in _DYNAMIC]
+
+
+def test_owners_of_volumes_and_secrets_have_fixed_numbers() -> None:
+    stack = Stack(SHIPPED)
+    users = {"root", *(user.name for user in stack.users)}
+    groups = {*users, *(group.name for component in SHIPPED for group in component.groups)}
+    assert {volume.user for volume in stack.volumes} <= users
+    assert {volume.group for volume in stack.volumes} | {secret.group for secret in stack.secrets} <= groups
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "claim"),
+    [
+        ("users: [{name: a, uid: 300}]", "users: [{name: a, uid: 301}]", "user a"),
+        ("users: [{name: a, uid: 300}]", "users: [{name: b, uid: 300}]", "id 300"),
+        ("users: [{name: a, uid: 300}]", "groups: [{name: a, gid: 301}]", "group a"),
+        ("volumes: [{name: v}]", "volumes: [{name: v}]", "volume v"),
+        ("ports: [{name: p, port: 25}]", "ports: [{name: q, port: 25}]", "port 25/tcp"),
+        ("services: [{name: s}]", "services: [{name: s}]", "service s"),
+    ],
+)
+def test_no_two_components_claim_the_same(tmp_path: Path, first: str, second: str, claim: str) -> None:
+    _write(tmp_path, "one", first)
+    _write(tmp_path, "two", second)
+    with pytest.raises(ComponentError, match=f"two: {claim} is already claimed by one"):
+        load_components(tmp_path)
+
+
+def test_one_port_number_serves_two_protocols(tmp_path: Path) -> None:
+    _write(tmp_path, "one", "ports: [{name: p, port: 53}]")
+    _write(tmp_path, "two", "ports: [{name: p, port: 53, protocol: udp}]")
+    assert len(Stack(load_components(tmp_path)).ports) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "colour: blue",
+        "users: [{name: Alice, uid: 300}]",
+        "users: [{name: a, uid: 1000}]",
+        "ports: [{name: p, port: 0}]",
+    ],
+)
+def test_a_wrong_description_names_its_file(tmp_path: Path, text: str) -> None:
+    _write(tmp_path, "one", text)
+    with pytest.raises(ComponentError, match=r"one/component\.yaml"):
+        load_components(tmp_path)
+
+
+def test_a_description_that_is_no_mapping(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/component.yaml").write_text("- a\n")
+    with pytest.raises(ComponentError, match="expected a mapping, found list"):
+        load_components(tmp_path)
+
+
+def test_checks_get_the_path_of_the_tree(tmp_path: Path) -> None:
+    stack = sample_stack(tmp_path, one=[["check", "-c", "{config}/one"]])
+    assert stack.checks(Path("/x")) == [("check", "-c", "/x/one")]
