@@ -7,7 +7,6 @@ partitions' file systems, so that the next start finds either none of them or al
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.console import announce
+from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
 _COMMAND_LINE = Path("/proc/cmdline")
@@ -104,17 +104,8 @@ def _mount(disk: Disk, label: str, target: Path, kind: str, options: str) -> Non
 
 def _keep_machine_id(kept: Path) -> None:
     """Store the id that this start was given, unless there is one already; the initramfs reads it at the next start."""
-    if kept.exists():
-        return
-    partial = kept.with_suffix(".new")
-    with partial.open("w") as file:
-        file.write(_MACHINE_ID.read_text())
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(kept)
-    folder = os.open(kept.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    if not kept.exists():
+        write_atomically(kept, _MACHINE_ID.read_bytes(), 0o444)
 
 
 def _run(*argv: str, allowed: Sequence[int] = (0,)) -> str:

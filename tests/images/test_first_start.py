@@ -60,6 +60,12 @@ def test_disk_table(device: Machine) -> None:
     assert table["darkpipe-data"][1] == "btrfs"
 
 
+def test_volumes_are_subvolumes(device: Machine) -> None:
+    """Each volume of the Stack can have snapshots of its own."""
+    listed = {line.split()[-1] for line in device.lines("btrfs subvolume list /data")}
+    assert listed == {"darkpipe", "journal", "mail", "queue", "tls"}
+
+
 def test_message_comes_back_byte_for_byte(device: Machine, tmp_path: Path) -> None:
     """What swaks has sent is what IMAP shows, below the trace headers."""
     body = "From: carol@example.net\nTo: alice@example.com\nSubject: first\nMessage-ID: <1@example.net>\n\n"

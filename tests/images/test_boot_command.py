@@ -1,0 +1,62 @@
+"""`darkpipe boot` as a script uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from builder.cache import Cache
+from builder.greeting import free_port, greets
+from tests.images.machine import REPOSITORY
+from tests.mail import swaks
+
+_DARKPIPE = str(REPOSITORY / "darkpipe")
+
+
+def test_detached_machine_has_greeted_and_ends_without_a_trace(image: Path) -> None:
+    smtp, imaps = free_port(), free_port()
+    ports = ["--forward", f"{smtp}:25", "--forward", f"{imaps}:993"]
+    started = subprocess.run(
+        [_DARKPIPE, "boot", str(image), "--detach", *ports, "--wait", "993"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=True,
+    )
+    answer = json.loads(started.stdout)
+    assert started.stdout.count("\n") == 1
+    try:
+        assert greets(imaps, 993)
+        assert swaks(smtp, "carol@example.net", "alice@example.com").returncode == 0
+        assert "the disk is ready" in Path(answer["console"]).read_text(errors="replace")
+    finally:
+        os.kill(answer["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{answer['pid']}").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not greets(smtp, 25)
+    assert list((Cache.default().root / "work").iterdir()) == []
+
+
+def test_port_that_is_taken_is_told(image: Path) -> None:
+    """QEMU ends at once; the reason reaches the user, and no machine is left."""
+    with subprocess.Popen(["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port := free_port())]) as holder:
+        try:
+            time.sleep(1)
+            command = [_DARKPIPE, "boot", str(image), "--forward", f"{port}:25", "--wait", "25"]
+            refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        finally:
+            holder.terminate()
+    assert refused.returncode == 1
+    assert "Could not set up host forwarding" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_folder_without_an_image_is_told(tmp_path: Path) -> None:
+    refused = subprocess.run([_DARKPIPE, "boot", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "holds 0 images" in refused.stderr
