@@ -140,7 +140,9 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
     emulator = open_tools(EMULATOR, cache, archive, stages)
     with cache.workspace() as work:
         disk = machine.disk.absolute() if machine.disk else work / "disk.img"
-        if not disk.exists():
+        if disk.exists():
+            stages.say(f"{disk} is there already and is used as it is.")
+        else:
             with stages.stage("Unpack the image"):
                 tools = open_tools(BUILD_TOOLS, cache, archive, stages)
                 _unpack(_image(machine.folder), disk, machine.size, work, tools)

@@ -19,6 +19,9 @@ from pathlib import Path
 
 from builder.errors import BuildError
 
+KEEP_VARIABLE = "DARKPIPE_KEEP"
+"""Environment variable; when it is not empty, the workspaces of failed builds are kept."""
+
 
 def content_id(inputs: Mapping[str, object]) -> str:
     """Hash named inputs to an id of 64 hexadecimal digits, independent of their order.
@@ -101,7 +104,10 @@ class Cache:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give an empty folder that is removed at the end, also that of a build that was killed, at the next call."""
+        """Give an empty folder that is removed at the end, also that of a build that was killed, at the next call.
+
+        With `$DARKPIPE_KEEP` set the folder of work that fails stays, so that the failing command can be run again.
+        """
         parent = self._folder("work")
         self._sweep(parent)
         work = Path(tempfile.mkdtemp(dir=parent))
@@ -109,11 +115,18 @@ class Cache:
         fcntl.flock(held, fcntl.LOCK_EX)
         try:
             yield work
-        finally:
+        except BaseException:
+            if not os.environ.get(KEEP_VARIABLE):
+                self.remove_tree(work)
+            raise
+        else:
             self.remove_tree(work)
+        finally:
             os.close(held)
 
     def _sweep(self, parent: Path) -> None:
+        if os.environ.get(KEEP_VARIABLE):
+            return
         for left in parent.iterdir():
             try:
                 held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)

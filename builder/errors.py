@@ -31,7 +31,8 @@ class ToolError(BuildError):
     def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
         ending = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
         shown = output.rstrip() or "(it printed nothing)"
-        super().__init__(f"{_program(argv)} failed ({ending}):\n\n{shown}\n\nThe command was:\n\n  {shlex.join(argv)}")
+        message = f"{_program(argv)} failed ({ending}):\n\n{shown}\n\nThe command was:\n\n  {shlex.join(argv)}"
+        super().__init__(message, "call again with DARKPIPE_KEEP=1 to keep its files, and the command can be pasted")
         self.status = status
 
 

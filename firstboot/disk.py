@@ -69,9 +69,11 @@ def prepare(disk: Disk) -> None:
     """
     first = disk.partition("darkpipe-data") is None
     if first:
-        announce("DarkPipe: first start. Preparing the disk; this may take some minutes on a slow one.")
+        announce(f"DarkPipe: first start. Making partitions and file systems on {disk.device}: minutes, if it is slow.")
     _repart(disk)
     _run("udevadm", "settle")
+    if first:
+        announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk, "darkpipe-state", Path("/state"), "ext4", "noatime")
     _keep_machine_id(Path("/state/machine-id"))
     _mount(disk, "darkpipe-data", Path("/data"), "btrfs", "noatime,compress=zstd:1")

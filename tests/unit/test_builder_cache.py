@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache, content_id, tree_digests
+from builder.cache import KEEP_VARIABLE, Cache, content_id, tree_digests
 
 
 def test_id_depends_on_content_and_not_on_order() -> None:
@@ -44,6 +44,25 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
         cache.produce("kind", "id", fail)
     assert cache.find("kind", "id") is None
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_workspace_of_a_failure_is_kept_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise RuntimeError("tool failed")
+
+    monkeypatch.setenv(KEEP_VARIABLE, "1")
+    with pytest.raises(RuntimeError):
+        cache.produce("kind", "id", fail)
+    assert [path.read_text() for path in tmp_path.glob("work/*/entry/half")] == ["x"]
+    assert cache.find("kind", "id") is None
+    for left in (tmp_path / "work").iterdir():
+        os.utime(left, (1, 1))
+    monkeypatch.delenv(KEEP_VARIABLE)
+    with cache.workspace():
+        assert list(tmp_path.glob("work/*/entry/half")) == []
 
 
 def _produce_slowly(root: Path) -> None:
