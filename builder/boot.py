@@ -59,6 +59,8 @@ def boot_detached(machine: Machine, wait: int | None) -> None:
     _remove_old_consoles(consoles)
     console = consoles / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     pid = _start_supervisor(machine, console)
+    # Whoever ends us while we wait has not been told the machine's process id: it must not be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         click.echo(json.dumps({"pid": pid, "console": str(console)}))
         sys.stdout.flush()
@@ -122,7 +124,7 @@ def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
             finally:
                 process.kill()
                 process.wait()
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         os.write(writing, str(error).encode())
     except SystemExit:
         status = 0

@@ -178,10 +178,14 @@ def main() -> None:
         sys.exit(1)
     except BuildError as error:
         _fail(str(error), error.hint)
+    except OSError as error:
+        # A full disk shows up anywhere; everything else that is likely has a text of its own.
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", "is the disk full, or a folder not yours?")
 
 
 def _fail(message: str, hint: str = "", status: int = 1) -> None:
     click.echo(f"darkpipe: {message}", err=True)
     if hint:
-        click.echo(f"Hint: {hint}.", err=True)
+        click.echo(f"Hint: {hint}{'' if hint.endswith('?') else '.'}", err=True)
     sys.exit(status)

@@ -21,7 +21,7 @@ def test_detached_machine_has_greeted_and_ends_without_a_trace(image: Path) -> N
     smtp, imaps = free_port(), free_port()
     ports = ["--forward", f"{smtp}:25", "--forward", f"{imaps}:993"]
     started = subprocess.run(
-        [_DARKPIPE, "boot", str(image), "--detach", *ports, "--wait", "993"],
+        [_DARKPIPE, "boot", str(image), "--detach", *ports, "--wait", "25"],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,
@@ -35,10 +35,27 @@ def test_detached_machine_has_greeted_and_ends_without_a_trace(image: Path) -> N
         assert "the disk is ready" in Path(answer["console"]).read_text(errors="replace")
     finally:
         os.kill(answer["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{answer['pid']}").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    _wait_for_end(answer["pid"])
     assert not greets(smtp, 25)
+
+
+def test_machine_ends_with_the_command_that_waits_for_it(image: Path) -> None:
+    """Ended while it waits, the command leaves no machine behind whose number nobody knows."""
+    smtp = free_port()
+    command = [_DARKPIPE, "boot", str(image), "--forward", f"{smtp}:25", "--wait", "25"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        pid = json.loads(process.stdout.readline())["pid"]
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    _wait_for_end(pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "the machine still runs"
+        time.sleep(0.2)
     assert list((Cache.default().root / "work").iterdir()) == []
 
 
