@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -23,13 +23,20 @@ from builder.emulator import Forward, Machine, qemu_command
 from builder.errors import BuildError
 from builder.greeting import free_port, wait_for_greeting
 from builder.progress import Stages
+from builder.run import run
 from builder.sandbox import Sandbox, check_namespaces, remove_tree
 from builder.tools import BUILD_TOOLS, EMULATOR, open_tools
 
 _CONSOLE_LIFETIME = 7 * 24 * 3600
-_START_TIMEOUT = 60
+_EARLY_DEATH = 1.0
+"""Seconds in which QEMU has refused its options if it is going to."""
+
 _GREETING_TIMEOUT = 900
 """Seconds; a first start under emulation on a slow computer takes minutes."""
+
+
+_STARTED = "started"
+_SEPARATOR = "\0"
 
 
 def boot_attached(machine: Machine) -> int:
@@ -59,8 +66,6 @@ def boot_detached(machine: Machine, wait: int | None) -> None:
     _remove_old_consoles(consoles)
     console = consoles / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     pid = _start_supervisor(machine, console)
-    # Whoever ends us while we wait has not been told the machine's process id: it must not be left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         click.echo(json.dumps({"pid": pid, "console": str(console)}))
         sys.stdout.flush()
@@ -100,9 +105,10 @@ def _start_supervisor(machine: Machine, console: Path) -> int:
     os.close(writing)
     with os.fdopen(reading) as answers:
         answer = answers.read()
-    if answer != "started":
+    if answer != _STARTED:
         os.waitpid(pid, 0)
-        raise BuildError(answer or "the machine could not be started")
+        message, _, hint = answer.partition(_SEPARATOR)
+        raise BuildError(message or "the machine could not be started", hint)
     return pid
 
 
@@ -116,7 +122,10 @@ def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
             with console.open("ab") as log:
                 process = subprocess.Popen([*command, "-serial", "stdio"], stdin=nothing, stdout=log, stderr=log)
             try:
-                os.write(writing, b"started")
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_EARLY_DEATH)
+                    raise BuildError(f"QEMU has ended at once:\n{_tail(console)}")
+                os.write(writing, _STARTED.encode())
                 os.close(writing)
                 for stream in (0, 1, 2):
                     os.dup2(nothing.fileno(), stream)
@@ -125,7 +134,8 @@ def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
                 process.kill()
                 process.wait()
     except (BuildError, OSError) as error:
-        os.write(writing, str(error).encode())
+        hint = error.hint if isinstance(error, BuildError) else "is the disk full, or a folder not yours?"
+        os.write(writing, f"{error}{_SEPARATOR}{hint}".encode())
     except SystemExit:
         status = 0
     finally:
@@ -135,14 +145,17 @@ def _supervise(machine: Machine, console: Path, writing: int) -> NoReturn:
 @contextmanager
 def _prepared(machine: Machine) -> Iterator[list[str]]:
     """Unpack the image into a workspace that lives as long as the block, and give QEMU's command line."""
+    _check_ports(machine.forwards)
+    disk = _check_disk(machine.disk) if machine.disk else None
     check_namespaces()
     cache = Cache(Cache.default().root, remove_tree)
     stages = Stages()
     archive = Archive.from_environment()
     emulator = open_tools(EMULATOR, cache, archive, stages)
     with cache.workspace() as work:
-        disk = machine.disk.absolute() if machine.disk else work / "disk.img"
-        if disk.exists():
+        kept = disk is not None
+        disk = disk or work / "disk.img"
+        if kept and disk.exists():
             stages.say(f"{disk} is there already and is used as it is.")
         else:
             with stages.stage("Unpack the image"):
@@ -165,10 +178,37 @@ def _unpack(image: Path, disk: Path, size: int, work: Path, tools: Sandbox) -> N
     if raw.stat().st_size > size:
         raise BuildError(f"a disk of {size:,} bytes is too small for the image", "choose a larger --size")
     os.truncate(raw, size)
+    partial = disk.with_name(f".{disk.name}.partial")
     try:
-        raw.rename(disk)
-    except OSError:
-        shutil.copyfile(raw, disk)
+        # The disk holds keys and mail; and the name appears only when the whole image is there.
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        run(["cp", "--sparse=always", str(raw), str(partial)])
+        partial.replace(disk)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _check_disk(disk: Path) -> Path:
+    """Follow links to the file that keeps a disk, and refuse what can be no such file."""
+    target = disk.resolve()
+    if not target.parent.is_dir():
+        raise BuildError(f"--disk {disk}: there is no folder {target.parent}", "make it first")
+    if target.exists() and not target.is_file():
+        raise BuildError(f"--disk {disk} is no regular file", "name a file; it is made when it is missing")
+    return target
+
+
+def _check_ports(forwards: Sequence[Forward]) -> None:
+    for forward in forwards:
+        with socket.socket() as probe:
+            # As QEMU does: a port whose last connection is just being closed can be used.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", forward.host))
+            except OSError as error:
+                text = f"--forward {forward.host}:{forward.guest}: port {forward.host} of this computer cannot be used"
+                raise BuildError(f"{text} ({error.strerror})", "choose another number above 1023") from error
 
 
 def _remove_old_consoles(folder: Path) -> None:

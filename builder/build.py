@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,8 +103,9 @@ def _check_architecture(profile: Profile) -> None:
 def _check_output(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=".darkpipe-", dir=output)).rmdir()
     except OSError as error:
-        raise BuildError(f"{output} cannot be made: {error.strerror}", "choose another folder with --output") from error
+        raise BuildError(f"{output} cannot be written: {error.strerror}", "choose another folder: --output") from error
 
 
 def _image_id(root: Root, boot: BootPartition) -> str:
@@ -154,17 +156,13 @@ def _write_sums(folder: Path) -> None:
 def _publish(result: Path, output: Path) -> Path:
     """Move the finished folder to its place; the cache may lie on another file system, so it goes beside it first."""
     target = output / result.name
-    beside = output / f".{result.name}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
     try:
-        shutil.move(result, beside)
-        if target.exists():
-            shutil.rmtree(target)
-        beside.rename(target)
+        with tempfile.TemporaryDirectory(prefix=".darkpipe-", dir=output) as beside:
+            finished = Path(shutil.move(result, beside))
+            if target.exists():
+                target.rename(Path(beside) / "old")
+            finished.rename(target)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise BuildError(f"{target} cannot be written: {error.strerror}", "is the disk full?") from error
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+        message = f"{target} cannot be written: {error.strerror or error}"
+        raise BuildError(message, "free some space, or choose another folder: --output") from error
     return target

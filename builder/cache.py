@@ -69,16 +69,21 @@ class Cache:
     def default(cls) -> Cache:
         """The cache that the environment names: `$DARKPIPE_CACHE`, or `darkpipe` in the XDG cache folder."""
         chosen = os.environ.get("DARKPIPE_CACHE")
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        return cls(Path(chosen) if chosen else Path(base) / "darkpipe")
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        if not base.is_absolute():  # a relative one must be ignored (XDG Base Directory Specification)
+            base = Path.home() / ".cache"
+        return cls(Path(chosen).absolute() if chosen else base / "darkpipe")
 
     def find(self, kind: str, identifier: str) -> Path | None:
         """Give a finished entry's folder, or None."""
         entry = self.root / kind / identifier
         return entry if entry.is_dir() else None
 
-    def produce(self, kind: str, identifier: str, make: Callable[[Path], None]) -> Path:
+    def produce(self, kind: str, identifier: str, make: Callable[[Path], None], *, replace: bool = False) -> Path:
         """Give an entry's folder; `make` fills an empty folder when there is none yet.
+
+        Args:
+            replace: call `make` in any case; the old entry is there until the new one is finished.
 
         Raises:
             BuildError: the cache cannot be written.
@@ -86,21 +91,16 @@ class Cache:
         """
         with self._lock(f"{kind}-{identifier}"):
             entry = self.root / kind / identifier
-            if not entry.is_dir():
+            if replace or not entry.is_dir():
                 with self.workspace() as work:
                     made = work / "entry"
                     made.mkdir()
                     make(made)
                     entry.parent.mkdir(parents=True, exist_ok=True)
+                    if entry.is_dir():
+                        entry.rename(work / "old")
                     made.rename(entry)
             return entry
-
-    def forget(self, kind: str, identifier: str) -> None:
-        """Remove an entry, when it is there."""
-        with self._lock(f"{kind}-{identifier}"):
-            entry = self.root / kind / identifier
-            if entry.is_dir():
-                self.remove_tree(entry)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -130,7 +130,7 @@ class Cache:
         for left in parent.iterdir():
             try:
                 held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:
+            except OSError:  # gone by now, no folder, or another user's
                 continue
             try:
                 # A folder younger than a minute may be one that another build has made and not locked yet.

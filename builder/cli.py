@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -19,7 +21,7 @@ _YES = "--yes"
 @click.version_option(VERSION, message="darkpipe %(version)s")
 @click.option(_YES, is_flag=True, help="Install what is missing without asking.")
 def darkpipe(yes: bool) -> None:
-    r"""E-mail on your own hardware at home: builds the image for the device.
+    """E-mail on your own hardware at home: builds the image for the device.
 
     \b
     Examples:
@@ -32,7 +34,7 @@ def darkpipe(yes: bool) -> None:
 @darkpipe.command()
 @click.argument("site", type=click.Path(path_type=Path))
 def check(site: Path) -> None:
-    r"""Check a site.yaml and show every problem at its line.
+    """Check a site.yaml and show every problem at its line.
 
     \b
     Example:
@@ -47,7 +49,7 @@ def check(site: Path) -> None:
 
 @darkpipe.command()
 def schema() -> None:
-    r"""Print the JSON Schema of site.yaml, for editors.
+    """Print the JSON Schema of site.yaml, for editors.
 
     \b
     Example:
@@ -71,7 +73,7 @@ def schema() -> None:
 )
 @click.option("--refresh", is_flag=True, help="Fetch Debian's packages anew, even if the last fetch is fresh.")
 def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
-    r"""Build the image that a SITE file describes.
+    """Build the image that a SITE file describes.
 
     Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
     image, its manifest and checksums.
@@ -85,13 +87,13 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
     from builder.build import SOURCE, build_image, open_workshop
     from builder.cache import Cache
     from builder.passwords import settle_passwords
-    from builder.profile import load_profile
+    from builder.profile import find_profile
     from builder.progress import Stages
     from builder.sandbox import remove_tree
     from model.document import read_site
 
     wanted = read_site(site)
-    chosen = load_profile(SOURCE / "profiles" / profile)
+    chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
     settled = settle_passwords(wanted, _ask_password, stages.say)
     cache = Cache(Cache.default().root, remove_tree)
@@ -106,11 +108,30 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
 @click.option(
     "--forward", "forwards", multiple=True, metavar="HOST:GUEST", help="Forward a local TCP port; repeatable."
 )
-@click.option("--disk", type=click.Path(path_type=Path), metavar="FILE", help="Keep the machine's disk in FILE.")
-@click.option("--size", default=16, show_default=True, metavar="GB", help="Size of a new disk.")
-@click.option("--memory", default=2048, show_default=True, metavar="MiB", help="Memory of the machine.")
+@click.option(
+    "--disk",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep the machine's disk in FILE; one that is there is used as it is.",
+)
+@click.option(
+    "--size", type=click.IntRange(5, 100_000), default=16, show_default=True, metavar="GB", help="Size of a new disk."
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(256, 1_000_000),
+    default=2048,
+    show_default=True,
+    metavar="MiB",
+    help="Memory of the machine.",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; print one JSON line with pid and console file.")
-@click.option("--wait", type=int, metavar="PORT", help="Return when the service on this guest port has greeted.")
+@click.option(
+    "--wait",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Return when the service on this guest port has greeted.",
+)
 @click.option("--offline", is_flag=True, help="No network behind the machine; forwarded ports work.")
 @click.option("--shell", is_flag=True, help="Log in as root on the console by itself (development only).")
 def boot(
@@ -124,9 +145,10 @@ def boot(
     offline: bool,
     shell: bool,
 ) -> None:
-    r"""Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
+    """Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
 
-    Changes are thrown away unless --disk names a file. --wait implies --detach.
+    Changes are thrown away unless --disk names a file. --wait implies --detach. The console file of --detach may show
+    first passwords; it is readable for you only, and removed after a week by the next --detach.
 
     \b
     Examples:
@@ -152,6 +174,14 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
+class _Ended(BaseException):
+    """Somebody ends the program; like KeyboardInterrupt it is no error that anything should handle on its way."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _Ended
+
+
 def _ask_password(address: str) -> str:
     answer: str = click.prompt(f"Password for {address}", hide_input=True, confirmation_prompt=True, err=True)
     return answer
@@ -163,12 +193,14 @@ def main() -> None:
     from model.report import annotate
 
     # The launcher takes --yes anywhere on the line; for the program it means nothing more.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     arguments = [argument for argument in sys.argv[1:] if argument != _YES]
     try:
         darkpipe.main(arguments, prog_name="darkpipe", standalone_mode=False)
     except click.exceptions.Abort:
         _fail("interrupted; nothing half-made is left", status=130)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Ended):
         _fail("interrupted; nothing half-made is left", status=130)
     except click.ClickException as error:
         error.show()

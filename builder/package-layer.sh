@@ -13,6 +13,8 @@ accounts() {
 	chroot "$root" chown root:shadow /etc/shadow /etc/gshadow
 	mkdir -p "$root/etc/initramfs-tools"
 	cp -R "$inputs/initramfs/." "$root/etc/initramfs-tools/"
+	# The checkout's modes follow its owner's umask; the image's must not.
+	chmod -R u=rwX,go=rX "$root/etc/initramfs-tools"
 }
 
 finish() {
@@ -32,8 +34,7 @@ finish() {
 	: >"$root/etc/machine-id"
 	rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
 	rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
-	rm -rf "$root"/var/log/* \
-		"$root/etc/initramfs-tools/scripts" "$root/etc/initramfs-tools/hooks"
+	rm -rf "$root"/var/log/* "$root/etc/initramfs-tools" "$root"/var/lib/apt/lists "$root/var/cache/apt"
 	for hook in "$inputs"/hook-*.sh; do
 		[ ! -e "$hook" ] || chroot "$root" sh -eu <"$hook"
 	done

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from builder.archive import SUITE, Archive
 from builder.cache import content_id, tree_digests
-from builder.errors import BuildError
+from builder.errors import ToolError
 from builder.profile import Profile
 from builder.progress import Advance
 from builder.workshop import Workshop
@@ -23,6 +23,7 @@ BUILD_EPOCH = 1_793_491_200
 """Modification time (seconds since 1970) of all that a build makes up; 2026-11-01, this version's date."""
 
 _KIND = "packages"
+_DIGEST = "digest"
 _MAXIMUM_AGE = 24 * 3600
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
@@ -75,28 +76,34 @@ def package_layer(
         refresh: build it anew, to take in what Debian's archive has published since.
 
     Raises:
-        BuildError: the archive cannot be reached or a package does not install.
+        BuildError: the archive cannot be reached and there is no older layer, or a package does not install.
     """
     inputs = _inputs(shop.archive, profile, components)
     identifier = content_id(inputs)
-    entry = shop.cache.find(_KIND, identifier)
-    if entry and (refresh or _age(entry) > _MAXIMUM_AGE):
-        shop.cache.forget(_KIND, identifier)
-    return _layer(
-        shop.stage(
+    old = shop.cache.find(_KIND, identifier)
+    replace = old is not None and (refresh or _age(old) > _MAXIMUM_AGE)
+    try:
+        entry = shop.stage(
             "Package layer",
             _KIND,
             inputs,
             lambda made, advance: _build(made, shop, profile, components, advance),
             "Debian packages; a few minutes",
+            replace=replace,
         )
-    )
+    except ToolError as error:
+        if old is None or refresh:
+            raise
+        shop.stages.say(
+            f"The packages of {_age(old) / 3600:.0f} hours ago are used, since there are no newer ones:\n{error}"
+        )
+        entry = old
+    return _layer(entry)
 
 
 def _layer(entry: Path) -> PackageLayer:
-    # The archive's state is known only by what came of it: the versions that were installed.
-    versions = (entry / "packages.tsv").read_text()
-    return PackageLayer(entry, content_id({"inputs": entry.name, "packages": versions}))
+    # The archive's state is known only by what came of it: a layer is what its bits are.
+    return PackageLayer(entry, (entry / _DIGEST).read_text())
 
 
 def _inputs(archive: Archive, profile: Profile, components: Sequence[Component]) -> dict[str, object]:
@@ -147,6 +154,8 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
             f"--arch={profile.architecture}",
             f"--include={','.join(package_names(profile, components))}",
             *shop.archive.path_exclusions,
+            # Done by our own step; mmdebstrap's would make folders anew whose owner depends on who builds.
+            "--skip=cleanup/apt",
             # Users that own something on /data exist before a package could number them by chance.
             f'--essential-hook=sh {script} accounts "$1" {given}',
             f'--customize-hook=sh {script} finish "$1" {given} {results}',
@@ -160,8 +169,7 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
         on_line=shop.archive.counter(advance),
         scratch=scratch,
     )
-    if not (made / "vmlinuz").stat().st_size:
-        raise BuildError("the package layer has no kernel", "report this as an error of DarkPipe")
+    (made / _DIGEST).write_text(content_id(tree_digests(made)))
 
 
 def _accounts(components: Sequence[Component]) -> dict[str, str]:

@@ -96,6 +96,21 @@ class Profile(_Strict):
         return next(partition for partition in self.partitions if partition.content is content)
 
 
+def find_profile(profiles: Path, name: str) -> Profile:
+    """Read the profile that a user names.
+
+    Args:
+        profiles: the folder with one folder for each profile.
+
+    Raises:
+        BuildError: there is none of that name.
+    """
+    known = sorted(path.parent.name for path in profiles.glob("*/profile.yaml"))
+    if name not in known:
+        raise BuildError(f"there is no profile {name!r}", f"the profiles are: {', '.join(known)}")
+    return load_profile(profiles / name)
+
+
 def load_profile(folder: Path) -> Profile:
     """Read `profile.yaml` of a folder.
 
@@ -104,8 +119,7 @@ def load_profile(folder: Path) -> Profile:
     """
     path = folder / "profile.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.parent.name for file in folder.parent.glob("*/profile.yaml")))
-        raise BuildError(f"there is no profile {folder.name!r}", f"the profiles are: {known}")
+        raise BuildError(f"there is no profile at {folder}")
     try:
         return Profile(name=folder.name, folder=folder, **yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError, TypeError) as error:

@@ -77,8 +77,9 @@ def _started(
     try:
         yield process
     except BaseException:
-        # An interrupted build must not leave a mmdebstrap running behind it.
-        process.terminate()
+        # An interrupted build must not leave a mmdebstrap running behind it. unshare(1) ignores SIGTERM while it waits;
+        # with --kill-child its own end is the end of all that runs in it.
+        process.kill()
         process.wait()
         raise
     finally:

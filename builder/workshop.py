@@ -28,6 +28,8 @@ class Workshop:
         inputs: Mapping[str, object],
         make: Callable[[Path, Advance], None],
         reason: str = "",
+        *,
+        replace: bool = False,
     ) -> Path:
         """Give the result of a stage: from the cache when its inputs are the same, else made and shown.
 
@@ -37,14 +39,15 @@ class Workshop:
             inputs: all that the result depends on.
             make: fills an empty folder; its parent is a workspace that is removed afterwards.
             reason: what the user should know before a long wait.
+            replace: make it anew although the inputs are the same; on failure the old result stays.
 
         Returns:
             The result's folder, whose name is its content id.
         """
         identifier = content_id(inputs)
         entry = self.cache.find(kind, identifier)
-        if entry:
+        if entry and not replace:
             self.stages.reused(name)
             return entry
         with self.stages.stage(name, reason) as advance:
-            return self.cache.produce(kind, identifier, lambda made: make(made, advance))
+            return self.cache.produce(kind, identifier, lambda made: make(made, advance), replace=replace)

@@ -88,7 +88,8 @@ def _repart(disk: Disk) -> None:
         print(_run("systemd-repart", "--dry-run=no", f"--definitions={_DEFINITIONS}", str(disk.device)))
     except subprocess.CalledProcessError as error:
         raise DiskError(
-            f"{disk.device} cannot be partitioned:\n{error.stdout}\nDarkPipe needs a disk of at least 16 GB."
+            f"{disk.device} cannot be partitioned:\n{error.stdout}\n"
+            "Is it smaller than 16 GB, which is the least that DarkPipe needs, or is it broken?"
         ) from error
 
 
@@ -126,7 +127,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
-        announce(f"DarkPipe cannot use its disk: {' '.join(error.cmd)} failed:\n{error.stdout}")
+        text = f"{' '.join(error.cmd)} failed:\n{error.stdout}"
+        announce(f"DarkPipe cannot use its disk: {text}\nStart again; if it stays like this, the disk is broken.")
+        print(text, file=sys.stderr)
         return 1
     return 0
 

@@ -21,7 +21,7 @@ from stack.volumes import make_volumes
 
 _NOTHING = f"""\
 DarkPipe has nothing to do yet: it knows no domain and no mailbox.
-Put a file {SEED_NAME} on the small partition of the disk (FAT, named DP-ESP) and start again;
+Put a file {SEED_NAME} on the small partition of the disk (FAT, named DP-ESP or darkpipe-esp) and start again;
 `./darkpipe build` makes one from your site.yaml."""
 
 

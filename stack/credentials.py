@@ -1,8 +1,8 @@
 """Passwords of mailboxes: the hash that the Site brings, or one that is made here and shown once.
 
 A password that was made is stored as a hash only, with a mark that says whether somebody has been shown it. A cut
-between storing and showing leaves the mark unset, and the next start makes another one: no account ends up with a
-password that nobody has seen.
+between storing and showing leaves the mark unset, and the next start makes another one. Shown means: some console took
+the text. Whether somebody was looking at it cannot be known here.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_machine_ends_with_the_command_that_waits_for_it(image: Path) -> None:
         assert process.stdout is not None
         pid = json.loads(process.stdout.readline())["pid"]
         process.terminate()
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 130
     _wait_for_end(pid)
 
 
@@ -60,7 +60,6 @@ def _wait_for_end(pid: int) -> None:
 
 
 def test_port_that_is_taken_is_told(image: Path) -> None:
-    """QEMU ends at once; the reason reaches the user, and no machine is left."""
     with subprocess.Popen(["python3", "-m", "http.server", "--bind", "127.0.0.1", str(port := free_port())]) as holder:
         try:
             time.sleep(1)
@@ -69,7 +68,8 @@ def test_port_that_is_taken_is_told(image: Path) -> None:
         finally:
             holder.terminate()
     assert refused.returncode == 1
-    assert "Could not set up host forwarding" in refused.stderr
+    assert f"port {port} of this computer cannot be used" in refused.stderr
+    assert "Hint: " in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -77,3 +77,28 @@ def test_folder_without_an_image_is_told(tmp_path: Path) -> None:
     refused = subprocess.run([_DARKPIPE, "boot", str(tmp_path)], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "holds 0 images" in refused.stderr
+
+
+def test_kept_disk_is_whole_private_and_where_it_was_asked_for(image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder, with a comma"
+    folder.mkdir()
+    disk = folder / "home.img"
+    command = [_DARKPIPE, "boot", str(image), "--detach", "--disk", str(disk), "--size", "20"]
+    started = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
+    pid = json.loads(started.stdout)["pid"]
+    os.kill(pid, signal.SIGTERM)
+    _wait_for_end(pid)
+    assert [path.name for path in folder.iterdir()] == ["home.img"]
+    assert disk.stat().st_size == 20 * 10**9
+    assert disk.stat().st_blocks * 512 < 2**30, "its holes are no zeros"
+    assert disk.stat().st_mode & 0o077 == 0
+
+
+def test_disks_that_cannot_be_are_told(image: Path, tmp_path: Path) -> None:
+    for disk in (tmp_path, tmp_path / "nowhere/home.img"):
+        command = [_DARKPIPE, "boot", str(image), "--disk", str(disk), "--detach"]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert "--disk" in refused.stderr
+        assert "Hint: " in refused.stderr
+        assert "Traceback" not in refused.stderr

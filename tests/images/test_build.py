@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pexpect
+import pytest
 
 from builder.cache import Cache
 from tests.images.machine import REPOSITORY
@@ -47,7 +48,10 @@ def test_manifest(image: Path, tmp_path: Path) -> None:
     assert manifest["image"]["compressed_bytes"] == next(image.glob("*.img.zst")).stat().st_size
 
 
-def test_interrupted_build_leaves_nothing(image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "to_group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+)
+def test_interrupted_build_leaves_nothing(image: Path, tmp_path: Path, number: signal.Signals, to_group: bool) -> None:
     command = [_DARKPIPE, "build", _SITE, "--output", str(tmp_path)]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(
@@ -56,7 +60,7 @@ def test_interrupted_build_leaves_nothing(image: Path, tmp_path: Path) -> None:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("Disk image …"):
-                os.killpg(process.pid, signal.SIGINT)
+                (os.killpg if to_group else os.kill)(process.pid, number)
     assert process.returncode == 130, image
     assert list(tmp_path.iterdir()) == []
     assert list((Cache.default().root / "work").iterdir()) == []

@@ -33,6 +33,21 @@ def test_produce_makes_an_entry_once(tmp_path: Path) -> None:
     assert (entry / "file").read_text() == "x"
 
 
+def test_replacing_keeps_the_old_entry_until_the_new_one_is_there(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.produce("kind", "id", lambda folder: (folder / "file").touch())
+
+    def fail(_: Path) -> None:
+        raise RuntimeError("the archive cannot be reached")
+
+    with pytest.raises(RuntimeError):
+        cache.produce("kind", "id", fail, replace=True)
+    assert [path.name for path in entry.iterdir()] == ["file"]
+    assert cache.produce("kind", "id", lambda folder: (folder / "new").touch(), replace=True) == entry
+    assert [path.name for path in entry.iterdir()] == ["new"]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
 

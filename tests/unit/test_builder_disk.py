@@ -8,7 +8,7 @@ import pytest
 
 from builder.disk import disk_size, place, table_script
 from builder.errors import BuildError
-from builder.profile import Content, load_profile
+from builder.profile import Content, find_profile, load_profile
 from builder.project import repart_definition
 from builder.root import Root
 
@@ -24,9 +24,11 @@ def test_every_profile_is_valid() -> None:
 
 
 def test_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(BuildError, match="'x65'") as caught:
-        load_profile(PROFILES / "x65")
-    assert "x64" in caught.value.hint
+    for name in ("x65", "../profiles/x64", ""):
+        with pytest.raises(BuildError, match="there is no profile") as caught:
+            find_profile(PROFILES, name)
+        assert "x64" in caught.value.hint
+    assert find_profile(PROFILES, "x64").name == "x64"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,15 @@ def test_signal_is_named() -> None:
 def test_missing_program() -> None:
     with pytest.raises(BuildError, match="no-such-tool is not installed"):
         run(["no-such-tool"])
+
+
+def test_interruption_ends_the_tool_at_once_even_if_it_ignores_sigterm() -> None:
+    """As unshare(1) does, below which mmdebstrap works for minutes."""
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(["sh", "-c", "trap '' TERM; echo started; exec sleep 60"], on_line=interrupt)
+    assert time.monotonic() - started < 30
