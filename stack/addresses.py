@@ -1,4 +1,4 @@
-"""Which addresses a home has, and whose mailbox each of them is."""
+"""Which addresses a home has, whose mailbox each of them is, and who may send as it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ def aliases(site: Site) -> Mapping[str, str]:
     found = {**dict.fromkeys(required, site.admin), **claimed, **mailboxes}
     found.update({_in_unicode(address): target for address, target in found.items()})
     return {address: found[address] for address in sorted(found.keys() - mailboxes.keys())}
+
+
+def sender_logins(site: Site) -> Mapping[str, str]:
+    """Map every address that somebody may send as, to the address by which this person logs in.
+
+    Whoever receives the mail of an address may send as it, and nobody else.
+    """
+    targets = aliases(site)
+    # An alias may lead to another one: the administrator's address need not be a mailbox.
+    owners = {address: targets.get(target, target) for address, target in targets.items()}
+    owners.update((user.address, user.address) for user in site.users)
+    return dict(sorted(owners.items()))
 
 
 def alias_domains(site: Site) -> Sequence[str]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import jinja2
 
 from model.site import Site
-from stack.addresses import alias_domains, aliases
+from stack.addresses import alias_domains, aliases, sender_logins
 from stack.stack import Stack
 
 _SUFFIX = ".j2"
@@ -56,6 +56,7 @@ def render(
         "accounts": accounts,
         "aliases": aliases(site),
         "alias_domains": alias_domains(site),
+        "sender_logins": sender_logins(site),
         "certificate": certificate,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import imaplib
+import re
 import ssl
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _PATIENCE = 60.0
 
+_TRACE = re.compile(rb"\A(?:(?:Return-Path|Delivered-To|Received):[^\n]*\n(?:[ \t][^\n]*\n)*)*", re.IGNORECASE)
+
 
 def swaks(
-    port: int, sender: str, recipient: str, message: Path | None = None, host: str = "127.0.0.1"
+    port: int,
+    sender: str,
+    recipient: str,
+    message: Path | None = None,
+    host: str = "127.0.0.1",
+    options: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Send by the real SMTP client; its exit status is 0 when the message was accepted (swaks(1)).
 
     Args:
         message: a file with the whole message, line ends as on Unix; swaks makes one up without it.
+        options: further options, for TLS and logging in for instance.
     """
-    arguments = ["swaks", "--server", host, "--port", str(port), "--from", sender, "--to", recipient]
+    arguments = ["swaks", "--server", host, "--port", str(port), "--from", sender, "--to", recipient, *options]
     if message is not None:
         arguments += ["--data", f"@{message}", "--suppress-data"]
     return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
@@ -37,6 +47,11 @@ def mailbox(port: int, user: str, password: str, host: str = "127.0.0.1") -> ima
         client.shutdown()
         raise
     return client
+
+
+def without_trace(message: bytes) -> bytes:
+    """Take off the trace fields that servers put on top (RFC 5321 §4.4): all below must be as it was sent."""
+    return _TRACE.sub(b"", message.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
 
 
 def fetch(client: imaplib.IMAP4_SSL, subject: str, folder: str = "INBOX") -> bytes:

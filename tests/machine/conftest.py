@@ -21,7 +21,7 @@ TAR_VARIABLE = "DARKPIPE_ROOT_TAR"
 """Environment variable with the path of a root tar to test; without it the builder makes the one that images hold."""
 
 PASSWORD = "correct horse battery staple"
-"""Alice's; its hash is in the seed."""
+"""Alice's and Dave's; its hash is in the seed."""
 
 _HASH = "$argon2id$v=19$m=65536,t=3,p=4$LD3QgrbgHeQ1ZNn2eLPchQ$F1o6j8aDr6uyyD6dQd+6j1qElWujI4fv3Ql39q5o06E"
 
@@ -33,6 +33,7 @@ disk: {{unlock: none}}
 users:
   - {{address: alice@example.com, aliases: [sales@example.org, info@bücher.example], password: "{_HASH}"}}
   - {{address: bob@example.org, password: generate}}
+  - {{address: dave@example.org, password: "{_HASH}"}}
 """
 
 

@@ -13,6 +13,12 @@ from tests import mail
 from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, HOME_ADDRESS_6, Client, Machine
 
+_FAULTS_OF_CLIENTS = re.compile(
+    r"SASL \w+ authentication failed|AUTH command rate limit exceeded|SSL_accept error|TLS library problem"
+    r"|queue file size limit exceeded|mail_stream_cleanup: close error"
+)
+"""What Postfix warns of when it refuses a password, an old TLS or a message that is too large, as tests make it do."""
+
 
 def test_no_unit_failed(device: Machine) -> None:
     assert device.failed_units() == []
@@ -35,7 +41,9 @@ def test_daemons_have_no_complaints(device: Machine) -> None:
     for unit in ("postfix", "dovecot", "unbound"):
         messages = device.run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}.service")
         bad = [
-            row for row in messages.splitlines() if re.search(r"\b(warning|error|fatal|panic)\b", row, re.IGNORECASE)
+            row
+            for row in messages.splitlines()
+            if re.search(r"\b(warning|error|fatal|panic)\b", row, re.IGNORECASE) and not _FAULTS_OF_CLIENTS.search(row)
         ]
         assert bad == []
     assert "warning" not in device.run("postconf", "-n")
@@ -43,8 +51,7 @@ def test_daemons_have_no_complaints(device: Machine) -> None:
 
 @pytest.mark.parametrize("address", [HOME_ADDRESS, HOME_ADDRESS_6])
 def test_only_the_ports_of_the_stack_are_open(device: Machine, client: Client, address: str) -> None:
-    assert client.can_connect(25, address)
-    assert client.can_connect(993, address)
+    assert [port for port in (25, 465, 587, 993) if not client.can_connect(port, address)] == []
     # Something listens behind each of these, so that it is the firewall that answers.
     listen = "import http.server,sys; s=http.server.ThreadingHTTPServer; s.address_family=10"
     serve = "s(('::', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"

@@ -1,8 +1,8 @@
-"""Whose mailbox an address is."""
+"""Whose mailbox an address is, and who may send as it."""
 
 from __future__ import annotations
 
-from stack.addresses import alias_domains, aliases
+from stack.addresses import alias_domains, aliases, sender_logins
 from tests.unit.stack_samples import site
 
 ALICE = "alice@example.com"
@@ -38,3 +38,21 @@ def test_an_international_domain_is_known_by_both_names() -> None:
 
 def test_a_host_name_that_is_a_mail_domain_is_no_alias_domain() -> None:
     assert alias_domains(site(domains="example.com, example.org, mx.example.com")) == []
+
+
+def test_a_user_may_send_as_whatever_arrives_in_the_own_mailbox() -> None:
+    carl = "  - {address: carl@bücher.example, aliases: [info@bücher.example]}\n"
+    international = site(carl, "example.com, example.org, bücher.example")
+    found = sender_logins(international)
+    assert found == {
+        **aliases(international),
+        ALICE: ALICE,
+        "carl@xn--bcher-kva.example": "carl@xn--bcher-kva.example",
+    }
+
+
+def test_an_administrator_who_is_named_by_an_alias_logs_in_by_the_mailbox() -> None:
+    boss = site().model_copy(update={"admin": "sales@example.org"})
+    assert aliases(boss)["abuse@example.com"] == "sales@example.org"
+    assert sender_logins(boss)["abuse@example.com"] == ALICE
+    assert set(sender_logins(boss).values()) == {ALICE}

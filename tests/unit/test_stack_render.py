@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,18 @@ def _lines(name: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
+def _master() -> list[tuple[str, dict[str, str]]]:
+    """The services of master.cf, each with what it sets for itself (`-o name=value`)."""
+    services: list[tuple[str, dict[str, str]]] = []
+    for line in _lines("postfix/master.cf"):
+        if line.startswith(" "):
+            name, _, value = line.strip().removeprefix("-o ").partition("=")
+            services[-1][1][name] = value
+        else:
+            services.append((line, {}))
+    return services
+
+
 def test_every_daemon_gets_its_files() -> None:
     assert [str(path) for path in _shipped()] == [
         "dovecot/dovecot.conf",
@@ -31,6 +44,8 @@ def test_every_daemon_gets_its_files() -> None:
         "nftables/ruleset.nft",
         "postfix/main.cf",
         "postfix/master.cf",
+        "postfix/sender_logins",
+        "postfix/submission_header_checks",
         "postfix/virtual_aliases",
         "postfix/virtual_mailboxes",
         "unbound/unbound.conf",
@@ -68,8 +83,61 @@ def test_postfix_knows_domains_mailboxes_and_aliases() -> None:
 
 
 def test_no_program_that_could_send_outside_is_started() -> None:
-    programs = [line.split()[7] for line in _lines("postfix/master.cf")]
+    programs = [row.split()[7] for row, _ in _master()]
+    assert "lmtp" in programs
     assert not {"smtp", "relay", "pipe", "local", "virtual"} & set(programs)
+
+
+def test_only_the_ports_for_mail_apps_know_a_login() -> None:
+    servers = {row.split()[0]: options for row, options in _master() if row.split()[7] == "smtpd"}
+    assert servers["smtp"] == {}
+    assert not [line for line in _lines("postfix/main.cf") if line.startswith("smtpd_sasl_auth_enable")]
+    assert servers["submissions"].pop("smtpd_tls_wrappermode") == "yes"
+    assert servers["submission"].pop("smtpd_tls_security_level") == "encrypt"
+    for name in ("submissions", "submission"):
+        assert servers[name].pop("syslog_name") == f"postfix/{name}"
+    assert servers["submissions"] == servers["submission"]
+    assert servers["submission"]["smtpd_sasl_auth_enable"] == "yes"
+    assert servers["submission"]["smtpd_relay_restrictions"] == "permit_sasl_authenticated,reject"
+
+
+def test_headers_are_touched_in_submitted_mail_only() -> None:
+    cleanups = {row.split()[0]: options for row, options in _master() if row.split()[7] == "cleanup"}
+    assert cleanups["cleanup"] == {}
+    users = [row.split()[0] for row, options in _master() if "cleanup_service_name" in options]
+    assert users == ["submissions", "submission"]
+    assert cleanups["submission-cleanup"]["always_add_missing_headers"] == "yes"
+    assert not [line for line in _lines("postfix/main.cf") if re.match("always_add|header_checks", line)]
+
+
+@pytest.mark.parametrize(
+    ("received", "kept"),
+    [
+        (
+            "from a (b [::1])\n\t(using TLSv1.3)\n\tby mx.example.com (Postfix) with ESMTPSA id A\n\tfor <c@d>; date",
+            "ESMTPSA id A\n\tfor <c@d>; date",
+        ),
+        ("from a (b [::1])\n\tby mx.example.com (Postfix) with UTF8SMTPSA id A; date", "UTF8SMTPSA id A; date"),
+        ("from a (b [::1])\n\tby mx.example.com (Postfix) with ESMTPS id A; date", None),
+        ("from a (b [::1])\n\tby mx.example.net (Postfix) with ESMTPSA id A; date", None),
+        ("from a (b [::1])\n\tby mxxexample.com (Postfix) with ESMTPSA id A; date", None),
+        ("by mx.example.com (Postfix) with ESMTPSA id A; date", None),
+    ],
+)
+def test_where_a_user_is_goes_out_of_received(received: str, kept: str | None) -> None:
+    pattern, action = _lines("postfix/submission_header_checks")
+    # POSIX and Python write one class differently; a dot is any character in Postfix (regexp_table(5), flag m).
+    expression = pattern.strip("/").replace("[[:space:]]", r"\s")
+    found = re.search(expression, f"Received: {received}", re.DOTALL)
+    assert (found[1] if found else None) == kept
+    assert action == "    REPLACE Received: by mx.example.com (Postfix) with $1"
+
+
+def test_postfix_knows_who_may_send_as_whom() -> None:
+    logins = _lines("postfix/sender_logins")
+    assert "alice@example.com alice@example.com" in logins
+    assert "sales@example.org alice@example.com" in logins
+    assert "bob@example.org bob@example.org" in logins
 
 
 def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_boot() -> None:
@@ -77,6 +145,8 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     ports = [line for line in rendered if " dport " in line and "comment" in line]
     assert [line.strip() for line in ports] == [
         'tcp dport 25 accept comment "smtp"',
+        'tcp dport 465 accept comment "submissions"',
+        'tcp dport 587 accept comment "submission"',
         'tcp dport 993 accept comment "imaps"',
     ]
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
