@@ -14,9 +14,7 @@ from builder.root import Root
 from builder.sandbox import Sandbox
 from builder.version import VERSION
 from builder.workshop import Workshop
-
-SEED_NAME = "darkpipe.yaml"
-"""The seed's file name in the root of the boot partition."""
+from model.document import SEED_NAME
 
 _LAYOUT = 2
 """Raise it when the way in which the partition is made changes."""

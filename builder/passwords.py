@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from argon2 import PasswordHasher
-
 from model.site import Site
+from stack.credentials import hash_password
 
 _SHORTEST = 10
 
@@ -30,11 +29,6 @@ def settle_passwords(site: Site, ask: Callable[[str], str], say: Callable[[str],
             password = "generate"
         users.append(user.model_copy(update={"password": password}))
     return site.model_copy(update={"users": tuple(users)})
-
-
-def hash_password(password: str) -> str:
-    """Hash with argon2id (RFC 9106 §4, the low-memory choice, since a Raspberry Pi must check it at each login)."""
-    return PasswordHasher(time_cost=3, memory_cost=65536, parallelism=4).hash(password)
 
 
 def _long_enough(address: str, ask: Callable[[str], str], say: Callable[[str], None]) -> str:

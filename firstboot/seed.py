@@ -14,11 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from firstboot.disk import system_disk
-from model.document import read_site
+from model.document import SEED_NAME, read_site
 from stack.durable import sync_folder, write_atomically
-
-SEED_NAME = "darkpipe.yaml"
-"""The seed's file name in the root of the boot partition."""
 
 _LABEL = "darkpipe-esp"
 _COMMAND_LINE = Path("/proc/cmdline")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from firstboot.seed import SEED_NAME, Taken, boot_partition, take_seed
-from model.document import read_site
+from firstboot.seed import Taken, boot_partition, take_seed
+from model.document import SEED_NAME, read_site
 from model.site import Site
 from stack.apply import Applied, apply
 from stack.certificate import ensure_certificate

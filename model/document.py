@@ -16,6 +16,9 @@ from model.supported import not_built
 from model.yaml_faults import SyntaxFault
 from model.yaml_tree import Tree, read_tree
 
+SEED_NAME = "darkpipe.yaml"
+"""A site file of this name in the root of the boot partition is the seed: a device takes it over at its first start."""
+
 _LARGEST = 1024 * 1024
 """Bytes. A site of a thousand users is a tenth of it."""
 

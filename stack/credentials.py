@@ -98,7 +98,7 @@ def generate_password() -> str:
 
 
 def hash_password(password: str) -> str:
-    """Hash with argon2id, with the same costs as on the computer that builds (RFC 9106 §4, second choice)."""
+    """Hash with argon2id at costs that a Raspberry Pi can bear at each login (RFC 9106 §4, second choice)."""
     # Imported here: an apply that makes no password does without the library.
     from argon2 import PasswordHasher
 

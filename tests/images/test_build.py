@@ -11,7 +11,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from builder.archive import Archive
 from builder.cache import Cache
+from builder.progress import Stages
+from builder.tools import BUILD_TOOLS, open_tools
 from tests.images.machine import REPOSITORY
 
 _DARKPIPE = str(REPOSITORY / "darkpipe")
@@ -83,3 +86,29 @@ def test_progress_is_a_bar_on_a_terminal(image: Path, tmp_path: Path) -> None:
     console.expect(pexpect.EOF)
     console.close()
     assert console.exitstatus == 0, image
+
+
+def test_password_is_asked_for_and_only_its_hash_is_kept(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(Path(_SITE).read_text().replace("password: generate", "password: prompt", 1))
+    console = pexpect.spawn(
+        _DARKPIPE, ["build", str(site), "--output", str(tmp_path / "out")], encoding="utf-8", timeout=120
+    )
+    console.expect("Password for alice@example.com: ")
+    console.sendline("short")
+    console.expect("Repeat for confirmation: ")
+    console.sendline("short")
+    console.expect("at least 10 characters")
+    for _ in range(2):
+        console.expect("(Password for alice@example.com|Repeat for confirmation): ")
+        console.sendline("correct horse battery")
+    console.expect("darkpipe-0.1.0-x64-")
+    console.expect(pexpect.EOF)
+    console.close()
+    assert console.exitstatus == 0
+    assert "correct horse" not in str(console.before)
+    built = next((tmp_path / "out").iterdir())
+    tools = open_tools(BUILD_TOOLS, Cache.default(), Archive.from_environment(), Stages())
+    with next(built.glob("*.img.zst")).open("rb") as packed:
+        search = "grep --text --only-matching --fixed-strings -e '$argon2id$v=19$m=65536,t=3,p=4$' -e 'correct horse'"
+        assert tools.run(["sh", "-c", f"zstd -dc | {search}"], stdin=packed) == "$argon2id$v=19$m=65536,t=3,p=4$"

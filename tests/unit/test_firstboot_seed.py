@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.seed import SEED_NAME, Taken, find_boot_partition, take_seed
-from model.document import SiteError, dump_site, read_site
+from firstboot.seed import Taken, find_boot_partition, take_seed
+from model.document import SEED_NAME, SiteError, dump_site, read_site
 from tests.unit.power_cut import at_every_step
 from tests.unit.stack_samples import HASH, site
 
