@@ -35,6 +35,8 @@ finish() {
 	rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed"
 	rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
 	rm -rf "$root"/var/log/* "$root/etc/initramfs-tools" "$root"/var/lib/apt/lists "$root/var/cache/apt"
+	# Python left it while it installed packages, with bytes that depend on what else was in its memory.
+	rm -rf "$root/usr/share/python3/debpython/__pycache__"
 	for hook in "$inputs"/hook-*.sh; do
 		[ ! -e "$hook" ] || chroot "$root" sh -eu <"$hook"
 	done
