@@ -100,8 +100,7 @@ def fresh(suites: Sequence[str], users: Sequence[str], names: Sequence[str], unc
         raise click.ClickException("this needs root: it makes whole Debian systems and enters them")
     parent = Path(os.environ.get("DARKPIPE_FRESH_DIR", "/var/tmp/darkpipe-fresh"))
     parent.mkdir(parents=True, exist_ok=True)
-    logs = parent / time.strftime("logs-%Y%m%d-%H%M%S")
-    logs.mkdir()
+    logs = Path(tempfile.mkdtemp(prefix=time.strftime("logs-%Y%m%d-%H%M%S-"), dir=parent))
     steps = [step for name, step in STEPS.items() if not names or name in names]
     good = [
         _try_system(parent, logs / f"{suite}-{user}", suite, user, steps, uncommitted=uncommitted)
