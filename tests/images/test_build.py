@@ -80,7 +80,9 @@ def test_output_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_progress_is_a_bar_on_a_terminal(image: Path, tmp_path: Path) -> None:
-    console = pexpect.spawn(_DARKPIPE, ["build", _SITE, "--output", str(tmp_path)], encoding="utf-8", timeout=120)
+    capable = {**os.environ, "TERM": "xterm"}  # whatever the tests' own terminal can do
+    command = ["build", _SITE, "--output", str(tmp_path)]
+    console = pexpect.spawn(_DARKPIPE, command, encoding="utf-8", timeout=120, env=capable)
     console.expect("Disk image.*━")
     console.expect("darkpipe-0.1.0-x64-")
     console.expect(pexpect.EOF)
