@@ -126,6 +126,8 @@ class Machine:
             "systemd-nspawn",
             "--quiet",
             "--register=no",
+            # Otherwise it asks for this computer's machine id, which a system that was never booted lacks.
+            "--link-journal=no",
             f"--machine=darkpipe-{os.getpid()}-{id(self) & 0xFFFF:x}",
             # What the device keeps on /state: the same machine from start to start.
             f"--uuid={self._uuid}",
