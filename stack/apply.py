@@ -83,7 +83,8 @@ def apply(
         CheckError: a check failed; nothing was changed. The refused tree stays until the next call, so that the
             command in the error can be run again.
     """
-    store.mkdir(mode=0o755, exist_ok=True)
+    store.mkdir(exist_ok=True)
+    store.chmod(0o755)  # whatever the umask: services read their configuration below it
     generation = identify(files)
     previous = current(store)
     _discard(store, keep=_generations(store))

@@ -1,0 +1,170 @@
+"""Every service in a cage of its own: how tight, and what a shell inside one can read of the others' secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import mail
+from tests.machine.conftest import SEED
+from tests.machine.machine import HOME_ADDRESS, Machine
+
+_COMPONENTS = Path(__file__).resolve().parents[2] / "components"
+_UNITS = sorted(path.name for path in _COMPONENTS.glob("*/units/*.service"))
+
+_MOST = 2.5
+"""The highest exposure that systemd-analyze(1) may find in a unit that gives no reason for more."""
+
+_REASON = re.compile(r"^# Exposure: \S.{40,}$", re.MULTILINE)
+
+_PLANTED = "/var/lib/darkpipe-planted"
+"""Open to everybody: who does not find this one has not searched."""
+
+_NEIGHBOUR = "/data/neighbour/planted"
+"""Open to everybody as well, in a volume of the future: only a cage that hides it keeps it from others."""
+
+_SECRETS = {
+    "key": "/data/tls/mail.pem",
+    "site": "/data/darkpipe/site.yaml",
+    "credentials": "/data/darkpipe/credentials.json",
+    "users": "/data/darkpipe/config/*/dovecot/users",
+    "mail": "/data/mail/*/*/Maildir/new/*",
+    "queue": "/data/queue/deferred/*/*",
+    "journal": "/data/journal/*/system.journal",
+    "socket": "/run/dovecot/doveadm-server",
+    "neighbour": _NEIGHBOUR,
+    "planted": _PLANTED,
+}
+"""What is to be kept apart; of several files, the first is looked for."""
+
+_PROBE = "/var/lib/darkpipe-probe"
+
+# Other processes see other files: the ways that lead through them are tried as well (proc_pid_root(5)).
+_SCRIPT = """\
+exec 2>/dev/null
+for path in {paths}; do
+    for root in '' /proc/[0-9]*/root; do
+        if test -S $root$path; then test -w $root$path; else head -c 1 $root$path; fi && echo =$path
+    done
+done
+exit 0
+"""
+
+_CAGES = [
+    # service, user inside ("" is the one that the unit starts with), what that user is there to read
+    ("postfix", "", {"key"}),
+    ("postfix", "postfix", {"queue"}),
+    ("postfix", "dovecot", set()),  # root inside may become anybody (CAP_SETUID)
+    ("postfix", "vmail", set()),
+    ("dovecot", "", {"key", "users", "socket"}),
+    ("dovecot", "dovecot", {"users"}),
+    ("dovecot", "dovenull", set()),
+    ("dovecot", "vmail", {"mail"}),
+    ("dovecot", "postfix", set()),
+    ("unbound", "", set()),
+    ("darkpipe-firewall", "", set()),
+    ("darkpipe-journal", "", set()),
+    # It makes them all, before the others start; here it shows that each of them can be found.
+    ("darkpipe-apply", "", set(_SECRETS) - {"planted"}),
+]
+_DAEMONS = [cage for cage in _CAGES if cage[0] in {"postfix", "dovecot", "unbound"}]
+
+
+@pytest.mark.parametrize("unit", _UNITS)
+def test_a_unit_is_tight_or_says_why_not(device: Machine, unit: str) -> None:
+    report = device.run("systemd-analyze", "security", "--no-pager", unit)
+    found = re.search(rf"Overall exposure level for {re.escape(unit)}: ([0-9.]+) ", report)
+    assert found, report
+    reason = _REASON.search(device.run("cat", f"/etc/systemd/system/{unit}"))
+    if reason is None:
+        assert float(found[1]) <= _MOST, report
+    else:
+        assert float(found[1]) > _MOST, f"there is no need any more for {reason[0]!r}"
+
+
+@pytest.fixture(scope="module")
+def secrets(device: Machine) -> Iterator[dict[str, str]]:
+    """Where each secret lies, each with something in it; the probe that looks for them is in place."""
+    device.run("install", "-D", "--mode=0644", "/etc/hostname", _NEIGHBOUR)
+    device.run("install", "--mode=0644", "/etc/hostname", _PLANTED)
+    # With a LAN: Postfix's processes learn the device's addresses when they start, and stay for the tests after these.
+    with device.lan():
+        for recipient, folder in (("alice@example.com", "mail"), ("friend@example.net", "queue")):
+            device.run("sendmail", "-f", "", recipient, stdin=b"Subject: secret\n\nsecret\n")
+            device.run("timeout", "30", "sh", "-c", f"until test -e {_SECRETS[folder]}; do sleep 0.2; done")
+    paths = {name: device.run("sh", "-c", f"ls -1 {pattern}").split()[0] for name, pattern in _SECRETS.items()}
+    device.run("tee", _PROBE, stdin=_SCRIPT.format(paths=" ".join(paths.values())).encode())
+    yield paths
+    device.run("rm", "-r", _PROBE, _PLANTED, str(Path(_NEIGHBOUR).parent))
+
+
+def _read(output: str, secrets: dict[str, str]) -> set[str]:
+    return {name for name, path in secrets.items() if re.search(rf"={re.escape(path)}$", output, re.MULTILINE)}
+
+
+def _become(user: str) -> list[str]:
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+
+
+@pytest.mark.parametrize(("service", "user", "expected"), _CAGES)
+def test_a_shell_in_a_cage_reads_no_secret_of_others(
+    device: Machine, secrets: dict[str, str], service: str, user: str, expected: set[str]
+) -> None:
+    # A unit with the same cage, filters of system calls included, and a shell in the place of the daemon.
+    unit = device.run("cat", f"/etc/systemd/system/{service}.service")
+    own = unit.partition("[Service]\n")[2].partition("[Install]")[0]
+    cage = re.sub(r"^(Exec|Type|PIDFile|RemainAfter|Restart|RuntimeDir|Standard).*\n", "", own, flags=re.MULTILINE)
+    output = "/run/darkpipe-probe.out"
+    start = f"ExecStart={' '.join([*_become(user), '/bin/sh', _PROBE])}\nStandardOutput=truncate:{output}\n"
+    device.run("tee", "/run/systemd/system/test-cage.service", stdin=f"[Service]\nType=oneshot\n{start}{cage}".encode())
+    device.run("systemctl", "daemon-reload")
+    try:
+        device.run("systemctl", "start", "test-cage.service")
+        assert _read(device.run("cat", output), secrets) == expected | {"planted"}
+    finally:
+        device.run("rm", "-f", "/run/systemd/system/test-cage.service", output)
+        device.run("systemctl", "daemon-reload")
+
+
+@pytest.mark.parametrize(("service", "user", "expected"), _DAEMONS)
+def test_a_shell_among_the_processes_of_a_daemon_reads_no_secret_of_others(
+    device: Machine, secrets: dict[str, str], service: str, user: str, expected: set[str]
+) -> None:
+    pid = device.run("systemctl", "show", "--property=MainPID", "--value", service).strip()
+    status = dict(row.split(":", 1) for row in device.run("cat", f"/proc/{pid}/status").splitlines())
+    uid, gid = status["Uid"].split()[0], status["Gid"].split()[0]
+    rights = [f"+cap_{bit}" for bit in range(64) if int(status["CapBnd"], 16) >> bit & 1]
+    assert rights, "the daemons here bind to low ports"
+    identity = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"]
+    inside = ["nsenter", f"--target={pid}", "--mount", "--pid", "--"]
+    identity = ["setpriv", f"--bounding-set=-all,{','.join(rights)}", *identity]
+    output = device.run(*inside, *identity, *_become(user), "sh", _PROBE)
+    assert _read(output, secrets) == expected | {"planted"}
+
+
+def test_postfix_keeps_its_configuration_and_sees_none_of_its_neighbours(
+    new_machine: Callable[[str], Machine],
+) -> None:
+    machine = new_machine(SEED).start()
+    pid = machine.run("systemctl", "show", "--property=MainPID", "--value", "postfix").strip()
+    generation = machine.run("readlink", "/data/darkpipe/config/current").strip()
+    # Each changes Alice's password and nothing of Postfix's; the second clears away what Postfix was started with.
+    for salt in ("$LD3R", "$LD3S"):
+        (machine.data / "darkpipe/site.yaml").write_text(SEED.replace("$LD3Q", salt))
+        assert "changed: dovecot." in machine.run("darkpipe", "apply")
+    assert not (machine.data / "darkpipe/config" / generation).exists()
+    assert machine.run("systemctl", "show", "--property=MainPID", "--value", "postfix").strip() == pid
+    inside = ["nsenter", f"--target={pid}", "--mount", "--"]
+    script = "cd /data/darkpipe && find . -type f | sort | xargs sha256sum"
+    seen = machine.run(*inside, "sh", "-c", script)
+    assert seen == machine.run(
+        "sh", "-c", script.replace("find .", "find ./config/current/postfix/").replace("//", "/")
+    )
+    assert "main.cf" in seen
+    with machine.lan() as client:
+        assert client.call(mail.swaks, 25, "a@example.net", "alice@example.com", host=HOME_ADDRESS).returncode == 0
+    machine.run("timeout", "30", "sh", "-c", f"until test -e {_SECRETS['mail']}; do sleep 0.2; done")
+    machine.stop()
