@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from firstboot.disk import system_disk
 from model.document import SEED_NAME, read_site
@@ -104,10 +104,15 @@ def _wipe(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _is_mounted(path: Path) -> bool:
+def _is_mounted(path: Path, mountinfo: str | None = None) -> bool:
+    """Find out whether something else than the folder itself is there; ReadWritePaths= mounts a folder on itself."""
     # Path.is_mount() overlooks a folder that is bind-mounted within its own file system, as containers do.
-    rows = Path("/proc/self/mountinfo").read_text().splitlines()
-    return any(row.split()[4] == str(path) for row in rows)  # field 5 of proc_pid_mountinfo(5)
+    rows = (mountinfo or Path("/proc/self/mountinfo").read_text()).splitlines()
+    # Fields 3 to 5 of proc_pid_mountinfo(5): device, folder in its file system, mount point. The last mount shows.
+    mounts = {point: (device, folder) for _, _, device, folder, point, *_ in map(str.split, rows)}
+    device, folder = mounts["/"]
+    itself = (device, str(PurePosixPath(folder) / path.relative_to("/")))
+    return mounts.get(str(path), itself) != itself
 
 
 def _run(*argv: str) -> None:

@@ -309,7 +309,7 @@ def test_a_message_that_is_too_large_is_refused(client: Client, port: int) -> No
 
 
 def test_who_checks_passwords_listens_to_postfix_only(device: Machine) -> None:
-    assert device.run("stat", "--format=%a %U", "/run/dovecot/submission-login") == "600 postfix\n"
+    assert device.run("stat", "--format=%a %U", "/run/dovecot-postfix/submission-login") == "600 postfix\n"
 
 
 # Last, and over IPv6: a client that has guessed is left waiting, and the tests before and after this come by IPv4.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.seed import Taken, find_boot_partition, take_seed
+from firstboot.seed import Taken, _is_mounted, find_boot_partition, take_seed
 from model.document import SEED_NAME, SiteError, dump_site, read_site
 from tests.unit.power_cut import at_every_step
 from tests.unit.stack_samples import HASH, site
@@ -86,3 +86,17 @@ def test_a_power_cut_at_any_step_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_container_has_no_boot_partition() -> None:
     assert find_boot_partition("console=ttyS0 quiet") is None
+
+
+@pytest.mark.parametrize(
+    ("boot", "expected"),
+    [
+        ("", False),
+        ("30 20 254:0 /image/boot /boot rw - erofs /dev/dm-0 rw\n", False),  # on itself, by systemd's ReadWritePaths=
+        ("30 20 253:1 / /boot rw - vfat /dev/vda1 rw\n", True),
+        ("30 20 254:0 /elsewhere /boot rw - erofs /dev/dm-0 rw\n", True),  # a container's
+    ],
+)
+def test_a_folder_mounted_on_itself_is_no_boot_partition(boot: str, expected: bool) -> None:
+    root = "20 1 254:0 /image / ro - erofs /dev/dm-0 ro\n"
+    assert _is_mounted(Path("/boot"), root + boot) is expected
