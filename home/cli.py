@@ -11,7 +11,7 @@ import click
 from firstboot.console import announce
 from firstboot.disk import DiskError
 from firstboot.seed import SeedError
-from home.configure import ConsoleError, Store, configure
+from home.configure import ConsoleError, Store, configure, try_out
 from model.document import SiteError
 from model.report import annotate
 from stack.apply import CheckError
@@ -47,11 +47,15 @@ def main() -> None:
 
 @main.command("apply")
 @click.option("--restart/--no-restart", default=True, help="Restart running services whose configuration changed.")
-def apply_command(restart: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
+def apply_command(restart: bool, dry_run: bool) -> None:
     """Turn the site into the configuration of the services.
 
     The new configuration comes into force as a whole, and only if every service approves of it.
     """
+    if dry_run:
+        _show_changes()
+        return
     try:
         applied = configure(Stack.load(Path(COMPONENTS)), Store(), announce)
     except _EXPECTED as error:
@@ -69,3 +73,21 @@ def apply_command(restart: bool) -> None:
     if restart:
         # Only what runs: a service that somebody has stopped stays stopped.
         subprocess.run(["systemctl", "try-restart", *(f"{name}.service" for name in applied.changed)], check=True)
+
+
+def _show_changes() -> None:
+    try:
+        preview = try_out(Stack.load(Path(COMPONENTS)), Store())
+    except _EXPECTED as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+    if preview is None:
+        click.echo("There is no site yet: nothing to apply.")
+        return
+    for difference in preview.differences:
+        click.echo(difference, nl=False)
+    if not preview.differences:
+        click.echo("This configuration is in force already: nothing would change.")
+        return
+    restarted = ", ".join(preview.changed) or "none"
+    click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")

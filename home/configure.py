@@ -13,8 +13,9 @@ from model.document import SEED_NAME, read_site
 from model.site import Site
 from stack.apply import Applied, apply
 from stack.certificate import ensure_certificate
-from stack.credentials import generate_password, hash_password, mark_shown, settle
+from stack.credentials import expect, generate_password, hash_password, mark_shown, settle
 from stack.owners import SystemOwners
+from stack.preview import Preview, discard_leftover, preview
 from stack.render import render
 from stack.stack import DATA, Stack
 from stack.volumes import make_volumes
@@ -31,9 +32,11 @@ class Store:
 
     Args:
         data: the folder with all volumes.
+        scratch: where a configuration lies that is only tried; not on `data`, which may be full.
     """
 
     data: Path = Path(DATA)
+    scratch: Path = Path("/run/darkpipe-dry-run")
 
     @property
     def site(self) -> Path:
@@ -81,6 +84,7 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> Ap
         ConsoleError, model.document.SiteError: each says what to do; the configuration in force is untouched.
     """
     make_volumes(stack.volumes, store.data, SystemOwners())
+    discard_leftover(store.scratch)
     with store.locked():
         with boot_partition() as boot:
             if boot and take_seed(boot, store.site) is Taken.LEFTOVER:
@@ -89,6 +93,24 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> Ap
             announce(_NOTHING)
             return None
         return _bring_into_force(stack, store, read_site(store.site), announce)
+
+
+def try_out(stack: Stack, store: Store) -> Preview | None:
+    """Tell what `configure` would change; it changes nothing, and waits for nobody who is changing something.
+
+    A seed on the boot partition stays there unread.
+
+    Returns:
+        What would change, or None while there is no Site.
+
+    Raises:
+        OSError, CheckError, RenderError, CredentialsError, model.document.SiteError: `configure` would end so too.
+    """
+    if not store.site.exists():
+        return None
+    site = read_site(store.site)
+    files = render(stack, site, expect(site, store.credentials).accounts, PurePosixPath(store.certificate))
+    return preview(stack, files, store.configurations, store.scratch, SystemOwners())
 
 
 def _bring_into_force(stack: Stack, store: Store, site: Site, announce: Callable[[str], bool]) -> Applied:

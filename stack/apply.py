@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,14 @@ class CheckError(Exception):
         )
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file of a generation as it lies on the disk."""
+
+    content: bytes
+    mode: int
+
+
 Run = Callable[[Sequence[str]], tuple[int, str]]
 """Runs a command and gives its exit status and what it printed."""
 
@@ -92,7 +101,7 @@ def apply(
         return Applied(generation, ())
     if not (store / generation).is_dir():
         _write_checked(stack, files, store, generation, owners, run)
-    changed = _difference(store / previous if previous else None, files)
+    changed = differing(find_files(store / previous) if previous else {}, files)
     _switch(store, generation)
     _discard(store, keep={generation, *([previous] if previous else [])})
     return Applied(generation, tuple(service.name for service in stack.services_that_read(changed)))
@@ -119,16 +128,14 @@ def _write_checked(
     stack: Stack, files: Mapping[PurePosixPath, File], store: Path, generation: str, owners: Owners, run: Run
 ) -> None:
     tree = store / f"{_UNFINISHED}{generation}"
-    _write_tree(tree, files, owners)
-    for command in stack.checks(tree):
-        status, output = run(command)
-        if status != 0:
-            raise CheckError(command, status, output)
+    write_tree(tree, files, owners)
+    check(stack, tree, run)
     tree.rename(store / generation)
     sync_folder(store)
 
 
-def _write_tree(tree: Path, files: Mapping[PurePosixPath, File], owners: Owners) -> None:
+def write_tree(tree: Path, files: Mapping[PurePosixPath, File], owners: Owners) -> None:
+    """Write a rendered configuration; on return all of it but its own name is on the disk."""
     folders = {parent for path in files for parent in path.parents}
     for folder in sorted(folders):
         (tree / folder).mkdir(exist_ok=True)
@@ -139,6 +146,18 @@ def _write_tree(tree: Path, files: Mapping[PurePosixPath, File], owners: Owners)
         sync_folder(tree / folder)
 
 
+def check(stack: Stack, tree: Path, run: Run) -> None:
+    """Let the daemons judge a tree.
+
+    Raises:
+        CheckError: one of them refuses it.
+    """
+    for command in stack.checks(tree):
+        status, output = run(command)
+        if status != 0:
+            raise CheckError(command, status, output)
+
+
 def _switch(store: Path, generation: str) -> None:
     link = store / f"{_UNFINISHED}{CURRENT}"
     link.symlink_to(generation)
@@ -146,17 +165,22 @@ def _switch(store: Path, generation: str) -> None:
     sync_folder(store)
 
 
-def _difference(previous: Path | None, files: Mapping[PurePosixPath, File]) -> set[PurePosixPath]:
-    """Find which files differ from those of the previous generation, or are gone."""
-    if previous is None or not previous.is_dir():
-        return set(files)
-    found = {PurePosixPath(path.relative_to(previous)) for path in previous.rglob("*") if path.is_file()}
-    changed = {path for path, file in files.items() if path not in found or not _same(previous / path, file)}
-    return changed | (found - files.keys())
+def find_files(generation: Path) -> Mapping[PurePosixPath, Found]:
+    """Read the files of a generation by their paths in it; there are none when it has gone."""
+    return {
+        PurePosixPath(path.relative_to(generation)): Found(path.read_bytes(), stat.S_IMODE(path.stat().st_mode))
+        for path in generation.rglob("*")
+        if path.is_file()
+    }
 
 
-def _same(path: Path, file: File) -> bool:
-    return path.read_bytes() == file.content
+def differing(before: Mapping[PurePosixPath, Found], files: Mapping[PurePosixPath, File]) -> set[PurePosixPath]:
+    """Find the files whose content changes, that come, or that go."""
+    return {
+        path
+        for path in before.keys() | files.keys()
+        if path not in before or path not in files or before[path].content != files[path].content
+    }
 
 
 def _generations(store: Path) -> set[str]:

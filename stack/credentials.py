@@ -83,6 +83,20 @@ def settle(site: Site, path: Path, hash_password: Callable[[str], str], generate
     return Settled(tuple(accounts), unseen)
 
 
+def expect(site: Site, path: Path) -> Settled:
+    """Tell what `settle` would give, and change nothing.
+
+    A password that it would make stands in `unseen` as an empty text, and has an empty hash.
+
+    Raises:
+        CredentialsError: the store is broken.
+    """
+    made = {address: entry.hash for address, entry in _read(path).made.items() if entry.shown}
+    unseen = {user.address: "" for user in site.users if user.password in _TO_BE_MADE and user.address not in made}
+    hashes = {user.address: user.password for user in site.users if user.password not in _TO_BE_MADE} | unseen
+    return Settled(tuple(Account(user.address, {**made, **hashes}[user.address]) for user in site.users), unseen)
+
+
 def mark_shown(path: Path, addresses: Iterable[str]) -> None:
     """Remember that the passwords of these addresses were shown, so that they stay."""
     made = dict(_read(path).made)

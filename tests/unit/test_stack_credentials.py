@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
-from stack.credentials import CredentialsError, Settled, generate_password, hash_password, mark_shown, settle
+from stack.credentials import CredentialsError, Settled, expect, generate_password, hash_password, mark_shown, settle
 from stack.render import Account
 from tests.unit.power_cut import at_every_step
 from tests.unit.stack_samples import HASH, site
@@ -61,6 +61,17 @@ def test_a_password_that_was_not_shown_is_made_anew(store: Path) -> None:
     second = _settle(store, generate)
     assert second.unseen == {BOB: "password 2"}
     assert second.accounts != first.accounts
+
+
+def test_expectation_is_what_comes_and_makes_nothing(store: Path) -> None:
+    assert expect(SITE, store) == Settled((Account("alice@example.com", HASH), Account(BOB, "")), {BOB: ""})
+    assert not store.exists()
+    settled = _settle(store, _numbered())
+    assert expect(SITE, store).unseen == {BOB: ""}, "nobody has seen it: it will be made anew"
+    mark_shown(store, settled.unseen)
+    before = store.read_bytes()
+    assert expect(SITE, store) == _settle(store, _numbered())
+    assert store.read_bytes() == before
 
 
 def test_a_power_cut_never_leaves_an_account_whose_password_nobody_has_seen(tmp_path: Path) -> None:
