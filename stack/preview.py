@@ -62,7 +62,7 @@ def discard_leftover(scratch: Path) -> None:
     """Remove the tree of a preview that was killed, if possible; that of one that is just being made stays."""
     if not scratch.exists():
         return
-    # In its cage, at the start of the device, an apply may write nothing in /run; but then it finds nothing there either.
+    # At the start of the device an apply may write nothing in /run, but finds nothing there either.
     with suppress(OSError), _lock_of(scratch).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(scratch)
