@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from builder.commands.init import init
 from builder.errors import BuildError
 from builder.version import VERSION
 
@@ -25,7 +26,7 @@ def darkpipe(yes: bool) -> None:
 
     \b
     Examples:
-      ./darkpipe check my-site.yaml
+      ./darkpipe init my-site.yaml
       ./darkpipe build my-site.yaml
       ./darkpipe boot out/darkpipe-0.1.0-x64-…  --forward 2525:25 --forward 9993:993
     """
@@ -172,6 +173,9 @@ def boot(
         boot_detached(machine, wait)
     else:
         sys.exit(boot_attached(machine))
+
+
+darkpipe.add_command(init)
 
 
 class _Ended(BaseException):

@@ -98,6 +98,11 @@ def dump_site(site: Site) -> str:
     return text
 
 
+def check_values(data: dict[str, Any]) -> list[Finding]:
+    """Say all that is wrong with the values of a site that stands in no file (yet); what is missing is reported too."""
+    return _check(data)[1]
+
+
 def _check(data: dict[str, Any]) -> tuple[Site | None, list[Finding]]:
     site, findings = None, []
     try:
