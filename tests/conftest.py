@@ -5,6 +5,15 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own, for `./dev test TIER -- OPTION`."""
+    parser.addoption(
+        "--every-call", action="store_true", help="walk all system calls of darkpipe apply on a device, no sample"
+    )
+
 
 def pytest_configure() -> None:
     """Let timeout(1), which sends SIGTERM, end the tests as Ctrl-C does: machines are still switched off."""

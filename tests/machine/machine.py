@@ -182,7 +182,7 @@ class Machine:
             What it printed, errors included.
         """
         done = subprocess.run(
-            ["nsenter", f"--target={self._leader}", "--all", "--", *argv],
+            [*self.enter, *argv],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -192,6 +192,11 @@ class Machine:
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(argv)} gave {done.returncode}:\n{output}")
         return output
+
+    @property
+    def enter(self) -> Sequence[str]:
+        """The words in front of a command that let it run inside, as root."""
+        return ["nsenter", f"--target={self._leader}", "--all", "--"]
 
     def failed_units(self) -> list[str]:
         """Names of the units that failed."""
@@ -339,6 +344,7 @@ def why_not() -> str | None:
     needed = {
         "systemd-nspawn": "systemd-container",
         "swaks": "swaks",
+        "strace": "strace",
         "nsenter": "util-linux",
         "ip": "iproute2",
     }

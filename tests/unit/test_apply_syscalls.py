@@ -1,0 +1,239 @@
+"""`darkpipe apply` is cut off, and meets a full or a broken disk, at each of its system calls in turn."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import argon2
+import pytest
+
+import home.configure
+import stack.apply as stack_apply
+from firstboot.seed import SeedError
+from home.configure import ConsoleError, Store, configure
+from model.document import SEED_NAME, SiteError, dump_site
+from stack.apply import CURRENT, CheckError, Run, current
+from stack.certificate import CertificateError
+from stack.credentials import CredentialsError
+from stack.owners import Owners
+from stack.render import File, RenderError
+from stack.stack import Stack
+from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
+from tests.unit.stack_samples import OwnOwners, sample_stack, site
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+_TOLD = (CertificateError, CheckError, ConsoleError, CredentialsError, OSError, RenderError, SeedError, SiteError)
+"""What `darkpipe apply` explains to a person; anything else is a bug."""
+
+REFUSED = 3
+
+Content = Mapping[PurePosixPath, tuple[int, bytes]]
+
+
+class Home:
+    """A device's folders, and how they lay before the apply that is walked.
+
+    Args:
+        folder: where all of it goes.
+        seeded: whether the apply is the first one, which takes a seed over.
+    """
+
+    def __init__(self, folder: Path, seeded: bool) -> None:
+        self._stack = _stack(folder / "components")
+        self._folder = folder / "home"
+        self._before = folder / "before"
+        self.scratch = folder
+        self.data = self._folder / "data"
+        self.boot = self._folder / "boot"
+        self._store = Store(self.data, self._folder / "run/dry-run")
+        for path in (self.data, self.boot, self._folder / "run"):
+            path.mkdir(parents=True)
+        self.old: Content = {}
+        if seeded:
+            bob = "  - {address: bob@example.org, password: generate}\n"
+            (self.boot / SEED_NAME).write_text(dump_site(site(bob)))
+        else:
+            (self.boot / SEED_NAME).write_text(dump_site(site(domains="example.com, example.org")))
+            self.apply()
+            self.old = self.in_force()
+            self._store.site.write_text(dump_site(site(domains="example.org, example.com")))
+        shutil.copytree(self._folder, self._before, symlinks=True)
+
+    def apply(self) -> None:
+        """Do what `darkpipe apply` does."""
+        configure(self._stack, self._store, self._show)
+
+    def attempt(self) -> None:
+        """Do it as the command line does: an expected error ends it, any other is a traceback."""
+        try:
+            self.apply()
+        except _TOLD as error:
+            os.write(2, str(error).encode())
+            os._exit(REFUSED)
+
+    def go_back(self) -> None:
+        """Lay everything as it was before."""
+        shutil.rmtree(self._folder)
+        shutil.copytree(self._before, self._folder, symlinks=True)
+
+    def in_force(self) -> Content:
+        """What the services read: files with their modes; nothing while there is no configuration."""
+        generation = current(self._store.configurations)
+        return {} if generation is None else _content(self._store.configurations / generation)
+
+    def names(self) -> set[PurePosixPath]:
+        """All paths on the disk, without those in generations."""
+        store = self._store.configurations
+        found = {path for path in self._folder.rglob("*") if store not in path.parents}
+        return {PurePosixPath(path.relative_to(self._folder)) for path in found}
+
+    def generations(self) -> set[str]:
+        """All names in the store of configurations."""
+        return {path.name for path in self._store.configurations.iterdir()}
+
+    def in_force_is_whole(self) -> bool:
+        """Whether `current` leads to a folder, or is not there yet."""
+        link = self._store.configurations / CURRENT
+        return link.exists() or not link.is_symlink()
+
+    def _show(self, text: str) -> bool:
+        with (self._folder / "console").open("a") as console:
+            console.write(text)
+        return True
+
+
+def _stack(folder: Path) -> Stack:
+    sample_stack(folder, one=[["test", "-f", "{config}/one/main.conf"]], two=[["test", "-f", "{config}/two/secret"]])
+    (folder / "agent").mkdir()
+    volumes = '[{name: darkpipe, mode: "0755"}, {name: tls, mode: "0700"}]'
+    (folder / "agent/component.yaml").write_text(f"description: agent\nvolumes: {volumes}\n")
+    return Stack.load(folder)
+
+
+def _content(folder: Path) -> Content:
+    return {
+        PurePosixPath(path.relative_to(folder)): (
+            stat.S_IMODE(path.stat().st_mode),
+            b"" if path.is_dir() else path.read_bytes(),
+        )
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No root, no boot partition of this computer, no costly hash."""
+    boot = tmp_path / "home/boot"
+
+    @contextmanager
+    def boot_partition() -> Iterator[Path]:
+        yield boot
+
+    monkeypatch.setattr(home.configure, "boot_partition", boot_partition)
+    monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", lambda _, password: f"hash of {password}")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """An apply and the calls at which something can happen to it.
+
+    Args:
+        new: what it brings into force.
+        names: the paths that are there afterwards.
+    """
+
+    device: Home
+    calls: tuple[Call, ...]
+    new: Content
+    names: set[PurePosixPath]
+
+    @classmethod
+    def of(cls, device: Home) -> Walk:
+        """Let it get through twice: the first time it loads what every later fork has then loaded already."""
+        device.apply()
+        new, names = device.in_force(), device.names()
+        device.go_back()
+        clean = trace_function(device.attempt, device.scratch)
+        assert clean.status == 0, clean.output
+        return cls(device, tuple(changing_calls(clean.trace)), new, names)
+
+    def meet(self, call: Call, fault: Fault) -> Ended:
+        """Put a fault on one call, and look at what it leaves and how the next apply gets on."""
+        self.device.go_back()
+        ended = trace_function(self.device.attempt, self.device.scratch, (call, fault))
+        assert self.device.in_force_is_whole(), f"{call}: the link in force leads nowhere"
+        assert self.device.in_force() in (self.device.old, self.new), f"{call}: neither the old nor the new one"
+        self.device.apply()
+        assert self.device.in_force() == self.new, f"{call}: the next apply does not bring the new one into force"
+        assert self.device.names() == self.names, f"{call}: rubbish"
+        assert len(self.device.generations()) <= 3, f"{call}: {self.device.generations()}"
+        return ended
+
+
+@pytest.fixture(params=[True, False], ids=["first", "later"])
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    return Home(tmp_path, bool(request.param))
+
+
+def test_cut_at_every_call(device: Home) -> None:
+    walk = Walk.of(device)
+    assert len(walk.calls) > 40
+    for call in walk.calls:
+        assert walk.meet(call, Fault.KILL).killed, f"{call}: not reached"
+
+
+def test_every_call_fails(device: Home) -> None:
+    """Our code makes no difference between a full and a broken disk; they take turns."""
+    walk = Walk.of(device)
+    calls = [call for call in walk.calls if call.touches_files]
+    assert len(calls) > 30
+    for call, fault in zip(calls, itertools.cycle([Fault.NO_SPACE, Fault.BROKEN_DISK])):
+        ended = walk.meet(call, fault)
+        assert "(INJECTED)" in ended.trace, f"{call}: not reached"
+        assert ended.status in (0, REFUSED), f"{call}:\n{ended.output}"
+        assert ended.status == 0 or ended.output.strip(), f"{call}: no reason is told"
+
+
+def _two_steps(store: Path, generation: str) -> None:
+    (store / CURRENT).unlink(missing_ok=True)
+    (store / CURRENT).symlink_to(generation)
+
+
+def _in_place(path: Path, content: bytes, mode: int) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def _under_its_own_name(
+    stack: Stack, files: Mapping[PurePosixPath, File], store: Path, generation: str, owners: Owners, _run: Run
+) -> None:
+    assert stack.services
+    stack_apply.write_tree(store / generation, files, owners)
+
+
+@pytest.mark.parametrize(
+    ("place", "planted", "found"),
+    [
+        ("stack.apply._switch", _two_steps, "neither the old nor the new"),
+        ("stack.apply._write_checked", _under_its_own_name, "the next apply does not bring the new one into force"),
+        ("stack.apply._discard", lambda _store, keep: keep, "File exists"),
+        ("firstboot.seed.write_atomically", _in_place, "site.yaml"),
+    ],
+)
+def test_planted_bugs_are_found(
+    place: str, planted: Callable[..., object], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, planted)
+    walk = Walk.of(Home(tmp_path, seeded="seed" in place))
+    with pytest.raises((AssertionError, OSError, SiteError), match=found):  # noqa: PT012  a walk is one thing
+        for call in reversed(walk.calls):
+            walk.meet(call, Fault.KILL)
