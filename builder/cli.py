@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from builder.commands.doctor import doctor
 from builder.commands.init import init
 from builder.errors import BuildError
 from builder.version import VERSION
@@ -175,7 +176,8 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-darkpipe.add_command(init)
+for command in (doctor, init):
+    darkpipe.add_command(command)
 
 
 class _Ended(BaseException):

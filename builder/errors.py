@@ -34,6 +34,7 @@ class ToolError(BuildError):
         message = f"{_program(argv)} failed ({ending}):\n\n{shown}\n\nThe command was:\n\n  {shlex.join(argv)}"
         super().__init__(message, "call again with DARKPIPE_KEEP=1 to keep its files, and the command can be pasted")
         self.status = status
+        self.output = output.rstrip()
 
 
 def _program(argv: Sequence[str]) -> str:

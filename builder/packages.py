@@ -24,7 +24,9 @@ BUILD_EPOCH = 1_793_491_200
 
 _KIND = "packages"
 _DIGEST = "digest"
-_MAXIMUM_AGE = 24 * 3600
+MAXIMUM_AGE = 24 * 3600
+"""Seconds after which a package layer is built anew."""
+
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
 
@@ -81,7 +83,7 @@ def package_layer(
     inputs = _inputs(shop.archive, profile, components)
     identifier = content_id(inputs)
     old = shop.cache.find(_KIND, identifier)
-    replace = old is not None and (refresh or _age(old) > _MAXIMUM_AGE)
+    replace = old is not None and (refresh or _age(old) > MAXIMUM_AGE)
     try:
         entry = shop.stage(
             "Package layer",

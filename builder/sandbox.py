@@ -81,7 +81,7 @@ class Sandbox:
         memory = "1g"
         variables = dict(environment or {})
         if scratch is not None:
-            memory = _TMPFS_SIZE if _available_memory() >= _MEMORY_FOR_TMPFS else "0"
+            memory = _TMPFS_SIZE if available_memory() >= _MEMORY_FOR_TMPFS else "0"
             variables["DARKPIPE_SCRATCH"] = str(scratch)
         command = self.command(argv, memory)
         return run(command, environment=variables, stdin=stdin, stdout=stdout, on_line=on_line)
@@ -107,7 +107,8 @@ def check_namespaces() -> None:
         raise BuildError(f"private namespaces cannot be made here.\n{error}", hint) from error
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
+    """Bytes of memory that programs can still get (proc_meminfo(5))."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -63,14 +63,22 @@ def open_tools(tree: ToolsTree, cache: Cache, archive: Archive, stages: Stages) 
     Raises:
         BuildError: the archive cannot be reached, or the host refuses namespaces.
     """
-    architecture = host_architecture()
-    inputs = {"layout": _LAYOUT, "suite": SUITE, "architecture": architecture, "packages": _packages(tree)}
-    identifier = content_id(inputs)
-    entry = cache.find("tools", identifier)
+    entry = find_tools(tree, cache)
     if entry is None:
+        identifier = _identifier(tree)
         with stages.stage(f"Install {tree.name}", "once; they are kept for later builds") as advance:
             entry = cache.produce("tools", identifier, lambda made: _install(tree, made, archive, advance))
     return Sandbox(entry, cache.root)
+
+
+def find_tools(tree: ToolsTree, cache: Cache) -> Path | None:
+    """Give the folder of a tools tree that is installed, or None."""
+    return cache.find("tools", _identifier(tree))
+
+
+def _identifier(tree: ToolsTree) -> str:
+    architecture = host_architecture()
+    return content_id({"layout": _LAYOUT, "suite": SUITE, "architecture": architecture, "packages": _packages(tree)})
 
 
 def host_architecture() -> str:
