@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from model.site import Site
-from stack.credentials import hash_password
+from stack.passwords import hash_password
 
 _SHORTEST = 10
 

@@ -74,8 +74,7 @@ def _users(users: list[dict[str, Any]]) -> str:
     lines = [f"{_comment(Site.model_fields['users'].description or '')}users:\n"]
     for number, user in enumerate(users):
         lines.append(f"  - address: {_flow(user['address'])}\n")
-        if user["aliases"]:
-            lines.append(f"    aliases: {_flow(user['aliases'])}\n")
+        lines += [f"    {key}: {_flow(user[key])}\n" for key in ("aliases", "catch_all", "quota") if user[key]]
         if number == 0:
             lines.append(_comment(User.model_fields["password"].description or "", "    "))
         lines.append(f"    password: {_flow(user['password'])}\n")

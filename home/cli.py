@@ -2,54 +2,39 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from pathlib import Path
 
 import click
 
 from firstboot.console import announce
-from firstboot.disk import DiskError
-from firstboot.seed import SeedError
-from home.configure import ConsoleError, Store, configure, try_out
-from model.document import SiteError
-from model.report import annotate
-from stack.apply import CheckError
-from stack.certificate import CertificateError
-from stack.component import ComponentError
-from stack.credentials import CredentialsError
-from stack.render import RenderError
+from home.alias_commands import alias
+from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
+from home.configure import configure, try_out
+from home.domain_commands import domain
+from home.services import restart
+from home.store import Store
+from home.user_commands import user
+from stack.apply import Applied
 from stack.stack import COMPONENTS, Stack
 
-_EXPECTED = (
-    CertificateError,
-    CheckError,
-    ComponentError,
-    ConsoleError,
-    CredentialsError,
-    DiskError,
-    OSError,
-    RenderError,
-    SeedError,
-    SiteError,
-)
-"""Errors that a person can act on; any other is a bug, and its traceback belongs into the journal."""
 
-
-def _explained(error: Exception) -> str:
-    return annotate(error) if isinstance(error, SiteError) else str(error)
-
-
-@click.group()
+@click.group(context_settings=HELP)
 def main() -> None:
-    """DarkPipe on this device."""
+    """DarkPipe on this device.
+
+    \b
+    Examples:
+      darkpipe user add carol@example.com
+      darkpipe user password alice@example.com
+      darkpipe alias add family@example.com alice@example.com bob@example.com
+    """
 
 
 @main.command("apply")
-@click.option("--restart/--no-restart", default=True, help="Restart running services whose configuration changed.")
+@click.option("--restart/--no-restart", "restarts", default=True, help="Restart services whose configuration changed.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
-def apply_command(restart: bool, dry_run: bool) -> None:
-    """Turn the site into the configuration of the services.
+def apply_command(restarts: bool, dry_run: bool) -> None:
+    """Turn accounts and site into the configuration of the services.
 
     The new configuration comes into force as a whole, and only if every service approves of it.
     """
@@ -57,30 +42,32 @@ def apply_command(restart: bool, dry_run: bool) -> None:
         _show_changes()
         return
     try:
-        applied = configure(Stack.load(Path(COMPONENTS)), Store(), announce)
-    except _EXPECTED as error:
+        changed = configure(Stack.load(COMPONENTS), Store(), announce)
+        if changed is None:
+            click.echo("There is no site yet: nothing to apply.")
+            return
+        click.echo(_told(changed.applied))
+        if restarts:
+            restart(changed.applied.changed)
+        complain_of_unshown(changed)
+    except EXPECTED as error:
         # The whole text is for the person in front of the device; of a site, the log gets no line that may hold a hash.
-        announce(f"DarkPipe cannot apply its configuration.\n\n{_explained(error)}")
+        announce(f"DarkPipe cannot apply its configuration.\n\n{explained(error)}")
         click.echo(str(error), err=True)
         sys.exit(1)
-    if applied is None:
-        click.echo("There is no site yet: nothing to apply.")
-        return
+
+
+def _told(applied: Applied) -> str:
+    if not applied.switched:
+        return f"Configuration {applied.generation} was in force already."
     if not applied.changed:
-        click.echo(f"Configuration {applied.generation} was in force already.")
-        return
-    click.echo(f"Configuration {applied.generation} is in force; changed: {', '.join(applied.changed)}.")
-    if restart:
-        # Only what runs: a service that somebody has stopped stays stopped.
-        subprocess.run(["systemctl", "try-restart", *(f"{name}.service" for name in applied.changed)], check=True)
+        return f"Configuration {applied.generation} is in force; no service has to be restarted."
+    return f"Configuration {applied.generation} is in force; changed: {', '.join(applied.changed)}."
 
 
 def _show_changes() -> None:
-    try:
-        preview = try_out(Stack.load(Path(COMPONENTS)), Store())
-    except _EXPECTED as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    with in_words(as_json=False):
+        preview = try_out(Stack.load(COMPONENTS), Store())
     if preview is None:
         click.echo("There is no site yet: nothing to apply.")
         return
@@ -91,3 +78,7 @@ def _show_changes() -> None:
         return
     restarted = ", ".join(preview.changed) or "none"
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
+
+
+for group in (domain, user, alias):
+    main.add_command(group)

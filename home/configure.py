@@ -1,23 +1,30 @@
-"""`darkpipe apply`: from the Site on `data` (or on the boot partition, at first) to the configuration in force."""
+"""`darkpipe apply`, and every change of the accounts: from what is on `data` to the configuration in force.
+
+The Site (from the boot partition) makes the accounts at the first apply. From then on these rule.
+
+The order makes a change safe to be cut off at every step: the configuration is rendered and judged by the daemons,
+then the accounts are stored, then the configuration is switched to. A cut before the storing leaves the old state; a
+cut after it leaves new accounts, which the apply of the next start brings into force.
+"""
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from firstboot.seed import Taken, boot_partition, take_seed
+from home.store import Store, read_accounts, write_accounts
+from model.accounts import Accounts, first_accounts
 from model.document import SEED_NAME, read_site
-from model.site import Site
-from stack.apply import Applied, apply
+from model.problems import Kind, Refusal
+from stack.apply import Applied, Run, apply, run_check
 from stack.certificate import ensure_certificate
-from stack.credentials import expect, generate_password, hash_password, mark_shown, settle
-from stack.owners import SystemOwners
+from stack.owners import Owners, SystemOwners
+from stack.passwords import expect, generate_password, hash_password, settle
 from stack.preview import Preview, discard_leftover, preview
 from stack.render import render
-from stack.stack import DATA, Stack
+from stack.stack import Stack
 from stack.volumes import make_volumes
 
 _NOTHING = f"""\
@@ -25,63 +32,37 @@ DarkPipe has nothing to do yet: it knows no domain and no mailbox.
 Put a file {SEED_NAME} on the small partition of the disk (FAT, named DP-ESP or darkpipe-esp) and start again;
 `./darkpipe build` makes one from your site.yaml."""
 
+Show = Callable[[Mapping[str, str]], bool]
+"""Shows passwords, by address, to somebody, and in no log; tells whether that was possible."""
+
 
 @dataclass(frozen=True)
-class Store:
-    """Where things are on `data`.
+class InForce:
+    """What is in force now.
 
     Args:
-        data: the folder with all volumes.
-        scratch: where a configuration lies that is only tried; not on `data`, which may be full.
+        accounts: as they are stored, or will be once their passwords have been shown.
+        applied: the configuration, and which services do not know it yet.
+        unshown: addresses with a password that was made and that nobody could be shown; the next apply makes another.
     """
 
-    data: Path = Path(DATA)
-    scratch: Path = Path("/run/darkpipe-dry-run")
-
-    @property
-    def site(self) -> Path:
-        """The Site, once the seed was taken over."""
-        return self.data / "darkpipe" / "site.yaml"
-
-    @property
-    def credentials(self) -> Path:
-        """Hashes of the passwords that were made here."""
-        return self.data / "darkpipe" / "credentials.json"
-
-    @property
-    def configurations(self) -> Path:
-        """The rendered configurations."""
-        return self.data / "darkpipe" / "config"
-
-    @property
-    def certificate(self) -> Path:
-        """Key and certificate of the mail server."""
-        return self.data / "tls" / "mail.pem"
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second `darkpipe apply` waiting until this one is done."""
-        with (self.data / "darkpipe" / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    accounts: Accounts
+    applied: Applied
+    unshown: tuple[str, ...] = ()
 
 
-class ConsoleError(Exception):
-    """There is no console to show a password on."""
-
-
-def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> Applied | None:
-    """Bring the Site into force; calling it again changes nothing.
+def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> InForce | None:
+    """Bring the accounts into force; calling it again changes nothing.
 
     Args:
         announce: shows a text to whoever sits at the device, in no log.
 
     Returns:
-        What has changed, or None while there is no Site.
+        What is in force now, or None while there is no Site.
 
     Raises:
-        OSError, CheckError, RenderError, CertificateError, CredentialsError, SeedError, DiskError,
-        ConsoleError, model.document.SiteError: each says what to do; the configuration in force is untouched.
+        OSError, CheckError, RenderError, CertificateError, SeedError, DiskError, home.store.StoreError,
+        model.document.SiteError: each says what to do; the configuration in force is untouched.
     """
     make_volumes(stack.volumes, store.data, SystemOwners())
     discard_leftover(store.scratch)
@@ -92,7 +73,7 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> Ap
         if not store.site.exists():
             announce(_NOTHING)
             return None
-        return _bring_into_force(stack, store, read_site(store.site), announce)
+        return bring_into_force(stack, store, _accounts(store), lambda passwords: announce(passwords_text(passwords)))
 
 
 def try_out(stack: Stack, store: Store) -> Preview | None:
@@ -104,30 +85,83 @@ def try_out(stack: Stack, store: Store) -> Preview | None:
         What would change, or None while there is no Site.
 
     Raises:
-        OSError, CheckError, RenderError, CredentialsError, model.document.SiteError: `configure` would end so too.
+        OSError, CheckError, RenderError, StoreError, model.document.SiteError: `configure` would end so too.
     """
     if not store.site.exists():
         return None
-    site = read_site(store.site)
-    files = render(stack, site, expect(site, store.credentials).accounts, PurePosixPath(store.certificate))
+    accounts = _accounts(store)
+    files = render(stack, expect(accounts), PurePosixPath(store.certificate))
     return preview(stack, files, store.configurations, store.scratch, SystemOwners())
 
 
-def _bring_into_force(stack: Stack, store: Store, site: Site, announce: Callable[[str], bool]) -> Applied:
-    ensure_certificate(store.certificate, list(dict.fromkeys([site.mail_host, site.mx_host])))
-    settled = settle(site, store.credentials, hash_password, generate_password)
-    files = render(stack, site, settled.accounts, PurePosixPath(store.certificate))
-    applied = apply(stack, files, store.configurations, SystemOwners())
+def change_accounts(stack: Stack, store: Store, change: Callable[[Accounts], Accounts], show: Show) -> InForce:
+    """Change the accounts and bring the change into force, or leave everything as it was.
+
+    Args:
+        change: gives the new accounts, or refuses.
+
+    Raises:
+        Refusal: from `change`, or the device was not set up.
+        OSError, CheckError, RenderError, CertificateError, StoreError: the old accounts are in force.
+    """
+    with store.locked():
+        return bring_into_force(stack, store, change(known_accounts(store)), show)
+
+
+def known_accounts(store: Store) -> Accounts:
+    """Read the accounts of a device that was set up.
+
+    Raises:
+        Refusal: it was not.
+    """
+    accounts = read_accounts(store.accounts)
+    if accounts is None:
+        raise Refusal(
+            Kind.NOT_SET_UP,
+            "a device without accounts",
+            "a device that was set up from a site.yaml",
+            f"put {SEED_NAME} on its boot partition and start it, or run `darkpipe apply` to see what is wrong",
+        )
+    return accounts
+
+
+def bring_into_force(
+    stack: Stack,
+    store: Store,
+    accounts: Accounts,
+    show: Show,
+    owners: Owners | None = None,
+    run: Run = run_check,
+) -> InForce:
+    """Store accounts and switch to their configuration; the caller holds the lock.
+
+    Args:
+        owners: who files belong to; None for the system's users.
+        run: runs the daemons' checks.
+    """
+    ensure_certificate(store.certificate, list(dict.fromkeys([accounts.mail_host, accounts.mx_host])))
+    settled = settle(accounts, hash_password, generate_password)
+    files = render(stack, settled.accounts, PurePosixPath(store.certificate))
+    applied = apply(
+        stack,
+        files,
+        store.configurations,
+        owners or SystemOwners(),
+        run,
+        # Without the hashes of passwords that nobody has seen: a cut from here on, and the next apply makes others.
+        commit=lambda: _store(store, accounts),
+    )
+    if settled.unseen and not show(settled.unseen):
+        return InForce(settled.accounts, applied, tuple(settled.unseen))
     if settled.unseen:
-        if not announce(_passwords(settled.unseen)):
-            raise ConsoleError("no console could be opened: the passwords that were made will be made anew next time")
-        mark_shown(store.credentials, settled.unseen)
-    return applied
+        write_accounts(store.accounts, settled.accounts)
+    return InForce(settled.accounts, applied)
 
 
-def _passwords(unseen: Mapping[str, str]) -> str:
-    width = max(len(address) for address in unseen)
-    lines = [f"    {address:<{width}}   {password}" for address, password in unseen.items()]
+def passwords_text(passwords: Mapping[str, str]) -> str:
+    """Write passwords for a screen."""
+    width = max(len(address) for address in passwords)
+    lines = [f"    {address:<{width}}   {password}" for address, password in passwords.items()]
     rule = "=" * 72
     return "\n".join(
         [
@@ -139,3 +173,14 @@ def _passwords(unseen: Mapping[str, str]) -> str:
             rule,
         ]
     )
+
+
+def _accounts(store: Store) -> Accounts:
+    # Also when it only made the accounts: what else it says must be right.
+    site = read_site(store.site)
+    return read_accounts(store.accounts) or first_accounts(site)
+
+
+def _store(store: Store, accounts: Accounts) -> None:
+    if read_accounts(store.accounts) != accounts:
+        write_accounts(store.accounts, accounts)

@@ -28,11 +28,15 @@ def cross_checks(data: Mapping[str, Any]) -> Iterator[Finding]:
     domains, domains_complete = _read(_listed(data, ("domains",)), domain_name)
     addresses, addresses_complete = _read(_address_values(data), mail_address)
     relays, _ = _read(_relay_values(data), host)
+    catch_alls, _ = _read(_catch_all_values(data), domain_name)
     yield from _doubles(domains, "each domain once")
     yield from _doubles(relays, "each relay once")
     yield from _doubles(addresses, "each address once, as the address or an alias of one user")
+    yield from _doubles(catch_alls, "each domain once in all users' `catch_all`")
     if domains:
-        yield from _foreign(addresses, list(dict.fromkeys(name for _, name in domains)), complete=domains_complete)
+        names = list(dict.fromkeys(name for _, name in domains))
+        yield from _foreign(addresses, names, complete=domains_complete)
+        yield from _foreign_catch_alls(catch_alls, names, complete=domains_complete)
     if addresses and addresses_complete:
         yield from _unknown_admin(data, [name for _, name in addresses])
 
@@ -56,6 +60,16 @@ def _foreign(addresses: Iterable[_Named], domains: list[str], *, complete: bool)
         remedy = f"did you mean {quoted(f'{name}@{close[0]}')}?" if close else f"add {quoted(domain)} to `domains`"
         found = f"{quoted(address)}, whose domain is none of this site's"
         yield Finding(path, Kind.FOREIGN_DOMAIN, found, f"an address in {_choice(domains)}", remedy)
+
+
+def _foreign_catch_alls(catch_alls: Iterable[_Named], domains: list[str], *, complete: bool) -> Iterator[Finding]:
+    for path, domain in catch_alls:
+        close = difflib.get_close_matches(domain, domains, n=1)
+        if domain in domains or not (complete or close):
+            continue
+        remedy = f"did you mean {quoted(close[0])}?" if close else f"add {quoted(domain)} to `domains`"
+        found = f"{quoted(domain)}, which is none of this site's domains"
+        yield Finding(path, Kind.FOREIGN_DOMAIN, found, _choice(domains), remedy)
 
 
 def _unknown_admin(data: Mapping[str, Any], addresses: list[str]) -> Iterator[Finding]:
@@ -90,6 +104,12 @@ def _address_values(data: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
             yield from _listed(user, (*path, "aliases"))
         else:
             yield path, None
+
+
+def _catch_all_values(data: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+    for path, user in _listed(data, ("users",)):
+        if isinstance(user, Mapping):
+            yield from _listed(user, (*path, "catch_all"))
 
 
 def _relay_values(data: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:

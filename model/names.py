@@ -26,6 +26,10 @@ _DEVIATIONS = frozenset("ßς\u200c\u200d")
 # password file, none of which should ever need quoting.
 _LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
 
+# Of RFC 5322 §3.2.3's atoms, what people have in their addresses: nothing that a mail server might take for a route, a
+# command, a file or a comment.
+_FOREIGN_LOCAL_PART = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9_=+'&~-]*(?:\.[A-Za-z0-9_=+'&~-]+)*")
+
 _DOMAIN = "a domain such as `example.com`"
 _ADDRESS = "a mail address such as `alice@example.com`"
 
@@ -91,6 +95,31 @@ def mail_address(text: str) -> str:
             f"use up to {_LONGEST_LOCAL_PART} letters, digits, `_`, `-` and inner dots before the `@`",
         )
     address = f"{name}@{domain_name(domain)}"
+    if len(address) > _LONGEST_ADDRESS:
+        raise Refusal(
+            Kind.BAD_ADDRESS, f"an address of {len(address)} characters", _ADDRESS, f"use at most {_LONGEST_ADDRESS}"
+        )
+    return address
+
+
+def target_address(text: str) -> str:
+    """Give an address that mail is to be passed on to, which may be anybody's; its domain as A-labels.
+
+    Case of the local part is left alone: it is for the domain that receives to say what it means (RFC 5321 §2.4).
+    `model.account_changes` puts the addresses of this home into their own form.
+
+    Raises:
+        Refusal: it is none, or one that only few mail servers would understand.
+    """
+    local_part, at, domain = text.rpartition("@")
+    if not at or not domain or not _FOREIGN_LOCAL_PART.fullmatch(local_part) or len(local_part) > _LONGEST_LOCAL_PART:
+        raise Refusal(
+            Kind.BAD_ADDRESS,
+            _text(text),
+            _ADDRESS,
+            f"use up to {_LONGEST_LOCAL_PART} letters, digits, inner dots and the characters `_-+=&~'` before the `@`",
+        )
+    address = f"{local_part}@{domain_name(domain)}"
     if len(address) > _LONGEST_ADDRESS:
         raise Refusal(
             Kind.BAD_ADDRESS, f"an address of {len(address)} characters", _ADDRESS, f"use at most {_LONGEST_ADDRESS}"

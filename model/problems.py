@@ -28,9 +28,17 @@ class Kind(StrEnum):
     BAD_DOMAIN = "bad-domain"
     BAD_ADDRESS = "bad-address"
     BAD_PASSWORD = "bad-password"
+    BAD_QUOTA = "bad-quota"
     TWICE = "twice"
     FOREIGN_DOMAIN = "foreign-domain"
     UNKNOWN_ADMIN = "unknown-admin"
+    UNKNOWN_DOMAIN = "unknown-domain"
+    UNKNOWN_ADDRESS = "unknown-address"
+    IN_USE = "in-use"
+    LAST_ONE = "last-one"
+    LOOP = "loop"
+    OLD_MAIL = "old-mail"
+    NOT_SET_UP = "not-set-up"
     NOT_BUILT = "not-built"
 
 

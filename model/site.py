@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from model import names
 from model.checks import cross_checks
 from model.passwords import GENERATE, HASH_PATTERN, PROMPT, password_setting
+from model.quota import quota
 
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -36,6 +37,11 @@ Password = Annotated[
     str,
     AfterValidator(password_setting),
     WithJsonSchema({"type": "string", "pattern": f"^({PROMPT}|{GENERATE}|{HASH_PATTERN})$"}),
+]
+Quota = Annotated[
+    str,
+    AfterValidator(quota),
+    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,5} ?[MGTmgt](i?[Bb])?$"}),
 ]
 
 
@@ -109,6 +115,16 @@ class User(_Strict):
         description="More addresses whose mail arrives in this mailbox.",
         examples=[["postmaster@example.com"]],
     )
+    catch_all: tuple[Domain, ...] = Field(
+        (),
+        description="Domains of which this mailbox also gets all mail to addresses that nobody has.",
+        examples=[["example.com"]],
+    )
+    quota: Quota | None = Field(
+        None,
+        description="The most that the mailbox may hold, such as 5G or 500M. Default: no limit.",
+        examples=["5G"],
+    )
     password: Password = Field(
         GENERATE,
         repr=False,
@@ -161,21 +177,6 @@ class Site(_Strict):
         "your own decision.",
         examples=[{"unlock": "none"}],
     )
-
-    @property
-    def primary_domain(self) -> str:
-        """The domain that the machine's names belong to."""
-        return self.domains[0]
-
-    @property
-    def mail_host(self) -> str:
-        """The name that mail apps and browsers use."""
-        return f"mail.{self.primary_domain}"
-
-    @property
-    def mx_host(self) -> str:
-        """The name that other mail servers use: MX, EHLO and PTR."""
-        return f"mx.{self.primary_domain}"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -1,49 +1,62 @@
-"""Which addresses a home has, whose mailbox each of them is, and who may send as it."""
+"""Which addresses a home has, who gets the mail of each of them, and who may send as it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from model.site import Site
+from model.account_rules import owners
+from model.accounts import Accounts
 
 _ROLES = ("postmaster", "abuse")
 """Mailboxes that every domain must have (RFC 5321 §4.5.1, RFC 2142 §2 and §4)."""
 
+NOBODY = "nobody"
+"""Stands for the owner of an address whose mail no mailbox of this home gets; names for logging in have an `@`."""
 
-def aliases(site: Site) -> Mapping[str, str]:
-    """Map every address without a mailbox of its own to the address that takes its mail.
+
+def aliases(accounts: Accounts) -> Mapping[str, tuple[str, ...]]:
+    """Map every address without a mailbox of its own to the addresses that get its mail (virtual(5)).
 
     What nobody has claimed of the addresses that each domain must have goes to the administrator, and so does
     `postmaster` at the host's own name, to which a bare `postmaster` is completed.
+
+    `@domain` stands for all addresses that a domain has not. Since aliases come before mailboxes, the mailboxes of such
+    a domain are in the map as well, each as an alias of itself.
     """
-    mailboxes = {user.address: user.address for user in site.users}
-    required = [f"{role}@{domain}" for domain in site.domains for role in _ROLES]
-    required += [f"postmaster@{domain}" for domain in _host_domains(site)]
-    claimed = {alias: user.address for user in site.users for alias in user.aliases}
-    found = {**dict.fromkeys(required, site.admin), **claimed, **mailboxes}
-    found.update({_in_unicode(address): target for address, target in found.items()})
-    return {address: found[address] for address in sorted(found.keys() - mailboxes.keys())}
+    required = [f"{role}@{domain.name}" for domain in accounts.domains for role in _ROLES]
+    required += [f"postmaster@{domain}" for domain in _host_domains(accounts)]
+    mailboxes = {user.address: (user.address,) for user in accounts.users}
+    catch_alls = {f"@{domain.name}": (domain.catch_all,) for domain in accounts.domains if domain.catch_all}
+    found = {**dict.fromkeys(required, (accounts.admin,)), **accounts.targets, **mailboxes, **catch_alls}
+    found.update({_in_unicode(address): targets for address, targets in found.items()})
+    implied = {address for address in mailboxes if f"@{address.partition('@')[2]}" not in catch_alls}
+    return {address: found[address] for address in sorted(found.keys() - implied)}
 
 
-def sender_logins(site: Site) -> Mapping[str, str]:
-    """Map every address that somebody may send as, to the address by which this person logs in.
+def sender_logins(accounts: Accounts) -> Mapping[str, tuple[str, ...]]:
+    """Map every address that somebody may send as, to the addresses by which these people log in.
 
-    Whoever receives the mail of an address may send as it, and nobody else.
+    Whoever gets the mail of an address may send as it, and nobody else: everybody whom an alias leads to, and the owner
+    of a catch-all as any address of the domain that is nobody's. Addresses whose mail only goes elsewhere are
+    `NOBODY`'s, since they would otherwise be the catch-all's.
     """
-    targets = aliases(site)
-    # An alias may lead to another one: the administrator's address need not be a mailbox.
-    owners = {address: targets.get(target, target) for address, target in targets.items()}
-    owners.update((user.address, user.address) for user in site.users)
-    return dict(sorted(owners.items()))
+    found = {address: _owners(targets, accounts) for address, targets in aliases(accounts).items()}
+    found.update((user.address, (user.address,)) for user in accounts.users)
+    return dict(sorted(found.items()))
 
 
-def alias_domains(site: Site) -> Sequence[str]:
+def alias_domains(accounts: Accounts) -> Sequence[str]:
     """List the domains that have aliases only: the host's own name, and international domains as people write them."""
-    return [*_host_domains(site), *(name for domain in site.domains if (name := _unicode(domain)) != domain)]
+    written = [name for domain in accounts.domains if (name := _unicode(domain.name)) != domain.name]
+    return [*_host_domains(accounts), *written]
 
 
-def _host_domains(site: Site) -> Sequence[str]:
-    return [] if site.mx_host in site.domains else [site.mx_host]
+def _owners(targets: Sequence[str], accounts: Accounts) -> tuple[str, ...]:
+    return tuple(sorted({owner for target in targets for owner in owners(target, accounts)})) or (NOBODY,)
+
+
+def _host_domains(accounts: Accounts) -> Sequence[str]:
+    return [] if accounts.domain(accounts.mx_host) else [accounts.mx_host]
 
 
 def _in_unicode(address: str) -> str:

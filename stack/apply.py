@@ -13,10 +13,12 @@ call clears away.
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -39,10 +41,12 @@ class Applied:
     Args:
         generation: name of the generation that is in force now.
         changed: names of the services that must be restarted to see it.
+        switched: whether another one was in force before.
     """
 
     generation: str
     changed: tuple[str, ...]
+    switched: bool = True
 
 
 class CheckError(Exception):
@@ -80,13 +84,20 @@ def run_check(command: Sequence[str]) -> tuple[int, str]:
 
 
 def apply(
-    stack: Stack, files: Mapping[PurePosixPath, File], store: Path, owners: Owners, run: Run = run_check
+    stack: Stack,
+    files: Mapping[PurePosixPath, File],
+    store: Path,
+    owners: Owners,
+    run: Run = run_check,
+    commit: Callable[[], None] = lambda: None,
 ) -> Applied:
     """Bring a rendered configuration into force.
 
     Args:
         store: folder of the generations; it is made when it is not there.
         run: runs the checks.
+        commit: makes durable what the configuration was rendered from; called when the checks have approved of it and
+            before it is switched to, so that a cut between the two is mended by the next apply.
 
     Raises:
         CheckError: a check failed; nothing was changed. The refused tree stays until the next call, so that the
@@ -98,13 +109,15 @@ def apply(
     previous = current(store)
     _discard(store, keep=_generations(store))
     if generation == previous and (store / generation).is_dir():
-        return Applied(generation, ())
+        commit()
+        return Applied(generation, (), switched=False)
     if not (store / generation).is_dir():
         _write_checked(stack, files, store, generation, owners, run)
+    commit()
     changed = differing(find_files(store / previous) if previous else {}, files)
     _switch(store, generation)
     _discard(store, keep={generation, *([previous] if previous else [])})
-    return Applied(generation, tuple(service.name for service in stack.services_that_read(changed)))
+    return Applied(generation, tuple(service.name for service in stack.services_to_restart(changed)))
 
 
 def identify(files: Mapping[PurePosixPath, File]) -> str:
@@ -129,6 +142,7 @@ def _write_checked(
 ) -> None:
     tree = store / f"{_UNFINISHED}{generation}"
     write_tree(tree, files, owners)
+    _set_times(tree, store)
     check(stack, tree, run)
     tree.rename(store / generation)
     sync_folder(store)
@@ -156,6 +170,19 @@ def check(stack: Stack, tree: Path, run: Run) -> None:
         status, output = run(command)
         if status != 0:
             raise CheckError(command, status, output)
+
+
+def _set_times(tree: Path, store: Path) -> None:
+    """Give each file a time that the same file has in no other generation.
+
+    Daemons that read a file again once it has changed compare size and time, the time in seconds (Dovecot's
+    passwd-file): two changes within one second, or a clock that was set back, would pass unseen.
+    """
+    now = int(time.time())
+    for path in (path for path in tree.rglob("*") if path.is_file()):
+        others = [store / name / path.relative_to(tree) for name in _generations(store)]
+        newest = max((int(other.stat().st_mtime) for other in others if other.is_file()), default=0)
+        os.utime(path, times=(now, max(now, newest + 1)))
 
 
 def _switch(store: Path, generation: str) -> None:

@@ -72,11 +72,19 @@ class Service(_Strict):
     """Commands that let the daemon judge a rendered tree; `{config}` stands for the tree's path."""
     reads: tuple[str, ...] = ()
     """Folders of the tree that the service reads, when they are not named like the service."""
+    rereads: tuple[PurePosixPath, ...] = ()
+    """Files of the tree that the daemon reads again by itself once they have changed: no reason to restart it."""
+    end_sessions: tuple[str, ...] = ()
+    """Command that ends the sessions of a user; `{address}` stands for the address."""
 
     @property
     def folders(self) -> tuple[str, ...]:
         """Top folders of the rendered tree; a change in one of them concerns the service."""
         return self.reads or (self.name,)
+
+    def concerns(self, path: PurePosixPath) -> bool:
+        """Tell whether the service must be restarted when a file of the rendered tree has changed."""
+        return path.parts[0] in self.folders and path not in self.rereads
 
 
 class Secret(_Strict):

@@ -55,7 +55,7 @@ def preview(
         changed | {path for path, found in before.items() if path in files and found.mode != files[path].mode}
     )
     differences = tuple(_describe(path, before.get(path), files.get(path), path in secrets) for path in paths)
-    return Preview(differences, tuple(service.name for service in stack.services_that_read(changed)))
+    return Preview(differences, tuple(service.name for service in stack.services_to_restart(changed)))
 
 
 def discard_leftover(scratch: Path) -> None:

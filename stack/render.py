@@ -1,14 +1,14 @@
-"""Rendering: from `Site` to the text of every configuration file. Pure; reads nothing but the templates."""
+"""Rendering: from the accounts to the text of every configuration file. Pure; reads nothing but the templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import jinja2
 
-from model.site import Site
+from model.accounts import Accounts
 from stack.addresses import alias_domains, aliases, sender_logins
 from stack.stack import Stack
 
@@ -24,24 +24,15 @@ class File:
     group: str = "root"
 
 
-@dataclass(frozen=True)
-class Account:
-    """A mailbox and the argon2id hash (`$argon2id$…`) of its password."""
-
-    address: str
-    password_hash: str
-
-
 class RenderError(Exception):
-    """A template does not fit the Site; the text names the template."""
+    """A template does not fit the accounts; the text names the template."""
 
 
-def render(
-    stack: Stack, site: Site, accounts: Sequence[Account], certificate: PurePosixPath
-) -> Mapping[PurePosixPath, File]:
+def render(stack: Stack, accounts: Accounts, certificate: PurePosixPath) -> Mapping[PurePosixPath, File]:
     """Render the templates of all components.
 
     Args:
+        accounts: every user has a password.
         certificate: path of the file with the mail server's key and certificate.
 
     Returns:
@@ -51,12 +42,11 @@ def render(
         RenderError: a template is wrong or names something that is not there.
     """
     context = {
-        "site": site,
         "stack": stack,
         "accounts": accounts,
-        "aliases": aliases(site),
-        "alias_domains": alias_domains(site),
-        "sender_logins": sender_logins(site),
+        "aliases": aliases(accounts),
+        "alias_domains": alias_domains(accounts),
+        "sender_logins": sender_logins(accounts),
         "certificate": certificate,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}
@@ -81,7 +71,7 @@ def _render(folder: Path, template: str, context: Mapping[str, object]) -> bytes
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
-        # Configuration files are no HTML; values are safe by the Site's own rules, which allow no control characters.
+        # Configuration files are no HTML; values are safe by the rules of `model.names`: no control characters.
         autoescape=False,  # noqa: S701
         trim_blocks=True,
         lstrip_blocks=True,

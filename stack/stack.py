@@ -56,14 +56,14 @@ class Stack:
         """Every rendered file that is not for everybody's eyes."""
         return tuple(secret for component in self.components for secret in component.secrets)
 
-    def services_that_read(self, paths: Iterable[PurePosixPath]) -> tuple[Service, ...]:
-        """Find the services that a change of some files of the rendered tree concerns.
+    def services_to_restart(self, paths: Iterable[PurePosixPath]) -> tuple[Service, ...]:
+        """Find the services that see a change of some files of the rendered tree only after a restart.
 
         Args:
             paths: relative to the tree.
         """
-        folders = {path.parts[0] for path in paths}
-        return tuple(service for service in self.services if not folders.isdisjoint(service.folders))
+        changed = tuple(paths)
+        return tuple(service for service in self.services if any(map(service.concerns, changed)))
 
     def checks(self, tree: Path) -> Sequence[tuple[str, ...]]:
         """List the commands by which the daemons judge a rendered tree."""
@@ -72,3 +72,8 @@ class Stack:
             for service in self.services
             for command in service.check
         ]
+
+    def session_ends(self, address: str) -> Sequence[tuple[str, ...]]:
+        """List the commands that end all sessions of a user."""
+        commands = (service.end_sessions for service in self.services if service.end_sessions)
+        return [tuple(word.replace("{address}", address) for word in command) for command in commands]

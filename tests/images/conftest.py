@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.credentials import hash_password
+from stack.passwords import hash_password
 from tests.images.machine import REPOSITORY, Machine
 
 PASSWORD = "correct horse battery staple"

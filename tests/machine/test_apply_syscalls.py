@@ -21,17 +21,16 @@ from tests.syscalls import Call, Ended, Fault, changing_calls, trace_command
 
 _APPLY = ("darkpipe", "apply", "--no-restart")
 _SAMPLE = 6
-_OTHER = SEED.replace("sales@example.org", "shop@example.org")
 
 Content = Mapping[str, tuple[int, int, bytes]]
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A device whose Site is changed to and fro.
+    """A device whose accounts are changed to and fro, behind its back.
 
     Args:
-        before: what was in force when the Site changed.
+        before: what was in force when the accounts changed.
         after: what the next apply shall bring into force.
     """
 
@@ -43,7 +42,7 @@ class Walk:
 
     def meet(self, call: Call, fault: Fault) -> Ended:
         """Put a fault on one call, look at what it leaves and how the next apply gets on, and go back."""
-        _set_site(self.machine, _OTHER)
+        _rename_alias(self.machine, "sales", "shop")
         ended = trace_command(self.machine.enter, _APPLY, self.scratch, (call, fault))
         assert _in_force(self.machine) in (self.before, self.after), f"{call}: neither the old nor the new one"
         self.machine.run(*_APPLY)
@@ -53,13 +52,14 @@ class Walk:
         return ended
 
 
-def _set_site(machine: Machine, text: str) -> None:
-    (machine.data / "darkpipe/site.yaml").write_text(text)
+def _rename_alias(machine: Machine, old: str, new: str) -> None:
+    accounts = machine.data / "darkpipe/accounts.json"
+    accounts.write_text(accounts.read_text().replace(f"{old}@example.org", f"{new}@example.org"))
 
 
 def _go_back(machine: Machine) -> None:
-    """Bring the first Site into force, with no other generation beside it."""
-    _set_site(machine, SEED)
+    """Bring the first accounts into force, with no other generation beside it."""
+    _rename_alias(machine, "shop", "sales")
     machine.run(*_APPLY)
     store = machine.data / "darkpipe/config"
     for path in store.iterdir():
@@ -92,7 +92,7 @@ def walk(new_machine: Callable[[str], Machine], tmp_path_factory: pytest.TempPat
     machine = new_machine(SEED).start()
     scratch = tmp_path_factory.mktemp("strace")
     before = _in_force(machine)
-    _set_site(machine, _OTHER)
+    _rename_alias(machine, "sales", "shop")
     clean = trace_command(machine.enter, _APPLY, scratch)
     assert clean.status == 0, clean.output
     after = _in_force(machine)

@@ -29,7 +29,7 @@ _NEIGHBOUR = "/data/neighbour/planted"
 _SECRETS = {
     "key": "/data/tls/mail.pem",
     "site": "/data/darkpipe/site.yaml",
-    "credentials": "/data/darkpipe/credentials.json",
+    "accounts": "/data/darkpipe/accounts.json",
     "users": "/data/darkpipe/config/*/dovecot/users",
     "mail": "/data/mail/*/*/Maildir/new/*",
     "queue": "/data/queue/deferred/*/*",
@@ -153,8 +153,9 @@ def test_postfix_keeps_its_configuration_and_sees_none_of_its_neighbours(
     generation = machine.run("readlink", "/data/darkpipe/config/current").strip()
     # Each changes Alice's password and nothing of Postfix's; the second clears away what Postfix was started with.
     for salt in ("$LD3R", "$LD3S"):
-        (machine.data / "darkpipe/site.yaml").write_text(SEED.replace("$LD3Q", salt))
-        assert "changed: dovecot." in machine.run("darkpipe", "apply")
+        accounts = machine.data / "darkpipe/accounts.json"
+        accounts.write_text(re.sub(r"\$LD3.", salt, accounts.read_text()))
+        assert "is in force; no service has to be restarted" in machine.run("darkpipe", "apply")
     assert not (machine.data / "darkpipe/config" / generation).exists()
     assert machine.run("systemctl", "show", "--property=MainPID", "--value", "postfix").strip() == pid
     inside = ["nsenter", f"--target={pid}", "--mount", "--"]

@@ -113,11 +113,17 @@ def test_a_generated_password_is_shown_once_on_the_console_and_in_no_log(new_mac
 
 def test_secrets_are_readable_for_their_daemon_only(device: Machine) -> None:
     modes = device.run(
-        "stat", "--format=%n %a %U:%G", "/data/tls/mail.pem", "/data/darkpipe/site.yaml", "/etc/dovecot/users"
+        "stat",
+        "--format=%n %a %U:%G",
+        "/data/tls/mail.pem",
+        "/data/darkpipe/site.yaml",
+        "/data/darkpipe/accounts.json",
+        "/etc/dovecot/users",
     )
     assert modes.splitlines() == [
         "/data/tls/mail.pem 600 root:root",
         "/data/darkpipe/site.yaml 600 root:root",
+        "/data/darkpipe/accounts.json 600 root:root",
         "/etc/dovecot/users 640 root:dovecot",
     ]
     denied = device.run(
@@ -137,11 +143,9 @@ def test_a_second_apply_changes_nothing(device: Machine) -> None:
 def test_a_change_restarts_what_it_concerns_and_is_served(new_machine: Callable[[str], Machine]) -> None:
     machine = new_machine(SEED).start()
     before = machine.run("systemctl", "show", "--property=InvocationID", "--value", "unbound")
-    site = machine.data / "darkpipe/site.yaml"
-    site.write_text(SEED.replace("bob@example.org, password: generate", "carol@example.org, password: generate"))
-    assert "changed: dovecot, postfix" in machine.run("darkpipe", "apply").replace(
-        "postfix, dovecot", "dovecot, postfix"
-    )
+    accounts = machine.data / "darkpipe/accounts.json"
+    accounts.write_text(accounts.read_text().replace("bob@example.org", "carol@example.org"))
+    assert "changed: postfix." in machine.run("darkpipe", "apply")
     assert machine.run("systemctl", "show", "--property=InvocationID", "--value", "unbound") == before
     with machine.lan() as client:
         assert client.call(mail.swaks, 25, "a@example.net", "carol@example.org", host=HOME_ADDRESS).returncode == 0

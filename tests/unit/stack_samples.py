@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from model.accounts import Accounts, first_accounts
 from model.document import parse_site
 from model.site import Site
 from stack.stack import Stack
@@ -41,6 +42,13 @@ users:
     return parse_site(text, "site.yaml")
 
 
+def accounts(users: str = "", domains: str = "example.com, example.org") -> Accounts:
+    """The accounts that `site` makes, those without a password with Alice's."""
+    made = first_accounts(site(users, domains))
+    with_hash = (user.model_copy(update={"password_hash": user.password_hash or HASH}) for user in made.users)
+    return made.model_copy(update={"users": tuple(with_hash)})
+
+
 def sample_stack(folder: Path, **checks: list[list[str]]) -> Stack:
     """A stack of two services, `one` and `two`, each with a template, and `two` with a secret.
 
@@ -53,6 +61,8 @@ def sample_stack(folder: Path, **checks: list[list[str]]) -> Stack:
         secrets = f"secrets: [{{path: {name}/secret, group: mail}}]\n" if name == "two" else ""
         description = f"description: {name}\n{secrets}services: [{{name: {name}, check: {checks.get(name, [])}}}]\n"
         (folder / name / "component.yaml").write_text(description)
-        (templates / "main.conf.j2").write_text(f"# {name}\nhost = {{{{ site.mail_host }}}}\n")
-    (folder / "two/templates/two/secret.j2").write_text("{% for a in accounts %}\n{{ a.address }}\n{% endfor %}\n")
+        (templates / "main.conf.j2").write_text(f"# {name}\nhost = {{{{ accounts.mail_host }}}}\n")
+    (folder / "two/templates/two/secret.j2").write_text(
+        "{% for u in accounts.users %}\n{{ u.address }}\n{% endfor %}\n"
+    )
     return Stack.load(folder)

@@ -1,4 +1,4 @@
-"""`darkpipe apply` is cut off, and meets a full or a broken disk, at each of its system calls in turn."""
+"""`darkpipe apply`, or a change of the accounts, is cut off, and meets a full or a broken disk, at each system call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 import argon2
@@ -17,36 +18,47 @@ import pytest
 import home.configure
 import stack.apply as stack_apply
 from firstboot.seed import SeedError
-from home.configure import ConsoleError, Store, configure
+from home.configure import change_accounts, configure
+from home.store import Store, StoreError, read_accounts, write_accounts
+from model.account_changes import add_user, remove_user
+from model.accounts import Accounts
 from model.document import SEED_NAME, SiteError, dump_site
 from stack.apply import CURRENT, CheckError, Run, current
 from stack.certificate import CertificateError
-from stack.credentials import CredentialsError
 from stack.owners import Owners
 from stack.render import File, RenderError
 from stack.stack import Stack
 from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
-from tests.unit.stack_samples import OwnOwners, sample_stack, site
+from tests.unit.stack_samples import HASH, OwnOwners, accounts, sample_stack, site
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-_TOLD = (CertificateError, CheckError, ConsoleError, CredentialsError, OSError, RenderError, SeedError, SiteError)
-"""What `darkpipe apply` explains to a person; anything else is a bug."""
+_TOLD = (CertificateError, CheckError, OSError, RenderError, SeedError, SiteError, StoreError)
+"""What the command line explains to a person; anything else is a bug."""
 
 REFUSED = 3
+CAROL = "carol@example.com"
 
 Content = Mapping[PurePosixPath, tuple[int, bytes]]
 
 
+class Act(StrEnum):
+    """What is walked."""
+
+    FIRST = "the first apply"  # it takes a seed over
+    LATER = "a later apply"  # it finds other accounts, and another primary domain
+    CHANGE = "a change of the accounts"
+
+
 class Home:
-    """A device's folders, and how they lay before the apply that is walked.
+    """A device's folders, and how they lay before the act that is walked.
 
     Args:
         folder: where all of it goes.
-        seeded: whether the apply is the first one, which takes a seed over.
     """
 
-    def __init__(self, folder: Path, seeded: bool) -> None:
+    def __init__(self, folder: Path, act: Act) -> None:
+        self._act = act
         self._stack = _stack(folder / "components")
         self._folder = folder / "home"
         self._before = folder / "before"
@@ -57,24 +69,43 @@ class Home:
         for path in (self.data, self.boot, self._folder / "run"):
             path.mkdir(parents=True)
         self.old: Content = {}
-        if seeded:
+        if act is Act.FIRST:
             bob = "  - {address: bob@example.org, password: generate}\n"
             (self.boot / SEED_NAME).write_text(dump_site(site(bob)))
         else:
-            (self.boot / SEED_NAME).write_text(dump_site(site(domains="example.com, example.org")))
+            (self.boot / SEED_NAME).write_text(dump_site(site("  - {address: erin@example.org}\n")))
             self.apply()
             self.old = self.in_force()
-            self._store.site.write_text(dump_site(site(domains="example.org, example.com")))
+        if act is Act.LATER:
+            write_accounts(self._store.accounts, accounts(domains="example.org, example.com"))
         shutil.copytree(self._folder, self._before, symlinks=True)
 
     def apply(self) -> None:
-        """Do what `darkpipe apply` does."""
+        """Do what `darkpipe apply` does, also at the next start."""
         configure(self._stack, self._store, self._show)
+
+    def act(self) -> None:
+        """Do what is walked."""
+        if self._act is Act.CHANGE:
+            change_accounts(self._stack, self._store, _carol_for_erin, lambda passwords: self._show(str(passwords)))
+        else:
+            self.apply()
+
+    def finish(self) -> None:
+        """Start anew after an interruption, and do what is still to be done."""
+        self.apply()
+        if self._act is not Act.CHANGE:
+            return
+        stored = read_accounts(self._store.accounts)
+        assert stored
+        if stored.user(CAROL) is None:
+            assert self.in_force() == self.old, "the configuration is not that of the accounts"
+            self.act()
 
     def attempt(self) -> None:
         """Do it as the command line does: an expected error ends it, any other is a traceback."""
         try:
-            self.apply()
+            self.act()
         except _TOLD as error:
             os.write(2, str(error).encode())
             os._exit(REFUSED)
@@ -110,6 +141,11 @@ class Home:
         return True
 
 
+def _carol_for_erin(before: Accounts) -> Accounts:
+    """One whose password has to be made and shown for another one."""
+    return remove_user(add_user(before, CAROL, None), "erin@example.org")
+
+
 def _stack(folder: Path) -> Stack:
     sample_stack(folder, one=[["test", "-f", "{config}/one/main.conf"]], two=[["test", "-f", "{config}/two/secret"]])
     (folder / "agent").mkdir()
@@ -139,7 +175,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(home.configure, "boot_partition", boot_partition)
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
-    monkeypatch.setattr(argon2.PasswordHasher, "hash", lambda _, password: f"hash of {password}")
+    monkeypatch.setattr(argon2.PasswordHasher, "hash", lambda _, password: HASH)
 
 
 @dataclass(frozen=True)
@@ -159,7 +195,7 @@ class Walk:
     @classmethod
     def of(cls, device: Home) -> Walk:
         """Let it get through twice: the first time it loads what every later fork has then loaded already."""
-        device.apply()
+        device.act()
         new, names = device.in_force(), device.names()
         device.go_back()
         clean = trace_function(device.attempt, device.scratch)
@@ -172,16 +208,16 @@ class Walk:
         ended = trace_function(self.device.attempt, self.device.scratch, (call, fault))
         assert self.device.in_force_is_whole(), f"{call}: the link in force leads nowhere"
         assert self.device.in_force() in (self.device.old, self.new), f"{call}: neither the old nor the new one"
-        self.device.apply()
+        self.device.finish()
         assert self.device.in_force() == self.new, f"{call}: the next apply does not bring the new one into force"
         assert self.device.names() == self.names, f"{call}: rubbish"
         assert len(self.device.generations()) <= 3, f"{call}: {self.device.generations()}"
         return ended
 
 
-@pytest.fixture(params=[True, False], ids=["first", "later"])
+@pytest.fixture(params=Act)
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    return Home(tmp_path, bool(request.param))
+    return Home(tmp_path, request.param)
 
 
 def test_cut_at_every_call(device: Home) -> None:
@@ -191,6 +227,8 @@ def test_cut_at_every_call(device: Home) -> None:
         assert walk.meet(call, Fault.KILL).killed, f"{call}: not reached"
 
 
+# A change meets every call that a later apply does, but those that make another certificate.
+@pytest.mark.parametrize("device", [Act.FIRST, Act.CHANGE], indirect=True)
 def test_every_call_fails(device: Home) -> None:
     """Our code makes no difference between a full and a broken disk; they take turns."""
     walk = Walk.of(device)
@@ -234,7 +272,7 @@ def test_planted_bugs_are_found(
 ) -> None:
     monkeypatch.setattr(place, planted)
     seeded = "seed" in place
-    walk = Walk.of(Home(tmp_path, seeded))
+    walk = Walk.of(Home(tmp_path, Act.FIRST if seeded else Act.LATER))
     with pytest.raises((AssertionError, OSError, SiteError), match=found):  # noqa: PT012  a walk is one thing
         # From the side that the bug is nearer to.
         for call in walk.calls if seeded else reversed(walk.calls):

@@ -307,7 +307,13 @@ def sites(draw: st.DrawFn) -> Site:
     first_alias = draw(st.integers(1, len(addresses)))
     aliases = tuple(addresses[first_alias:])
     users = tuple(
-        User(address=address, aliases=aliases if index == 0 else (), password=draw(PASSWORDS))
+        User(
+            address=address,
+            aliases=aliases if index == 0 else (),
+            catch_all=tuple(domains[1:]) if index == 0 else (),
+            quota=draw(st.sampled_from([None, "50M", "5G"])),
+            password=draw(PASSWORDS),
+        )
         for index, address in enumerate(addresses[:first_alias])
     )
     return Site(
@@ -336,6 +342,8 @@ def test_a_seed_spells_everything_out() -> None:
         "users:\n"
         "- address: alice@example.com\n"
         "  aliases: []\n"
+        "  catch_all: []\n"
+        "  quota: null\n"
         "  password: generate\n"
         "admin: alice@example.com\n"
         "mail_server: postfix-dovecot\n"

@@ -31,16 +31,31 @@ def test_the_smallest_site_gets_its_defaults() -> None:
     assert site.users == (User(address="alice@example.com", aliases=(), password="generate"),)
 
 
-def test_the_machines_names_follow_from_the_first_domain() -> None:
-    site = parse_site(SMALLEST.replace("[example.com]", "[Müller.example, example.com]"), "site.yaml")
-    assert site.primary_domain == "xn--mller-kva.example"
-    assert site.mail_host == "mail.xn--mller-kva.example"
-    assert site.mx_host == "mx.xn--mller-kva.example"
-
-
 def test_the_admin_may_be_an_alias() -> None:
     text = SMALLEST.replace("alice@example.com", "alice@example.com, aliases: [Root@example.com]")
     assert parse_site(text + "admin: root@example.com\n", "site.yaml").admin == "root@example.com"
+
+
+def test_a_quota_has_one_form_and_must_be_a_size() -> None:
+    text = SMALLEST.replace("alice@example.com", "alice@example.com, quota: %s")
+    assert parse_site(text.replace("%s", "1024 MiB"), "site.yaml").users[0].quota == "1G"
+    for nonsense in ("5", "'5'", "none", "5X", "1M"):
+        with pytest.raises(SiteError) as refused:
+            parse_site(text.replace("%s", nonsense), "site.yaml")
+        (problem,) = refused.value.problems
+        assert problem.path == ("users", 0, "quota")
+        assert problem.line == 4
+        assert problem.remedy
+
+
+def test_a_catch_all_is_for_a_domain_of_the_site_and_for_one_user() -> None:
+    text = SMALLEST.replace("}]", ", catch_all: [Example.COM]}, {address: bob@example.com, catch_all: [%s]}]")
+    assert parse_site(text.replace("%s", ""), "site.yaml").users[0].catch_all == ("example.com",)
+    for domain, kind in (("example.com", Kind.TWICE), ("example.net", Kind.FOREIGN_DOMAIN)):
+        with pytest.raises(SiteError) as refused:
+            parse_site(text.replace("%s", domain), "site.yaml")
+        (problem,) = refused.value.problems
+        assert (problem.kind, problem.path) == (kind, ("users", 1, "catch_all", 0))
 
 
 def test_a_site_cannot_be_changed() -> None:
@@ -77,7 +92,7 @@ def test_every_example_works(path: Path) -> None:
 def test_the_example_for_home_names_every_key_that_works() -> None:
     text = next(path for path in EXAMPLES if path.name == "home.yaml").read_text(encoding="utf-8")
     for key in {*Site.model_fields, *User.model_fields, *Disk.model_fields} - {"relays"}:
-        assert re.search(rf"^[ -]*{key}:", text, re.MULTILINE), key
+        assert re.search(rf"^[ #-]*{key}:", text, re.MULTILINE), key
 
 
 @pytest.mark.parametrize("value", sorted(set(UnlockPolicy) - {UnlockPolicy.NONE}))

@@ -78,7 +78,7 @@ def test_permissions_do_not_depend_on_the_umask(stack: Stack, store: Path) -> No
 def test_the_same_again_changes_nothing_and_asks_nobody(stack: Stack, store: Path) -> None:
     applied = _apply(stack, OLD, store)
     before = sorted(path.stat().st_ino for path in store.rglob("*"))
-    assert _apply(stack, OLD, store, _no) == Applied(applied.generation, ())
+    assert _apply(stack, OLD, store, _no) == Applied(applied.generation, (), switched=False)
     assert sorted(path.stat().st_ino for path in store.rglob("*")) == before
 
 

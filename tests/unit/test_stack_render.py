@@ -8,16 +8,17 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from stack.render import Account, File, RenderError, render
+from model.account_changes import add_alias
+from stack.render import File, RenderError, render
 from stack.stack import Stack
-from tests.unit.stack_samples import COMPONENTS, HASH, sample_stack, site
+from tests.unit.stack_samples import COMPONENTS, HASH, accounts, sample_stack
 
 CERTIFICATE = PurePosixPath("/data/tls/mail.pem")
-ACCOUNTS = (Account("alice@example.com", HASH), Account("bob@example.org", HASH))
+ACCOUNTS = accounts("  - {address: bob@example.org, quota: 5G, catch_all: [example.org]}\n")
 
 
 def _shipped() -> Mapping[PurePosixPath, File]:
-    return render(Stack.load(COMPONENTS), site("  - {address: bob@example.org}\n"), ACCOUNTS, CERTIFICATE)
+    return render(Stack.load(COMPONENTS), ACCOUNTS, CERTIFICATE)
 
 
 def _lines(name: str) -> list[str]:
@@ -70,7 +71,10 @@ def test_hashes_are_for_dovecot_only() -> None:
 
 def test_the_password_file_is_dovecots() -> None:
     # passwd-file: user:password:uid:gid:gecos:home:shell:extra
-    assert _lines("dovecot/users") == [f"{account.address}:{{ARGON2ID}}{HASH}::::::" for account in ACCOUNTS]
+    assert _lines("dovecot/users") == [
+        f"alice@example.com:{{ARGON2ID}}{HASH}::::::",
+        f"bob@example.org:{{ARGON2ID}}{HASH}::::::userdb_quota_storage_size=5368709120B",
+    ]
 
 
 def test_postfix_knows_domains_mailboxes_and_aliases() -> None:
@@ -79,7 +83,10 @@ def test_postfix_knows_domains_mailboxes_and_aliases() -> None:
     assert "virtual_alias_domains = mx.example.com" in main
     assert "myhostname = mx.example.com" in main
     assert _lines("postfix/virtual_mailboxes") == ["alice@example.com mailbox", "bob@example.org mailbox"]
-    assert "sales@example.org alice@example.com" in _lines("postfix/virtual_aliases")
+    found = _lines("postfix/virtual_aliases")
+    assert "sales@example.org alice@example.com" in found
+    assert found[0] == "@example.org bob@example.org"
+    assert "bob@example.org bob@example.org" in found
 
 
 def test_no_program_that_could_send_outside_is_started() -> None:
@@ -138,6 +145,18 @@ def test_postfix_knows_who_may_send_as_whom() -> None:
     assert "alice@example.com alice@example.com" in logins
     assert "sales@example.org alice@example.com" in logins
     assert "bob@example.org bob@example.org" in logins
+    assert "@example.org bob@example.org" in logins
+
+
+def test_several_names_stand_in_one_line() -> None:
+    changed = add_alias(ACCOUNTS, "family@example.com", ["alice@example.com", "bob@example.org", "x@example.net"])
+    files = render(Stack.load(COMPONENTS), changed, CERTIFICATE)
+    for name, names in (
+        ("virtual_aliases", "alice@example.com, bob@example.org, x@example.net"),
+        ("sender_logins", "alice@example.com, bob@example.org"),
+    ):
+        lines = files[PurePosixPath("postfix", name)].content.decode().splitlines()
+        assert f"family@example.com {names}" in lines
 
 
 def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_boot() -> None:
@@ -160,13 +179,13 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 
 def test_an_unknown_name_is_an_error_of_its_template(tmp_path: Path) -> None:
     stack = sample_stack(tmp_path)
-    (tmp_path / "one/templates/one/main.conf.j2").write_text("{{ site.colour }}\n")
+    (tmp_path / "one/templates/one/main.conf.j2").write_text("{{ accounts.colour }}\n")
     with pytest.raises(RenderError, match=r"one/main\.conf\.j2: .*colour"):
-        render(stack, site(), ACCOUNTS, CERTIFICATE)
+        render(stack, ACCOUNTS, CERTIFICATE)
 
 
 def test_a_secret_without_a_template_is_an_error(tmp_path: Path) -> None:
     stack = sample_stack(tmp_path)
     (tmp_path / "two/templates/two/secret.j2").unlink()
     with pytest.raises(RenderError, match="two/secret"):
-        render(stack, site(), ACCOUNTS, CERTIFICATE)
+        render(stack, ACCOUNTS, CERTIFICATE)

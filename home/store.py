@@ -1,0 +1,96 @@
+"""Where things are on `data`, and the account store among them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from model.accounts import Accounts
+from stack.durable import write_atomically
+from stack.stack import DATA
+
+
+class StoreError(Exception):
+    """The account store cannot be used; the text names the file."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where things are on `data`.
+
+    Args:
+        data: the folder with all volumes.
+        scratch: where a configuration lies that is only tried; not on `data`, which may be full.
+    """
+
+    data: Path = Path(DATA)
+    scratch: Path = Path("/run/darkpipe-dry-run")
+
+    @property
+    def site(self) -> Path:
+        """The Site, once the seed was taken over."""
+        return self.data / "darkpipe" / "site.yaml"
+
+    @property
+    def accounts(self) -> Path:
+        """Domains, users and aliases, once they were made from the Site."""
+        return self.data / "darkpipe" / "accounts.json"
+
+    @property
+    def configurations(self) -> Path:
+        """The rendered configurations."""
+        return self.data / "darkpipe" / "config"
+
+    @property
+    def certificate(self) -> Path:
+        """Key and certificate of the mail server."""
+        return self.data / "tls" / "mail.pem"
+
+    def mailbox(self, address: str) -> Path:
+        """Where the mail of an address lies (mail_home in dovecot.conf)."""
+        name, _, domain = address.partition("@")
+        return self.data / "mail" / domain / name
+
+    def left_mailboxes(self, accounts: Accounts) -> Sequence[str]:
+        """List the addresses that have mail here and no user any more."""
+        folders = sorted(path for path in (self.data / "mail").glob("*/*") if path.is_dir())
+        addresses = [f"{path.name}@{path.parent.name}" for path in folders]
+        return [address for address in addresses if accounts.user(address) is None]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep whoever else wants to change something waiting until this change is done."""
+        with (self.data / "darkpipe" / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def read_accounts(path: Path) -> Accounts | None:
+    """Read the account store; None while there is none.
+
+    Raises:
+        StoreError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return Accounts.model_validate_json(content)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False))
+        text = "\n  ".join([f"the account store {path} is damaged:", *problems])
+        raise StoreError(f"{text}\nThe services go on with the accounts that they have; mend the file.") from None
+
+
+def write_accounts(path: Path, accounts: Accounts) -> None:
+    """Replace the account store, for root's eyes only; on return it is durable."""
+    text = json.dumps(accounts.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(path, f"{text}\n".encode(), 0o600)
