@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,33 @@ def test_only_services_whose_files_changed_are_named(stack: Stack, store: Path) 
     _apply(stack, OLD, store)
     assert _apply(stack, NEW, store).changed == ("two",)
     assert _apply(stack, {**NEW, PurePosixPath("one/main"): File(b"x")}, store).changed == ("one",)
+
+
+def test_a_daemon_that_rereads_a_file_is_not_restarted_for_it(tmp_path: Path, store: Path) -> None:
+    components = tmp_path / "components"
+    sample_stack(components)
+    description = components / "two/component.yaml"
+    description.write_text(
+        description.read_text().replace("name: two, check", "name: two, rereads: [two/deep/secret], check")
+    )
+    stack = Stack.load(components)
+    _apply(stack, OLD, store)
+    secret = PurePosixPath("two/deep/secret")
+    applied = _apply(stack, {**OLD, secret: File(b"t", 0o640, "mail")}, store)
+    assert (applied.changed, applied.switched) == ((), True)
+    both = {**OLD, secret: File(b"u", 0o640, "mail"), PurePosixPath("two/other"): File(b"2")}
+    assert _apply(stack, both, store).changed == ("two",)
+
+
+def test_a_changed_file_has_another_time_also_within_one_second(stack: Stack, store: Path) -> None:
+    """Size and whole seconds are all that Dovecot compares."""
+    path = PurePosixPath("one/main")
+    times = []
+    for content in (b"1", b"2", b"1", b"3", b"4"):  # the third is a generation that is still there
+        _apply(stack, {path: File(content)}, store)
+        times.append(int((store / CURRENT / path).stat().st_mtime))
+    assert all(before != after for before, after in itertools.pairwise(times)), times
+    assert len({times[0], times[1], times[3], times[4]}) == 4, times
 
 
 def test_a_change_of_the_mode_alone_is_a_change(stack: Stack, store: Path) -> None:
