@@ -1,16 +1,28 @@
-"""Debian's archive as mmdebstrap uses it: suite, mirrors, and the progress that it prints."""
+"""Debian's archive as mmdebstrap uses it: suite, mirrors, its state, and the progress that mmdebstrap prints."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from builder.cache import Cache
+from builder.digests import content_id
 from builder.progress import Advance
+from builder.sandbox import Sandbox
 
 SUITE = "trixie"
 """Debian 13, on the device as well as in the tools trees."""
+
+FRESH = 24 * 3600
+"""Seconds for which a look at the archive holds; Debian publishes a few times a day."""
+
+STATE_SCRIPT = 'cd "$1/var/lib/apt/lists" && sha256sum ./*_Packages* | cut -d" " -f1 | sort | sha256sum | cut -d" " -f1'
+"""Shell: prints the state of an archive: a hash over the package indices in a root file system ($1)."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +64,62 @@ class Archive:
                 advance(min(1.0, done / (2 * total)) if total else 0.0, line)
 
         return count
+
+
+@dataclass(frozen=True)
+class State:
+    """What a look at an archive has shown.
+
+    Args:
+        digest: the same for the same package indices.
+        seen: when it was, in seconds since 1970.
+    """
+
+    digest: str
+    seen: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is recent enough to build on."""
+        return time.time() - self.seen < FRESH
+
+
+def last_state(cache: Cache, archive: Archive, architecture: str) -> State | None:
+    """Give what the last look at an archive has shown, however long ago that was."""
+    try:
+        return State(**json.loads(_path(cache, archive, architecture).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remember_state(cache: Cache, archive: Archive, architecture: str, digest: str) -> State:
+    """Keep a state that was seen just now."""
+    state = State(digest, time.time())
+    path = _path(cache, archive, architecture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with cache.workspace() as work:
+        new = work / "state"
+        new.write_text(json.dumps(vars(state)) + "\n", encoding="utf-8")
+        new.replace(path)
+    return state
+
+
+def look_at(cache: Cache, archive: Archive, architecture: str, tools: Sandbox) -> State:
+    """Fetch the package indices, a matter of seconds.
+
+    Raises:
+        ToolError: the archive cannot be reached.
+    """
+    with cache.workspace() as work:
+        options = ["--variant=custom", "--mode=root", "--format=null", f"--arch={architecture}", "--quiet"]
+        # What the hook prints on standard output would get into the (empty) output of mmdebstrap.
+        target = tools.inside(work / "state")
+        hook = f"--customize-hook=({STATE_SCRIPT}) >{target}"
+        tools.run(["mmdebstrap", *options, hook, SUITE, "-", *archive.mirrors])
+        digest = (work / "state").read_text().strip()
+    return remember_state(cache, archive, architecture, digest)
+
+
+def _path(cache: Cache, archive: Archive, architecture: str) -> Path:
+    inputs = {"suite": SUITE, "mirrors": list(archive.mirrors), "architecture": architecture}
+    return cache.root / "archive" / f"{content_id(inputs)[:16]}.json"

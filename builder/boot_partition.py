@@ -13,11 +13,8 @@ from builder.profile import Content, Partition, Profile
 from builder.root import Root
 from builder.sandbox import Sandbox
 from builder.version import VERSION
-from builder.workshop import Workshop
+from builder.workshop import Stage, Workshop
 from model.document import SEED_NAME
-
-_LAYOUT = 2
-"""Raise it when the way in which the partition is made changes."""
 
 _LOADER_CONF = """\
 # One entry, no menu: somebody at the keyboard cannot change how the system starts.
@@ -44,16 +41,19 @@ class BootPartition:
 def boot_partition(shop: Workshop, profile: Profile, packages: PackageLayer, root: Root) -> BootPartition:
     """Give the generic boot partition, the same for everybody."""
     inputs = {
-        "layout": _LAYOUT,
         "version": VERSION,
-        "packages": packages.identifier,
+        "epoch": BUILD_EPOCH,
+        "packages": packages.digest,
         "root": root.root_hash,
         "command line": command_line(profile, root),
         "loader": _LOADER_CONF,
         "size": _size(profile),
     }
     entry = shop.stage(
-        "Boot partition", "boot", inputs, lambda made, _: _build(made, shop.tools, profile, packages, root)
+        Stage.BOOT,
+        inputs,
+        ("boot_partition.py", "frames.py"),
+        lambda made, _: _build(made, shop.tools, profile, packages, root),
     )
     return BootPartition(entry / "boot.img", entry / "boot.zst")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -11,18 +10,20 @@ from pathlib import Path
 
 from builder.archive import Archive
 from builder.boot_partition import BootPartition, boot_partition, seeded
-from builder.cache import Cache, content_id
+from builder.cache import Cache
+from builder.digests import content_id, file_digest
 from builder.disk import disk_size, place, write_image
 from builder.errors import BuildError
+from builder.eviction import limit_from_environment, shrink
 from builder.packages import PackageLayer, package_layer
 from builder.profile import Content, Profile
 from builder.progress import Stages
 from builder.project import project_layer
-from builder.root import Root, root_tar, verified_root
+from builder.root import Root, RootTar, root_tar, verified_root
 from builder.sandbox import check_namespaces
 from builder.tools import BUILD_TOOLS, host_architecture, open_tools
 from builder.version import VERSION
-from builder.workshop import Workshop
+from builder.workshop import Stage, Workshop
 from model.document import dump_site
 from model.site import Site
 from stack.component import Component, load_components
@@ -39,23 +40,29 @@ class Ids:
     seeded: str
 
 
-def open_workshop(cache: Cache, archive: Archive, stages: Stages) -> Workshop:
+def open_workshop(cache: Cache, archive: Archive, stages: Stages, *, refresh: bool = False) -> Workshop:
     """Check the host and make the tools ready.
+
+    Args:
+        refresh: install newer tools if Debian's archive has changed since these were installed.
 
     Raises:
         BuildError: the host refuses what every build needs, or the tools cannot be installed.
     """
     check_namespaces()
-    return Workshop(open_tools(BUILD_TOOLS, cache, archive, stages), cache, archive, stages)
+    return Workshop(open_tools(BUILD_TOOLS, cache, archive, stages, refresh=refresh), cache, archive, stages)
 
 
-def build_image(shop: Workshop, site: Site, profile: Profile, output: Path, *, refresh: bool = False) -> Path:
+def build_image(
+    shop: Workshop, site: Site, profile: Profile, output: Path, *, written: Site | None = None, refresh: bool = False
+) -> Path:
     """Build a disk image.
 
     Args:
         site: what the seed shall say; passwords are hashes or left to the device.
         output: the folder in which the result's folder is made.
-        refresh: take in what Debian's archive has published since the last build.
+        written: the site as its file has it, before passwords were asked for; `darkpipe why` compares it.
+        refresh: look at Debian's archive, however fresh the last look is.
 
     Returns:
         The result's folder: the compressed image, `manifest.json` and `SHA256SUMS`.
@@ -71,7 +78,8 @@ def build_image(shop: Workshop, site: Site, profile: Profile, output: Path, *, r
     tar = root_tar(shop, packages, project)
     root = verified_root(shop, profile, tar)
     boot = boot_partition(shop, profile, packages, root)
-    with shop.cache.workspace() as work, shop.stages.stage("Disk image"):
+    inputs = image_inputs(shop, written or site, profile, root, boot)
+    with shop.cache.workspace() as work, shop.stages.stage(Stage.IMAGE.label):
         personal = seeded(boot, dump_site(site), work, shop.tools)
         ids = Ids(_image_id(root, boot), _image_id(root, personal))
         name = f"darkpipe-{VERSION}-{profile.name}-{ids.seeded[:12]}"
@@ -83,10 +91,30 @@ def build_image(shop: Workshop, site: Site, profile: Profile, output: Path, *, r
         manifest = _manifest(image, ids, profile, components, packages, root)
         (result / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         _write_sums(result)
-        return _publish(result, output)
+        published = _publish(result, output)
+    # Made for every build, since it takes less time than a copy; only what went in is kept.
+    shop.cache.produce(Stage.IMAGE, Stage.IMAGE.label, inputs, lambda _: None)
+    shrink(shop.cache, limit_from_environment())
+    return published
 
 
-def build_root_tar(shop: Workshop, profile: Profile) -> Path:
+def image_inputs(
+    shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: BootPartition
+) -> dict[str, object]:
+    """List all that an image is made from; each key of the site as a digest, since some are secret."""
+    inputs: dict[str, object] = {
+        "version": VERSION,
+        "profile": profile.name,
+        "partitions": [partition.model_dump(mode="json") for partition in profile.partitions],
+        "root": root.root_hash,
+        "boot": file_digest(boot.frame),
+    }
+    if site:
+        inputs["site"] = {key: content_id({key: value}) for key, value in site.model_dump(mode="json").items()}
+    return shop.complete(inputs, ("build.py", "disk.py", "frames.py", "boot_partition.py"))
+
+
+def build_root_tar(shop: Workshop, profile: Profile) -> RootTar:
     """Build the root file system alone, as the tar that every shell of the home stack is made from."""
     components = load_components(SOURCE / "components")
     packages = package_layer(shop, profile, components)
@@ -109,9 +137,7 @@ def _check_output(output: Path) -> None:
 
 
 def _image_id(root: Root, boot: BootPartition) -> str:
-    with boot.frame.open("rb") as frame:
-        digest = hashlib.file_digest(frame, "sha256").hexdigest()
-    return content_id({"root": root.root_hash, "boot": digest})
+    return content_id({"root": root.root_hash, "boot": file_digest(boot.frame)})
 
 
 def _manifest(
@@ -146,10 +172,7 @@ def _manifest(
 
 def _write_sums(folder: Path) -> None:
     """Write SHA256SUMS as sha256sum(1) reads it."""
-    lines = []
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n")
+    lines = [f"{file_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 

@@ -1,56 +1,66 @@
-"""A folder of finished results, each under the id of its inputs.
+"""A folder of finished results, each under the id of its inputs, which lie beside it.
 
-An entry appears whole, by one rename, or not at all; two builds that want the same entry wait for one another.
+An entry appears whole, by one rename, never changes, and goes whole. Two builds that want the same entry wait for one
+another. Whoever uses an entry holds a lock on it, and only what nobody uses can be evicted.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.digests import content_id, tree_size
 from builder.errors import BuildError
+from builder.flock import alone, grab, share
 
 KEEP_VARIABLE = "DARKPIPE_KEEP"
 """Environment variable; when it is not empty, the workspaces of failed builds are kept."""
 
+Make = Callable[[Path], Mapping[str, object] | None]
+"""Fills an empty folder; returns inputs that became known only by doing so, such as the state of an archive."""
 
-def content_id(inputs: Mapping[str, object]) -> str:
-    """Hash named inputs to an id of 64 hexadecimal digits, independent of their order.
+_RECORD = "inputs.json"
+_IDENTIFIER = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished result and where it came from.
 
     Args:
-        inputs: values that JSON can hold.
+        folder: what was made, and its record `inputs.json`.
+        name: the result, as the user sees it.
+        inputs: all that it depends on; empty when an older version has left no record.
+        made: when it was finished, in seconds since 1970.
+        used: when a build last used it.
+        size: bytes on the disk.
     """
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
+    folder: Path
+    name: str
+    inputs: Mapping[str, object]
+    made: float
+    used: float
+    size: int
 
-def tree_digests(*roots: Path) -> dict[str, str]:
-    """Hash every file below some folders, with its executable bit.
+    @property
+    def kind(self) -> str:
+        """The cache's folder for such results."""
+        return self.folder.parent.name
 
-    Returns:
-        `<folder name>/<relative path>` to a digest; folders that are absent contribute nothing.
-    """
-    found: dict[str, str] = {}
-    for root in roots:
-        for path in sorted(root.rglob("*")):
-            if "__pycache__" in path.parts or path.is_dir():
-                continue
-            name = f"{root.name}/{path.relative_to(root)}"
-            if path.is_symlink():
-                found[name] = f"-> {path.readlink()}"
-            else:
-                executable = "x" if path.stat().st_mode & 0o100 else "-"
-                found[name] = executable + hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+    @property
+    def identifier(self) -> str:
+        """The hash over its inputs."""
+        return self.folder.name
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Cache:
 
     root: Path
     remove_tree: Callable[[Path], None] = shutil.rmtree
+    _held: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def default(cls) -> Cache:
@@ -75,32 +86,59 @@ class Cache:
         return cls(Path(chosen).absolute() if chosen else base / "darkpipe")
 
     def find(self, kind: str, identifier: str) -> Path | None:
-        """Give a finished entry's folder, or None."""
+        """Give a finished entry's folder, or None; from now on it is in use, until `release` or our end."""
         entry = self.root / kind / identifier
-        return entry if entry.is_dir() else None
+        descriptor = share(entry / _RECORD)
+        if descriptor is None:
+            return None
+        self._held.append(descriptor)
+        with suppress(PermissionError):  # the cache may be another user's who lets us read it
+            os.utime(descriptor)
+        return entry
 
-    def produce(self, kind: str, identifier: str, make: Callable[[Path], None], *, replace: bool = False) -> Path:
-        """Give an entry's folder; `make` fills an empty folder when there is none yet.
+    def produce(self, kind: str, name: str, inputs: Mapping[str, object], make: Make) -> Path:
+        """Give the folder of an entry that is then in use; `make` fills it when there is none yet.
 
         Args:
-            replace: call `make` in any case; the old entry is there until the new one is finished.
+            kind: the cache's folder for such results.
+            name: the result, as the user sees it.
+            inputs: all that it depends on and that is known beforehand.
 
         Raises:
             BuildError: the cache cannot be written.
             Exception: whatever `make` raises; the cache is then as it was.
         """
-        with self._lock(f"{kind}-{identifier}"):
-            entry = self.root / kind / identifier
-            if replace or not entry.is_dir():
-                with self.workspace() as work:
-                    made = work / "entry"
-                    made.mkdir()
-                    make(made)
-                    entry.parent.mkdir(parents=True, exist_ok=True)
-                    if entry.is_dir():
-                        entry.rename(work / "old")
-                    made.rename(entry)
-            return entry
+        identifier = content_id(inputs)
+        while True:
+            with alone(self._folder("locks") / f"{kind}-{identifier}"):
+                entry = self.find(kind, identifier)
+                if entry is None:
+                    identifier = self._make(kind, name, inputs, make)
+            # Between the two somebody may have evicted it; then it is made again.
+            if entry := entry or self.find(kind, identifier):
+                return entry
+
+    def entries(self) -> list[Entry]:
+        """List what is there, the least recently used first."""
+        found = [_read(folder) for folder in self.root.glob("*/*") if _IDENTIFIER.fullmatch(folder.name)]
+        return sorted((entry for entry in found if entry), key=lambda entry: (entry.used, entry.folder))
+
+    def evict(self, entry: Entry) -> bool:
+        """Remove an entry; False when somebody uses it or it is gone."""
+        with self.workspace() as work, grab(_lockable(entry)) as free:
+            if free:
+                entry.folder.rename(work / "evicted")
+            return free
+
+    def in_use(self, entry: Entry) -> bool:
+        """Whether a running build holds an entry."""
+        with grab(_lockable(entry)) as free:
+            return not free
+
+    def release(self) -> None:
+        """End the use of all entries that we have found or produced."""
+        while self._held:
+            os.close(self._held.pop())
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -109,11 +147,14 @@ class Cache:
         With `$DARKPIPE_KEEP` set the folder of work that fails stays, so that the failing command can be run again.
         """
         parent = self._folder("work")
-        self._sweep(parent)
-        work = Path(tempfile.mkdtemp(dir=parent))
-        held = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with alone(self._folder("locks") / "work"):
+            left = [] if os.environ.get(KEEP_VARIABLE) else list(parent.iterdir())
+            work = Path(tempfile.mkdtemp(dir=parent))
+            held = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(held, fcntl.LOCK_EX)
+            rubbish = _collect(left, work / "rubbish")
         try:
+            self.remove_tree(rubbish)
             yield work
         except BaseException:
             if not os.environ.get(KEEP_VARIABLE):
@@ -124,29 +165,20 @@ class Cache:
         finally:
             os.close(held)
 
-    def _sweep(self, parent: Path) -> None:
-        if os.environ.get(KEEP_VARIABLE):
-            return
-        for left in parent.iterdir():
-            try:
-                held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError:  # gone by now, no folder, or another user's
-                continue
-            try:
-                # A folder younger than a minute may be one that another build has made and not locked yet.
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(held).st_mtime < time.time() - 60:
-                    self.remove_tree(left)
-            except BlockingIOError:
-                pass
-            finally:
-                os.close(held)
-
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        with (self._folder("locks") / name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _make(self, kind: str, name: str, inputs: Mapping[str, object], make: Make) -> str:
+        with self.workspace() as work:
+            made = work / "entry"
+            made.mkdir()
+            inputs = {**inputs, **(make(made) or {})}
+            record = {"name": name, "made": time.time(), "bytes": tree_size(made), "inputs": inputs}
+            (made / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            identifier = content_id(inputs)
+            entry = self._folder(kind) / identifier
+            if not (entry / _RECORD).exists():  # what we have learned may tell that it was there already
+                if entry.exists():
+                    entry.rename(work / "without-record")
+                made.rename(entry)
+        return identifier
 
     def _folder(self, name: str) -> Path:
         folder = self.root / name
@@ -157,4 +189,31 @@ class Cache:
         return folder
 
 
-_CACHE_HINT = "set DARKPIPE_CACHE to a folder that you can write, with 8 GB free"
+def _lockable(entry: Entry) -> Path:
+    record = entry.folder / _RECORD
+    return record if record.exists() else entry.folder
+
+
+def _collect(left: Iterable[Path], rubbish: Path) -> Path:
+    """Move the workspaces of builds that were killed to a new folder, where no other build takes them up too."""
+    rubbish.mkdir()
+    for folder in left:
+        with grab(folder) as free:
+            if free:
+                folder.rename(rubbish / folder.name)
+    return rubbish
+
+
+def _read(folder: Path) -> Entry | None:
+    path = folder / _RECORD
+    try:
+        record, used = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
+    except (OSError, ValueError):
+        if not folder.is_dir():
+            return None
+        used = folder.stat().st_mtime
+        return Entry(folder, "of an older version", {}, used, used, tree_size(folder))
+    return Entry(folder, record["name"], record["inputs"], record["made"], used, record["bytes"])
+
+
+_CACHE_HINT = "set DARKPIPE_CACHE to a folder that you can write, with 10 GB free"

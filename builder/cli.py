@@ -10,8 +10,10 @@ from types import FrameType
 
 import click
 
+from builder.commands.cache import cache
 from builder.commands.doctor import doctor
 from builder.commands.init import init
+from builder.commands.why import why
 from builder.errors import BuildError
 from builder.version import VERSION
 
@@ -73,16 +75,21 @@ def schema() -> None:
     metavar="PARENT",
     help="Folder in which the result's folder is made.",
 )
-@click.option("--refresh", is_flag=True, help="Fetch Debian's packages anew, even if the last fetch is fresh.")
+@click.option("--refresh", is_flag=True, help="Look at Debian's archive now.")
 def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
     """Build the image that a SITE file describes.
 
     Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
     image, its manifest and checksums.
 
+    A look at Debian's archive holds for 24 hours. After that, or with --refresh, a build looks again, and makes the
+    package layer anew if Debian has published something; with --refresh the build tools as well, which else hold for 30
+    days.
+
     \b
     Examples:
       ./darkpipe build examples/home.yaml
+      ./darkpipe build my-site.yaml --refresh
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
@@ -98,9 +105,9 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
     settled = settle_passwords(wanted, _ask_password, stages.say)
-    cache = Cache(Cache.default().root, remove_tree)
-    shop = open_workshop(cache, Archive.from_environment(), stages)
-    result = build_image(shop, settled, chosen, output, refresh=refresh)
+    store = Cache(Cache.default().root, remove_tree)
+    shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
+    result = build_image(shop, settled, chosen, output, written=wanted, refresh=refresh)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
     click.echo(result)
 
@@ -176,7 +183,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (doctor, init):
+for command in (cache, doctor, init, why):
     darkpipe.add_command(command)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from builder.archive import FRESH
 from builder.host import Host, Kvm
-from builder.packages import MAXIMUM_AGE
 
 _SYS_ADMIN = 21
 """CAP_SYS_ADMIN's number (linux/capability.h)."""
@@ -221,7 +221,7 @@ def expected_seconds(host: Host) -> float:
 
 
 def _is_fresh(host: Host) -> bool:
-    return host.layer_age is not None and host.layer_age < MAXIMUM_AGE
+    return host.layer_age is not None and host.layer_age < FRESH
 
 
 def _short(text: str) -> str:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from builder.archive import SUITE, Archive
+from builder.archive import SUITE, Archive, last_state
 from builder.cache import Cache
 from builder.emulator import kvm_works
 from builder.errors import BuildError, ToolError
 from builder.run import run
 from builder.sandbox import Sandbox, available_memory, namespace_command
-from builder.tools import EMULATOR, find_tools
+from builder.tools import EMULATOR, host_architecture, newest_tools
 
 SETTINGS = (
     "kernel/unprivileged_userns_clone",
@@ -78,7 +78,7 @@ class Host:
         archive: why the package archive does not answer; empty when it does.
         kvm: for `darkpipe boot`.
         has_tools: whether the build tools are installed.
-        layer_age: of the newest package layer in the cache, in seconds.
+        layer_age: seconds since the last look at the archive; None when there is no package layer in the cache.
     """
 
     user: str
@@ -133,9 +133,9 @@ def read_host(cache: Cache, archive: Archive, output: Path) -> Host:
         processors=len(os.sched_getaffinity(0)),
         speed_seconds=_speed(),
         archive=_ask_archive(archive),
-        kvm=_kvm(cache),
+        kvm=_kvm(cache, archive),
         has_tools=any((cache.root / "tools").glob("*")),
-        layer_age=_layer_age(cache),
+        layer_age=_layer_age(cache, archive),
     )
 
 
@@ -253,22 +253,22 @@ def _ask_archive(archive: Archive) -> str:
     return "\n".join(telling[:1]) or output
 
 
-def _kvm(cache: Cache) -> Kvm:
+def _kvm(cache: Cache, archive: Archive) -> Kvm:
     device = Path("/dev/kvm")
     if not device.exists():
         return Kvm.ABSENT
     if not os.access(device, os.R_OK | os.W_OK):
         return Kvm.REFUSED
-    tree = find_tools(EMULATOR, cache)
+    tree = newest_tools(EMULATOR, cache, archive)
     if tree is None:
         return Kvm.OPENS
     try:
         with cache.workspace() as work:
-            return Kvm.WORKS if kvm_works(Sandbox(tree, cache.root), work) else Kvm.BROKEN
+            return Kvm.WORKS if kvm_works(Sandbox(tree.folder, cache.root), work) else Kvm.BROKEN
     except (BuildError, OSError):
         return Kvm.OPENS
 
 
-def _layer_age(cache: Cache) -> float | None:
-    times = [path.stat().st_mtime for path in (cache.root / "packages").glob("*/packages.tsv")]
-    return time.time() - max(times) if times else None
+def _layer_age(cache: Cache, archive: Archive) -> float | None:
+    state = last_state(cache, archive, host_architecture())
+    return time.time() - state.seen if state and any((cache.root / "packages").glob("*")) else None

@@ -1,33 +1,36 @@
 """The package layer: Debian's packages installed for one architecture, the slow part of a build.
 
 It is a function of the package set, the archive's state and the architecture; nothing of ours but hooks is in it.
+A look at the archive holds for 24 hours. After that, or on demand, a build looks again, which takes seconds, and makes
+the layer anew only when Debian has published something.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.archive import SUITE, Archive
-from builder.cache import content_id, tree_digests
+from builder.archive import STATE_SCRIPT, SUITE, Archive, State, last_state, look_at, remember_state
+from builder.cache import Entry
+from builder.digests import content_id, tree_digests
 from builder.errors import ToolError
 from builder.profile import Profile
 from builder.progress import Advance
-from builder.workshop import Workshop
+from builder.workshop import Stage, Workshop, WouldMakeError
 from stack.component import Component
 
 BUILD_EPOCH = 1_793_491_200
 """Modification time (seconds since 1970) of all that a build makes up; 2026-11-01, this version's date."""
 
-_KIND = "packages"
 _DIGEST = "digest"
-MAXIMUM_AGE = 24 * 3600
-"""Seconds after which a package layer is built anew."""
-
+_CODE = ("packages.py", "package-layer.sh", "archive.py")
 _HOOK = Path(__file__).with_name("package-layer.sh")
+
+ARCHIVE = "archive"
+"""The input that is the archive's state; it is known for sure only when the layer is made."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class PackageLayer:
     Args:
         folder: holds `root.tar` (uncompressed, sorted, without kernel and device nodes), `vmlinuz`, `initrd`,
             `packages.tsv` and the loader's files.
-        identifier: its content id.
+        digest: over all that is in the folder. The layer is what its bits are: when tools or archive have changed and
+            these have not, nothing is made anew from them.
     """
 
     folder: Path
-    identifier: str
+    digest: str
 
     @property
     def tar(self) -> Path:
@@ -72,53 +76,76 @@ class PackageLayer:
 def package_layer(
     shop: Workshop, profile: Profile, components: Sequence[Component], *, refresh: bool = False
 ) -> PackageLayer:
-    """Give the package layer of a profile; it is built when there is none of the last 24 hours.
+    """Give the package layer of a profile, made from the archive as the last look at it has shown it.
 
     Args:
-        refresh: build it anew, to take in what Debian's archive has published since.
+        refresh: look at the archive, however fresh the last look is.
 
     Raises:
         BuildError: the archive cannot be reached and there is no older layer, or a package does not install.
     """
-    inputs = _inputs(shop.archive, profile, components)
-    identifier = content_id(inputs)
-    old = shop.cache.find(_KIND, identifier)
-    replace = old is not None and (refresh or _age(old) > MAXIMUM_AGE)
+    inputs = shop.complete(_inputs(shop.archive, profile, components), _CODE)
+    older = _same_but_for_the_archive(shop, inputs)
+    state = last_state(shop.cache, shop.archive, profile.architecture)
     try:
-        entry = shop.stage(
-            "Package layer",
-            _KIND,
-            inputs,
-            lambda made, advance: _build(made, shop, profile, components, advance),
-            "Debian packages; a few minutes",
-            replace=replace,
-        )
+        if older and not shop.planning and (refresh or not (state and state.fresh)):
+            with shop.stages.stage("Look at the archive"):
+                state = look_at(shop.cache, shop.archive, profile.architecture, shop.tools)
+        return _layer(_find(shop, inputs, state) or _make(shop, inputs, profile, components))
     except ToolError as error:
-        if old is None or refresh:
+        entry = shop.cache.find(Stage.PACKAGES, older[-1].identifier) if older and not refresh else None
+        if entry is None:
             raise
-        shop.stages.say(
-            f"The packages of {_age(old) / 3600:.0f} hours ago are used, since there are no newer ones:\n{error}"
-        )
-        entry = old
-    return _layer(entry)
+        hours = (time.time() - older[-1].made) / 3600
+        shop.stages.say(f"The packages of {hours:.0f} hours ago are used, since there are no newer ones:\n{error}")
+        return _layer(entry)
+
+
+def _same_but_for_the_archive(shop: Workshop, inputs: Mapping[str, object]) -> list[Entry]:
+    """List the layers that differ only in the archive's state, the oldest first."""
+    wanted = content_id(inputs)
+    known = [entry for entry in shop.cache.entries() if entry.kind == Stage.PACKAGES]
+    same = [e for e in known if content_id({k: v for k, v in e.inputs.items() if k != ARCHIVE}) == wanted]
+    return sorted(same, key=lambda entry: entry.made)
+
+
+def _find(shop: Workshop, inputs: Mapping[str, object], state: State | None) -> Path | None:
+    if state is None:
+        return None
+    entry = shop.cache.find(Stage.PACKAGES, content_id({**inputs, ARCHIVE: state.digest}))
+    if entry:
+        shop.stages.reused(Stage.PACKAGES.label)
+    return entry
+
+
+def _make(shop: Workshop, inputs: Mapping[str, object], profile: Profile, components: Sequence[Component]) -> Path:
+    if shop.planning:
+        raise WouldMakeError(Stage.PACKAGES, inputs)
+    title = Stage.PACKAGES.label
+    with shop.stages.stage(title, "Debian packages; a few minutes") as advance:
+
+        def make(made: Path) -> Mapping[str, object]:
+            digest = _build(made, shop, profile, components, advance)
+            remember_state(shop.cache, shop.archive, profile.architecture, digest)
+            return {ARCHIVE: digest}
+
+        return shop.cache.produce(Stage.PACKAGES, title, inputs, make)
 
 
 def _layer(entry: Path) -> PackageLayer:
-    # The archive's state is known only by what came of it: a layer is what its bits are.
     return PackageLayer(entry, (entry / _DIGEST).read_text())
 
 
 def _inputs(archive: Archive, profile: Profile, components: Sequence[Component]) -> dict[str, object]:
     return {
         "suite": SUITE,
-        "mirrors": archive.mirrors,
+        "mirrors": list(archive.mirrors),
         "epoch": BUILD_EPOCH,
         "architecture": profile.architecture,
         "packages": package_names(profile, components),
         "accounts": _accounts(components),
         "initramfs": tree_digests(profile.initramfs),
-        "hooks": [component.package_hook.read_text() for component in _with_hook(components)],
-        "common hook": _HOOK.read_text(),
+        "hooks": {component.name: component.package_hook.read_text() for component in _with_hook(components)},
     }
 
 
@@ -131,11 +158,8 @@ def _with_hook(components: Iterable[Component]) -> list[Component]:
     return [component for component in components if component.package_hook.is_file()]
 
 
-def _age(entry: Path) -> float:
-    return time.time() - (entry / "packages.tsv").stat().st_mtime
-
-
-def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Component], advance: Advance) -> None:
+def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Component], advance: Advance) -> str:
+    """Fill a folder with the layer; give the state of the archive that it was made from."""
     work = made.parent
     scratch = work / "scratch"
     scratch.mkdir()
@@ -160,6 +184,7 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
             "--skip=cleanup/apt",
             # Users that own something on /data exist before a package could number them by chance.
             f'--essential-hook=sh {script} accounts "$1" {given}',
+            f"--customize-hook=({STATE_SCRIPT}) >{shop.tools.inside(work / 'state')}",
             f'--customize-hook=sh {script} finish "$1" {given} {results}',
             "--verbose",
             SUITE,
@@ -172,6 +197,7 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
         scratch=scratch,
     )
     (made / _DIGEST).write_text(content_id(tree_digests(made)))
+    return (work / "state").read_text().strip()
 
 
 def _accounts(components: Sequence[Component]) -> dict[str, str]:

@@ -15,11 +15,12 @@ Advance = Callable[[float, str], None]
 
 
 class Stages:
-    """Runs stages one after the other, shows each, and remembers how long it took."""
+    """Runs stages one after the other, shows each, and remembers how long it took, and which were not at hand."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
+        self.made: list[str] = []
 
     def say(self, text: str) -> None:
         """Print a line that is no stage."""
@@ -43,6 +44,7 @@ class Stages:
             self.say(f"{title} …")
             yield lambda fraction, detail: None
         self.seconds[name] = time.monotonic() - started
+        self.made.append(name)
         self.say(f"{name}: {self.seconds[name]:.1f} s")
 
     def reused(self, name: str) -> None:

@@ -8,15 +8,16 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cache import content_id, tree_digests
+from builder.digests import content_id, file_digest, tree_digests
 from builder.packages import BUILD_EPOCH
 from builder.profile import Content, Partition, Profile
 from builder.progress import Advance
 from builder.sandbox import Sandbox
 from builder.version import VERSION
-from builder.workshop import Workshop
+from builder.workshop import Stage, Workshop
 from stack.component import Component
 
 CODE = ("model", "stack", "firstboot", "home")
@@ -26,10 +27,25 @@ _CODE_FOLDER = "usr/lib/darkpipe"
 _DATA_FOLDER = "usr/share/darkpipe"
 _MOUNT_POINTS = ("boot", "data", "state")
 _BLOCK = 512
+_DIGEST = "digest"
+_CACHED = shutil.ignore_patterns("__pycache__")
 
 
-def project_layer(shop: Workshop, profile: Profile, components: Sequence[Component], source: Path) -> Path:
-    """Give the entry that holds the project layer's `root.tar`.
+@dataclass(frozen=True)
+class ProjectLayer:
+    """A finished project layer.
+
+    Args:
+        tar: all that we add.
+        digest: of the tar.
+    """
+
+    tar: Path
+    digest: str
+
+
+def project_layer(shop: Workshop, profile: Profile, components: Sequence[Component], source: Path) -> ProjectLayer:
+    """Give the project layer.
 
     Args:
         source: the folder with our code and data, the checkout's root.
@@ -40,14 +56,16 @@ def project_layer(shop: Workshop, profile: Profile, components: Sequence[Compone
         "profile": profile.model_dump(mode="json", exclude={"folder"}),
         "components": [component.model_dump(mode="json", exclude={"folder"}) for component in components],
         "files": tree_digests(*(source / name for name in CODE), *(component.folder for component in components)),
-        "builder": tree_digests(Path(__file__).parent).get("builder/project.py"),
     }
+    # What the device shows as its project follows from ours alone, not from the tools at hand.
     identifier = content_id(inputs)
 
     def make(made: Path, _: Advance) -> None:
         _build(made, shop.tools, profile, components, source, identifier)
+        (made / _DIGEST).write_text(file_digest(made / "root.tar"))
 
-    return shop.stage("Project layer", "project", inputs, make)
+    entry = shop.stage(Stage.PROJECT, inputs, ("project.py",), make)
+    return ProjectLayer(entry / "root.tar", (entry / _DIGEST).read_text())
 
 
 def _build(
@@ -62,7 +80,7 @@ def _build(
     for name in _MOUNT_POINTS:
         (tree / name).mkdir(parents=True)
     for name in CODE:
-        shutil.copytree(source / name, tree / _CODE_FOLDER / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source / name, tree / _CODE_FOLDER / name, ignore=_CACHED)
     for component in components:
         _add_component(tree, component)
     _add_repart_definitions(tree / _DATA_FOLDER / "repart.d", profile)
@@ -81,12 +99,12 @@ def _add_component(tree: Path, component: Component) -> None:
     data.mkdir(parents=True)
     shutil.copy(component.folder / "component.yaml", data)
     if component.templates.is_dir():
-        shutil.copytree(component.templates, data / "templates")
+        shutil.copytree(component.templates, data / "templates", ignore=_CACHED)
     if component.files.is_dir():
-        shutil.copytree(component.files, tree, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(component.files, tree, symlinks=True, ignore=_CACHED, dirs_exist_ok=True)
     if component.units.is_dir():
         units = tree / "etc/systemd/system"
-        shutil.copytree(component.units, units, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(component.units, units, symlinks=True, ignore=_CACHED, dirs_exist_ok=True)
         for unit in sorted(path for path in component.units.iterdir() if path.is_file()):
             _enable(units, unit)
 

@@ -10,20 +10,19 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cache import content_id
+from builder.digests import content_id, file_digest
 from builder.errors import BuildError
 from builder.frames import compress
 from builder.packages import BUILD_EPOCH, PackageLayer
 from builder.profile import Content, Profile
-from builder.project import end_of_members
+from builder.project import ProjectLayer, end_of_members
 from builder.sandbox import Sandbox
-from builder.workshop import Workshop
+from builder.workshop import Stage, Workshop
 
 _COMPRESSION = "lz4"
 """Five times faster to make than lz4hc, and only 4 % larger once the image is compressed."""
 _BLOCK = 4096
-_LAYOUT = 2
-"""Raise it when the way in which the root is made changes."""
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Root:
     """A finished root.
 
     Args:
-        folder: holds `root.tar`, `root.erofs` (file system, then hash tree) and `root.zst` (the partition, compressed).
+        folder: holds `root.erofs` (file system, then hash tree) and `root.zst` (the partition, compressed).
         root_hash: dm-verity's root hash, 64 hexadecimal digits.
         tree_offset: where the hash tree begins in the partition, in bytes.
     """
@@ -39,11 +38,6 @@ class Root:
     folder: Path
     root_hash: str
     tree_offset: int
-
-    @property
-    def tar(self) -> Path:
-        """The whole root file system, what every shell of the home stack is made from."""
-        return self.folder / "root.tar"
 
     @property
     def image(self) -> Path:
@@ -61,14 +55,28 @@ class Root:
         return str(uuid.UUID(hex=self.root_hash[:32]))
 
 
-def root_tar(shop: Workshop, packages: PackageLayer, project: Path) -> Path:
+@dataclass(frozen=True)
+class RootTar:
+    """A whole root file system.
+
+    Args:
+        path: the tar.
+        digest: its sha256.
+    """
+
+    path: Path
+    digest: str
+
+
+def root_tar(shop: Workshop, packages: PackageLayer, project: ProjectLayer) -> RootTar:
     """Give `root.tar`: the package layer with the project layer behind it, whose files win."""
-    inputs = {"layout": _LAYOUT, "packages": packages.identifier, "project": project.name}
-    made = shop.stage("Root tar", "tar", inputs, lambda made, _: _join(made, packages.tar, project / "root.tar"))
-    return made / "root.tar"
+    inputs = {"packages": packages.digest, "project": project.digest}
+    code = ("root.py", "project.py")
+    entry = shop.stage(Stage.TAR, inputs, code, lambda made, _: _join(made, packages.tar, project.tar))
+    return RootTar(entry / "root.tar", (entry / _DIGEST).read_text())
 
 
-def verified_root(shop: Workshop, profile: Profile, tar: Path) -> Root:
+def verified_root(shop: Workshop, profile: Profile, tar: RootTar) -> Root:
     """Give the root partition's content.
 
     Raises:
@@ -76,10 +84,9 @@ def verified_root(shop: Workshop, profile: Profile, tar: Path) -> Root:
     """
     size = profile.partition(Content.ROOT).size
     assert size is not None  # only the last partition has none
-    inputs = {"layout": _LAYOUT, "tar": tar.parent.name, "compression": _COMPRESSION, "size": size}
-    identifier = content_id(inputs)
+    inputs = {"tar": tar.digest, "compression": _COMPRESSION, "size": size}
     entry = shop.stage(
-        "Root file system", "root", inputs, lambda made, _: _build(made, tar, size, identifier, shop.tools)
+        Stage.ROOT, inputs, ("root.py", "frames.py"), lambda made, _: _build(made, tar, size, shop.tools)
     )
     root_hash, offset = (entry / "verity").read_text().split()
     return Root(entry, root_hash, int(offset))
@@ -91,13 +98,17 @@ def _join(made: Path, first: Path, second: Path) -> None:
     os.truncate(target, end_of_members(first))
     with target.open("ab") as joined, second.open("rb") as rest:
         shutil.copyfileobj(rest, joined)
+    (made / _DIGEST).write_text(file_digest(target))
 
 
-def _build(made: Path, tar: Path, size: int, identifier: str, tools: Sandbox) -> None:
+def _build(made: Path, tar: RootTar, size: int, tools: Sandbox) -> None:
+    # Salt and UUIDs: random ones would make every build another image, and those of an entry's id, which covers the
+    # tools' versions, another one for every user.
+    identifier = content_id({"tar": tar.digest, "compression": _COMPRESSION})
     image = made / "root.erofs"
     inside = tools.inside(image)
     environment = {"SOURCE_DATE_EPOCH": str(BUILD_EPOCH)}
-    with tar.open("rb") as stream:
+    with tar.path.open("rb") as stream:
         tools.run(
             [
                 "mkfs.erofs",
@@ -114,7 +125,6 @@ def _build(made: Path, tar: Path, size: int, identifier: str, tools: Sandbox) ->
     offset = image.stat().st_size
     offset += -offset % _BLOCK
     os.truncate(image, offset)
-    # Salt and UUID come from the inputs: a random one would make every build another image.
     output = tools.run(
         [
             "veritysetup",

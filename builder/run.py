@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import IO
 from builder.errors import BuildError, ToolError
 
 _KEPT_LINES = 40
+_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+"""A build that is killed must not leave a mmdebstrap behind that goes on writing (PR_SET_PDEATHSIG(2const))."""
 
 
 def run(
@@ -62,18 +65,15 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
 def _started(
     argv: Sequence[str], environment: Mapping[str, str] | None, stdin: IO[bytes] | None, stdout: IO[bytes] | None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        process = subprocess.Popen(
-            argv,
-            env={**os.environ, **(environment or {})},
-            stdin=stdin or subprocess.DEVNULL,
-            stdout=stdout or subprocess.PIPE,
-            stderr=subprocess.PIPE if stdout else subprocess.STDOUT,
-        )
-    except FileNotFoundError as error:
-        raise BuildError(
-            f"{argv[0]} is not installed", "install it, or call ./darkpipe, which does so by itself"
-        ) from error
+    if not shutil.which(argv[0]):
+        raise BuildError(f"{argv[0]} is not installed", "install it, or call ./darkpipe, which does so by itself")
+    process = subprocess.Popen(
+        [*_WITH_US, *argv],
+        env={**os.environ, **(environment or {})},
+        stdin=stdin or subprocess.DEVNULL,
+        stdout=stdout or subprocess.PIPE,
+        stderr=subprocess.PIPE if stdout else subprocess.STDOUT,
+    )
     try:
         yield process
     except BaseException:

@@ -7,9 +7,11 @@ ids (subuid(5)); root enters the tree directly. Either way the tree is entered b
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +50,12 @@ class Sandbox:
 
     tree: Path
     cache: Path
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """The Debian packages of the tree: name to version."""
+        text = (self.tree / "var/lib/dpkg/status").read_text(encoding="utf-8")
+        return dict(re.findall(r"^Package: (\S+)\n(?:.+\n)*?Version: (\S+)$", text, re.MULTILINE))
 
     def inside(self, path: Path) -> str:
         """Translate a path below the cache folder to what the tools see.

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.archive import SUITE, Archive
-from builder.cache import Cache, content_id
+from builder.archive import STATE_SCRIPT, SUITE, Archive, look_at
+from builder.cache import Cache, Entry
+from builder.digests import code_digests, content_id
+from builder.errors import ToolError
 from builder.progress import Advance, Stages
 from builder.run import run
-from builder.sandbox import Sandbox
+from builder.sandbox import Sandbox, namespace_command
+from builder.workshop import Stage
 
 _MOUNT_POINTS = ("cache", "outside", "mnt", "dev", "proc", "sys", "run", "tmp")
 _BOUND_FILES = ("etc/resolv.conf", "etc/hosts")
-_LAYOUT = 2
-"""Raise it when the way in which a tree is made changes."""
-
+_ARCHIVE = "archive"
+_MAXIMUM_AGE = 30 * 24 * 3600
+"""Seconds. Newer tools make everything anew and seldom better: their security matters little, since they read nothing
+but Debian's signed packages and our own files."""
 
 _ALWAYS = ("mount",)
 """What entering a tree needs (sandbox.sh)."""
@@ -57,28 +63,54 @@ BUILD_TOOLS = ToolsTree(
 EMULATOR = ToolsTree("emulator", ("ovmf", "qemu-system-x86", "qemu-utils"))
 
 
-def open_tools(tree: ToolsTree, cache: Cache, archive: Archive, stages: Stages) -> Sandbox:
+def open_tools(tree: ToolsTree, cache: Cache, archive: Archive, stages: Stages, *, refresh: bool = False) -> Sandbox:
     """Give a sandbox of a tools tree; the tree is installed from Debian's archive when the cache lacks it.
+
+    It holds for 30 days; then, or on demand, it is installed anew if the archive has changed.
 
     Raises:
         BuildError: the archive cannot be reached, or the host refuses namespaces.
     """
-    entry = find_tools(tree, cache)
-    if entry is None:
-        identifier = _identifier(tree)
-        with stages.stage(f"Install {tree.name}", "once; they are kept for later builds") as advance:
-            entry = cache.produce("tools", identifier, lambda made: _install(tree, made, archive, advance))
+    inputs = _inputs(tree, archive)
+    found = newest_tools(tree, cache, archive)
+    if found and not (refresh or time.time() - found.made > _MAXIMUM_AGE):
+        return Sandbox(found.folder, cache.root)
+    try:
+        if found:
+            with stages.stage(f"Look for newer {tree.name}"):
+                state = look_at(cache, archive, host_architecture(), Sandbox(found.folder, cache.root))
+            if state.digest == found.inputs[_ARCHIVE]:
+                return Sandbox(found.folder, cache.root)
+        with stages.stage(f"Install {tree.name}", "they are kept for later builds") as advance:
+            # What was learned from the archive makes the entry's id; the lock is that of all such trees.
+            entry = cache.produce(Stage.TOOLS, tree.name, inputs, lambda made: _install(tree, made, archive, advance))
+    except ToolError as error:
+        if not found or refresh:
+            raise
+        stages.say(f"The {tree.name} of the last time are used, since there are no newer ones:\n{error}")
+        entry = found.folder
     return Sandbox(entry, cache.root)
 
 
-def find_tools(tree: ToolsTree, cache: Cache) -> Path | None:
-    """Give the folder of a tools tree that is installed, or None."""
-    return cache.find("tools", _identifier(tree))
+def newest_tools(tree: ToolsTree, cache: Cache, archive: Archive) -> Entry | None:
+    """Give the newest entry of a tools tree, whatever the archive's state was; it is then in use."""
+    wanted = content_id(_inputs(tree, archive))
+    known = [entry for entry in cache.entries() if entry.kind == Stage.TOOLS]
+    same = [e for e in known if content_id({k: v for k, v in e.inputs.items() if k != _ARCHIVE}) == wanted]
+    for entry in sorted(same, key=lambda entry: entry.made, reverse=True):
+        if cache.find(entry.kind, entry.identifier):
+            return entry
+    return None
 
 
-def _identifier(tree: ToolsTree) -> str:
-    architecture = host_architecture()
-    return content_id({"layout": _LAYOUT, "suite": SUITE, "architecture": architecture, "packages": _packages(tree)})
+def _inputs(tree: ToolsTree, archive: Archive) -> dict[str, object]:
+    return {
+        "suite": SUITE,
+        "architecture": host_architecture(),
+        "mirrors": list(archive.mirrors),
+        "packages": _packages(tree),
+        "code": code_digests("tools.py"),
+    }
 
 
 def host_architecture() -> str:
@@ -91,12 +123,23 @@ def _packages(tree: ToolsTree) -> list[str]:
     return sorted({*_ALWAYS, *tree.packages})
 
 
-def _install(tree: ToolsTree, made: Path, archive: Archive, advance: Advance) -> None:
+def _install(tree: ToolsTree, made: Path, archive: Archive, advance: Advance) -> Mapping[str, object]:
     tar = made.parent / "tools.tar"
-    mode = "root" if os.geteuid() == 0 else "unshare"
-    options = ("--variant=apt", f"--mode={mode}", "--format=tar", f"--include={','.join(_packages(tree))}", "--verbose")
-    counter = archive.counter(advance)
-    run(["mmdebstrap", *options, *archive.path_exclusions, SUITE, str(tar), *archive.mirrors], on_line=counter)
+    state = "archive-state"
+    root = os.geteuid() == 0
+    options = (
+        "--variant=apt",
+        f"--mode={'root' if root else 'unshare'}",
+        "--format=tar",
+        f"--include={','.join(_packages(tree))}",
+        # Into the tree, since nothing else can be written by whoever runs hooks in the mode for ordinary users.
+        f'--customize-hook=({STATE_SCRIPT}) >"$1/{state}"',
+        "--verbose",
+    )
+    # With a process namespace of its own all of it ends with us; as an ordinary user mmdebstrap makes one by itself.
+    prefix = (*namespace_command(), "--") if root else ()
+    command = [*prefix, "mmdebstrap", *options, *archive.path_exclusions, SUITE, str(tar), *archive.mirrors]
+    run(command, on_line=archive.counter(advance))
     # All files belong to whoever builds: they are mapped to root inside the sandbox, and removing them is easy.
     run(["tar", "--extract", "--file", str(tar), "--directory", str(made), "--no-same-owner", "--exclude=./dev/*"])
     for name in _MOUNT_POINTS:
@@ -104,3 +147,4 @@ def _install(tree: ToolsTree, made: Path, archive: Archive, advance: Advance) ->
     for name in _BOUND_FILES:
         (made / name).unlink(missing_ok=True)
         (made / name).touch()
+    return {_ARCHIVE: (made / state).read_text().strip()}

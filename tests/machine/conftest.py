@@ -48,7 +48,7 @@ def root() -> Path:
         tar = Path(named)
     else:
         shop = open_workshop(cache, Archive.from_environment(), Stages())
-        tar = build_root_tar(shop, load_profile(SOURCE / "profiles/x64"))
+        tar = build_root_tar(shop, load_profile(SOURCE / "profiles/x64")).path
     return unpack(tar, cache.root / "machine")
 
 

@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import KEEP_VARIABLE, Cache, content_id, tree_digests
+from builder.cache import KEEP_VARIABLE, Cache, Entry
+from builder.digests import content_id, tree_digests
+from builder.errors import BuildError
+from builder.eviction import DEFAULT_LIMIT, SIZE_VARIABLE, limit_from_environment, parse_size, shrink
 
 
 def test_id_depends_on_content_and_not_on_order() -> None:
     assert content_id({"a": 1, "b": [2]}) == content_id({"b": [2], "a": 1})
     assert content_id({"a": 1}) != content_id({"a": "1"})
+
+
+def _fill(folder: Path) -> None:
+    (folder / "file").write_text("x" * 10_000)
 
 
 def test_produce_makes_an_entry_once(tmp_path: Path) -> None:
@@ -25,27 +32,33 @@ def test_produce_makes_an_entry_once(tmp_path: Path) -> None:
 
     def make(folder: Path) -> None:
         made.append(folder)
-        (folder / "file").write_text("x")
+        _fill(folder)
 
-    entry = cache.produce("kind", "id", make)
-    assert cache.produce("kind", "id", make) == entry == cache.find("kind", "id")
+    entry = cache.produce("kind", "Name", {"a": 1}, make)
+    assert cache.produce("kind", "Name", {"a": 1}, make) == entry == cache.find("kind", content_id({"a": 1}))
     assert len(made) == 1
-    assert (entry / "file").read_text() == "x"
+    assert (entry / "file").is_file()
 
 
-def test_replacing_keeps_the_old_entry_until_the_new_one_is_there(tmp_path: Path) -> None:
+def test_entry_keeps_its_inputs(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    entry = cache.produce("kind", "id", lambda folder: (folder / "file").touch())
+    folder = cache.produce("kind", "Name", {"a": [1, "x"]}, _fill)
+    [entry] = cache.entries()
+    assert (entry.folder, entry.kind, entry.name, entry.inputs) == (folder, "kind", "Name", {"a": [1, "x"]})
+    assert entry.identifier == content_id({"a": [1, "x"]})
+    assert entry.size >= 10_000
+    assert entry.made <= entry.used <= time.time()
 
-    def fail(_: Path) -> None:
-        raise RuntimeError("the archive cannot be reached")
 
-    with pytest.raises(RuntimeError):
-        cache.produce("kind", "id", fail, replace=True)
-    assert [path.name for path in entry.iterdir()] == ["file"]
-    assert cache.produce("kind", "id", lambda folder: (folder / "new").touch(), replace=True) == entry
-    assert [path.name for path in entry.iterdir()] == ["new"]
-    assert list((tmp_path / "work").iterdir()) == []
+def test_what_making_finds_out_is_part_of_the_id(tmp_path: Path) -> None:
+    """Two states of an archive are two entries; the older one stays for whoever uses it."""
+    cache = Cache(tmp_path)
+    first = cache.produce("kind", "Name", {"a": 1}, lambda _: {"archive": "one"})
+    second = cache.produce("kind", "Name", {"a": 1}, lambda _: {"archive": "two"})
+    again = cache.produce("kind", "Name", {"a": 1}, lambda _: {"archive": "one"})
+    assert first == again != second
+    assert first.name == content_id({"a": 1, "archive": "one"})
+    assert list((tmp_path / "work").iterdir()) == list((tmp_path / "locks").iterdir()) == []
 
 
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
@@ -56,8 +69,8 @@ def test_failure_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("tool failed")
 
     with pytest.raises(RuntimeError):
-        cache.produce("kind", "id", fail)
-    assert cache.find("kind", "id") is None
+        cache.produce("kind", "Name", {}, fail)
+    assert cache.find("kind", content_id({})) is None
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -70,9 +83,9 @@ def test_workspace_of_a_failure_is_kept_on_demand(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setenv(KEEP_VARIABLE, "1")
     with pytest.raises(RuntimeError):
-        cache.produce("kind", "id", fail)
+        cache.produce("kind", "Name", {}, fail)
     assert [path.read_text() for path in tmp_path.glob("work/*/entry/half")] == ["x"]
-    assert cache.find("kind", "id") is None
+    assert cache.find("kind", content_id({})) is None
     for left in (tmp_path / "work").iterdir():
         os.utime(left, (1, 1))
     monkeypatch.delenv(KEEP_VARIABLE)
@@ -86,7 +99,7 @@ def _produce_slowly(root: Path) -> None:
             calls.write("x")
         time.sleep(0.3)
 
-    Cache(root).produce("kind", "id", make)
+    Cache(root).produce("kind", "Name", {}, make)
 
 
 def test_two_builds_of_the_same_entry_wait_for_one_another(tmp_path: Path) -> None:
@@ -112,15 +125,106 @@ def test_workspace_of_a_killed_build_is_swept_and_of_a_running_one_is_not(tmp_pa
     process = subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     left = Path(process.stdout.readline().strip())
-    old = time.time() - 3600
-    os.utime(left, (old, old))
     with Cache(tmp_path).workspace():
         assert (left / "left").exists(), "its build still runs"
     process.kill()
     process.wait()
     process.stdout.close()
-    with Cache(tmp_path).workspace():
-        assert not left.exists()
+    with Cache(tmp_path).workspace() as work:
+        assert [*(tmp_path / "work").iterdir()] == [work]
+        assert not list(work.iterdir())[1:]
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def _three(root: Path) -> tuple[Cache, list[Entry]]:
+    """A cache with three entries of the same size, last used in the order in which they were made."""
+    maker = Cache(root)
+    for number in range(3):
+        folder = maker.produce("kind", f"Number {number}", {"number": number}, _fill)
+        os.utime(folder / "inputs.json", (number + 1, number + 1))
+    maker.release()
+    return Cache(root), maker.entries()
+
+
+def _names(cache: Cache) -> list[str]:
+    return [entry.name for entry in cache.entries()]
+
+
+def test_least_recently_used_goes_first(tmp_path: Path) -> None:
+    cache, entries = _three(tmp_path)
+    cache.find("kind", entries[0].identifier)
+    cache.release()
+    assert [entry.name for entry in shrink(cache, 2 * entries[0].size, dry_run=True)] == ["Number 1"]
+    assert len(_names(cache)) == 3
+    assert [entry.name for entry in shrink(cache, 2 * entries[0].size)] == ["Number 1"]
+    assert _names(cache) == ["Number 2", "Number 0"]
+    assert shrink(cache, 2 * entries[0].size) == []
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_what_a_running_build_uses_is_never_evicted(tmp_path: Path) -> None:
+    cache, entries = _three(tmp_path)
+    builder = Cache(tmp_path)
+    used = builder.find("kind", entries[0].identifier)
+    assert used
+    assert [entry.name for entry in shrink(cache, 0)] == ["Number 1", "Number 2"]
+    assert not cache.evict(entries[0])
+    assert (used / "file").is_file()
+    builder.release()
+    assert [entry.name for entry in shrink(cache, 0)] == ["Number 0"]
+    assert cache.entries() == []
+
+
+def test_entry_of_an_older_version_goes_too(tmp_path: Path) -> None:
+    folder = tmp_path / "kind" / content_id({})
+    folder.mkdir(parents=True)
+    _fill(folder)
+    cache = Cache(tmp_path)
+    assert cache.find("kind", folder.name) is None
+    assert [entry.folder for entry in shrink(cache, 0)] == [folder]
+    assert not folder.exists()
+
+
+_CHURN = """
+import pathlib, sys
+from builder.cache import Cache
+from builder.eviction import shrink
+root, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
+for round in range(150):
+    cache = Cache(root)
+    if mode == "evict":
+        shrink(cache, 0)
+        continue
+    entry = cache.produce("kind", "Name", {"n": round % 3}, lambda made: (made / "file").write_text("x") and None)
+    assert (entry / "file").read_text() == "x"
+    cache.release()
+"""
+
+
+def test_builds_and_evictions_at_once(tmp_path: Path) -> None:
+    """Whatever an eviction does between two steps of a build, the build has its entry."""
+    modes = ("build", "build", "evict")
+    processes = [subprocess.Popen([sys.executable, "-c", _CHURN, str(tmp_path), mode]) for mode in modes]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert list((tmp_path / "work").iterdir()) == list((tmp_path / "locks").iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "size"), [("12G", 12 * 10**9), ("500 MB", 5 * 10**8), ("0", 0), ("7k", 7000)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text, "--size") == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5G", "G", "12 GiB", "lots"])
+def test_wrong_sizes_are_refused(text: str) -> None:
+    with pytest.raises(BuildError, match="--size"):
+        parse_size(text, "--size")
+
+
+def test_limit_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SIZE_VARIABLE, raising=False)
+    assert limit_from_environment() == DEFAULT_LIMIT
+    monkeypatch.setenv(SIZE_VARIABLE, "3G")
+    assert limit_from_environment() == 3 * 10**9
 
 
 def test_tree_digests_see_content_names_modes_and_links(tmp_path: Path) -> None:
