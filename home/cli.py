@@ -12,6 +12,7 @@ from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_word
 from home.configure import configure, try_out
 from home.domain_commands import domain
 from home.services import restart
+from home.status_cli import probe_command, status
 from home.store import Store
 from home.user_commands import user
 from stack.apply import Applied
@@ -82,3 +83,5 @@ def _show_changes() -> None:
 
 for group in (domain, user, alias):
     main.add_command(group)
+main.add_command(status)
+main.add_command(probe_command)

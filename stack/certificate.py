@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from stack.durable import write_atomically
@@ -12,6 +14,7 @@ from stack.durable import write_atomically
 _DAYS = 3650
 _RENEW_BEFORE = 30 * 24 * 3600
 _COMMON_NAME_LENGTH = 64  # ub-common-name, RFC 5280 appendix A.1
+_SHOWN = ("-subject", "-issuer", "-enddate", "-dateopt", "iso_8601", "-ext", "subjectAltName")
 
 
 class CertificateError(Exception):
@@ -36,6 +39,38 @@ def ensure_certificate(path: Path, names: Sequence[str]) -> bool:
         return False
     write_atomically(path, _make(names), 0o600)
     return True
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What others see of a certificate.
+
+    Args:
+        names: the DNS names that it is for.
+        expires: when it ends to be valid.
+        self_signed: whether nobody else vouches for it.
+    """
+
+    names: tuple[str, ...]
+    expires: datetime
+    self_signed: bool
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read the certificate in a PEM file.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    shown = _run(["openssl", "x509", "-in", str(path), "-noout", *_SHOWN])
+    rows = dict(row.split("=", 1) for row in shown.stdout.splitlines() if "=" in row)
+    if shown.returncode != 0:
+        raise CertificateError(f"{path} holds no certificate: {shown.stderr.strip()}")
+    return Certificate(
+        names=tuple(re.findall(r"DNS:([^,\s]+)", shown.stdout)),
+        expires=datetime.fromisoformat(rows["notAfter"]),
+        self_signed=rows["subject"] == rows["issuer"],
+    )
 
 
 def _fits(path: Path, names: Sequence[str]) -> bool:

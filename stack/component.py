@@ -13,11 +13,17 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stack.probes import ProbeKind
+
 Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$", max_length=31)]
 """A Unix user, group, volume or unit name (useradd(8): at most 32 characters with the terminating NUL)."""
 
 SystemId = Annotated[int, Field(ge=100, le=999)]
 """A uid or gid of the system range of Debian Policy §9.2.2."""
+
+
+Capability = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]*$")]
+"""A name of capabilities(7) without `CAP_`, as containers want it."""
 
 
 class Protocol(StrEnum):
@@ -64,10 +70,40 @@ class Port(_Strict):
     protocol: Protocol = Protocol.TCP
 
 
+class Health(_Strict):
+    """What a service is asked for when somebody wants to know whether it works."""
+
+    probe: ProbeKind
+    target: str
+    """`host:port`, or the path of a Unix socket."""
+    to_receive: bool = False
+    """Whether no mail can be received while this fails."""
+
+
 class Service(_Strict):
-    """A systemd service of the component, in `units/<name>.service`."""
+    """A service of the component: on the device the systemd unit `units/<name>.service`, elsewhere a container.
+
+    What both need is said here once; a test holds the units to it.
+    """
 
     name: Name
+    command: tuple[str, ...] = ()
+    """What runs, in the foreground, in a container; none when the service makes sense on the device only."""
+    user: Name = "root"
+    capabilities: tuple[Capability, ...] = ()
+    needs: tuple[Name, ...] = ()
+    """Services that start before this one."""
+    writes: tuple[Name, ...] = ()
+    """Volumes that it changes."""
+    sees: tuple[Name, ...] = ()
+    """Volumes of which it reads something."""
+    listens: tuple[Name, ...] = ()
+    """Ports of the component, by name, on which it listens."""
+    sockets: tuple[Name, ...] = ()
+    """Folders in /run that it makes."""
+    connects: tuple[Name, ...] = ()
+    """Folders in /run, made by other services, whose sockets it uses."""
+    health: tuple[Health, ...] = ()
     check: tuple[tuple[str, ...], ...] = ()
     """Commands that let the daemon judge a rendered tree; `{config}` stands for the tree's path."""
     reads: tuple[str, ...] = ()

@@ -1,0 +1,185 @@
+"""Readings of the device for its status: disk, queue, units, clock, configuration. Each says only what it has seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from stack.apply import current
+from stack.durable import sync_folder, write_synced
+
+_PATIENCE = 10.0
+"""Seconds for a command; none of them takes one on a device that works."""
+
+
+class Reading(BaseModel):
+    """Base of all readings: a value that JSON can hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Disk(Reading):
+    """The file system with the data.
+
+    Args:
+        size, free: bytes; free is what an ordinary program may still write.
+        writable: whether a file could be written just now, down to the disk.
+        errors: what btrfs has counted per kind since the disk is in use; none is the only good number.
+    """
+
+    size: int
+    free: int
+    writable: bool
+    errors: dict[str, int]
+
+
+class Queue(Reading):
+    """Postfix's queue (qshape(1) explains the parts).
+
+    Args:
+        messages: number of messages in each part.
+        oldest_seconds: age of the oldest message; None when there is none.
+    """
+
+    messages: dict[str, int]
+    oldest_seconds: int | None
+
+
+class Unit(Reading):
+    """A systemd unit.
+
+    Args:
+        state: `active`, `failed`, `inactive`…; `unknown` when systemd does not answer.
+        since: when it came into this state.
+    """
+
+    name: str
+    state: str
+    since: datetime | None
+
+
+class Clock(Reading):
+    """The clock.
+
+    Args:
+        synchronized: whether a time server has confirmed it since the start; None when nobody knows.
+    """
+
+    now: datetime
+    synchronized: bool | None
+
+
+class Configuration(Reading):
+    """The configuration of the services.
+
+    Args:
+        generation: name of the one in force; None before the first.
+        refused: whether the latest one was refused by a service and is not in force.
+    """
+
+    generation: str | None
+    refused: bool
+
+
+def read_disk(data: Path) -> Disk | None:
+    """Read the file system of the data; None when it is not mounted."""
+    if not (data / "darkpipe").is_dir():
+        return None
+    sizes = os.statvfs(data)
+    return Disk(
+        size=sizes.f_blocks * sizes.f_frsize,
+        free=sizes.f_bavail * sizes.f_frsize,
+        writable=_is_writable(data / "darkpipe"),
+        errors=parse_device_stats(_output(["btrfs", "device", "stats", str(data)])),
+    )
+
+
+def parse_device_stats(text: str) -> dict[str, int]:
+    """Add up what `btrfs device stats` prints for each device, `[/dev/vda5].write_io_errs    0` for instance."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, number = line.rpartition("].")[2].partition(" ")
+        if line.startswith("[") and number.strip().isdigit():
+            found[name] = found.get(name, 0) + int(number)
+    return found
+
+
+def read_queue() -> Queue | None:
+    """List the queue; None when Postfix cannot."""
+    done = _run(["postqueue", "-j"])
+    if done is None or done.returncode != 0:
+        return None
+    return parse_queue(done.stdout, time.time())
+
+
+def parse_queue(listing: str, now: float) -> Queue:
+    """Sum up what `postqueue -j` prints, a JSON object for each message.
+
+    Args:
+        now: seconds since 1970.
+    """
+    rows = [json.loads(line) for line in listing.splitlines() if line.strip()]
+    messages = dict.fromkeys(("active", "deferred", "hold", "incoming"), 0)
+    for row in rows:
+        messages[row["queue_name"]] = messages.get(row["queue_name"], 0) + 1
+    oldest = min((row["arrival_time"] for row in rows), default=None)
+    return Queue(messages=messages, oldest_seconds=None if oldest is None else max(0, int(now - oldest)))
+
+
+def read_units(names: Sequence[str]) -> tuple[Unit, ...]:
+    """Ask systemd for services by their names, without `.service`."""
+    shown = _output(["systemctl", "show", "--timestamp=unix", "--property=Id,ActiveState,StateChangeTimestamp", *names])
+    rows = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.split("\n\n")]
+    found = {row["Id"]: row for row in rows if "Id" in row}
+    return tuple(_unit(name, found.get(f"{name}.service", {})) for name in names)
+
+
+def read_clock() -> Clock:
+    """Read the clock, and ask whether it was set by a time server."""
+    shown = _output(["timedatectl", "show", "--property=NTPSynchronized", "--value"]).strip()
+    return Clock(now=datetime.now(UTC), synchronized={"yes": True, "no": False}.get(shown))
+
+
+def read_configuration(store: Path) -> Configuration:
+    """Tell which generation is in force, and whether a refused one lies beside it (stack/apply.py)."""
+    return Configuration(generation=current(store), refused=any(store.glob(".new-*/*")))
+
+
+def _unit(name: str, row: dict[str, str]) -> Unit:
+    stamp = row.get("StateChangeTimestamp", "").removeprefix("@")
+    since = datetime.fromtimestamp(int(stamp), UTC) if stamp.isdigit() else None
+    return Unit(name=name, state=row.get("ActiveState", "unknown"), since=since)
+
+
+def _is_writable(folder: Path) -> bool:
+    path = folder / f".writable-{os.getpid()}"
+    try:
+        try:
+            write_synced(path, b"x", 0o600)
+            sync_folder(folder)
+        finally:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _output(argv: Sequence[str]) -> str:
+    done = _run(argv)
+    return done.stdout if done else ""
+
+
+def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None

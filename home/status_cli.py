@@ -1,0 +1,85 @@
+"""`darkpipe status` and `darkpipe probe`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from home.status import ServiceState, Status, megabytes, read_status
+from home.store import Store
+from stack.probes import ProbeError, ProbeKind, probe
+from stack.stack import COMPONENTS, Stack
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def status(as_json: bool) -> None:
+    """Show the state of the device.
+
+    Every service is asked for what it is there for. The exit status is 0 when the device takes mail, and 1 when it does
+    not; problems that do not keep mail away do not change it.
+
+    \b
+    Examples:
+      darkpipe status
+      darkpipe status --json | jq .queue
+    """
+    found = read_status(Stack.load(COMPONENTS), Store())
+    click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(lines(found)))
+    sys.exit(0 if found.ready else 1)
+
+
+@click.command("probe")
+@click.argument("kind", type=click.Choice([str(kind) for kind in ProbeKind]))
+@click.argument("target")
+def probe_command(kind: str, target: str) -> None:
+    """Ask one service for what it is there for: KIND is the protocol, TARGET host:port or the path of a socket.
+
+    \b
+    Examples:
+      darkpipe probe smtp 127.0.0.1:25
+      darkpipe probe lmtp /run/dovecot-postfix/lmtp
+    """
+    try:
+        click.echo(f"{target}: {probe(ProbeKind(kind), target)}")
+    except ProbeError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+def lines(status: Status) -> Iterator[str]:
+    """Write a status for people: the answer first, then what is wrong, then the rest."""
+    yield "ready: mail is taken" if status.ready else "NOT READY: no mail is taken"
+    for problem in status.problems:
+        yield f"  {'!!' if problem.blocks_mail else ' !'} {problem.found}"
+        yield f"     {problem.remedy}"
+    yield ""
+    for service in status.services:
+        yield from _service_lines(service, status.clock.now)
+    yield ""
+    if status.disk:
+        yield f"disk           {megabytes(status.disk.free)} of {megabytes(status.disk.size)} free"
+    if status.queue:
+        parts = [f"{number} {name}" for name, number in status.queue.messages.items() if number]
+        yield f"queue          {', '.join(parts) or 'empty'}"
+    for certificate in status.certificates:
+        kind = "self-signed, " if certificate.self_signed else ""
+        yield f"certificate    {', '.join(certificate.names)}: {kind}until {certificate.expires:%Y-%m-%d}"
+    yield f"configuration  {status.configuration.generation or 'none'}"
+    known = {True: "confirmed by a time server", False: "not confirmed", None: "set by the host"}
+    yield f"clock          {status.clock.now:%Y-%m-%d %H:%M:%S} UTC, {known[status.clock.synchronized]}"
+
+
+def _service_lines(service: ServiceState, now: datetime) -> Iterator[str]:
+    since = f" for {_age(now - service.unit.since.astimezone(UTC))}" if service.unit.since else ""
+    yield f"{service.unit.name:20} {service.unit.state}{since}"
+    for found in service.probes:
+        yield f"  {found.probe:18} {'good' if found.good else 'BAD'}: {found.text}"
+
+
+def _age(duration: timedelta) -> str:
+    """`3 days, 4:05:06`."""
+    return str(timedelta(seconds=int(duration.total_seconds())))
