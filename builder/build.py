@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.archive import Archive
+from builder.bmap import BlockMap, Extent, make_map, used_size
 from builder.boot_partition import BootPartition, boot_partition, seeded
 from builder.cache import Cache
 from builder.digests import content_id, file_digest
-from builder.disk import disk_size, place, write_image
+from builder.disk import Placed, disk_size, place, write_image
 from builder.errors import BuildError
 from builder.eviction import limit_from_environment, shrink
-from builder.packages import PackageLayer, package_layer
+from builder.frames import end_of_content
+from builder.packages import LOCK_NAME, PackageLayer, package_layer
 from builder.profile import Content, Profile
 from builder.progress import Stages
 from builder.project import project_layer
 from builder.root import Root, RootTar, root_tar, verified_root
 from builder.sandbox import check_namespaces
+from builder.sbom import SBOM_NAME, sbom_text
+from builder.sums import MANIFEST_NAME, write_sums
 from builder.tools import BUILD_TOOLS, host_architecture, open_tools
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
@@ -65,7 +70,7 @@ def build_image(
         refresh: look at Debian's archive, however fresh the last look is.
 
     Returns:
-        The result's folder: the compressed image, `manifest.json` and `SHA256SUMS`.
+        The result's folder: the compressed image, its block map, manifest, bill of materials, lock and SHA256SUMS.
 
     Raises:
         BuildError: something that the user can act on; nothing half-made is left.
@@ -89,8 +94,11 @@ def build_image(
         frames = {Content.BOOT: personal.frame, Content.ROOT: root.frame}
         write_image(image, place(profile), root, frames, work, shop.tools)
         manifest = _manifest(image, ids, profile, components, packages, root)
-        (result / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        _write_sums(result)
+        (result / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        (result / f"{name}.img.bmap").write_text(_block_map(place(profile), personal, root, work).text())
+        (result / LOCK_NAME).write_text(packages.lock().text())
+        (result / SBOM_NAME).write_text(sbom_text(packages.lock(), ids.generic))
+        write_sums(result)
         published = _publish(result, output)
     # Made for every build, since it takes less time than a copy; only what went in is kept.
     shop.cache.produce(Stage.IMAGE, Stage.IMAGE.label, inputs, lambda _: None)
@@ -111,7 +119,8 @@ def image_inputs(
     }
     if site:
         inputs["site"] = {key: content_id({key: value}) for key, value in site.model_dump(mode="json").items()}
-    return shop.complete(inputs, ("build.py", "disk.py", "frames.py", "boot_partition.py"))
+    code = ("bmap.py", "boot_partition.py", "build.py", "disk.py", "frames.py", "lock.py", "sbom.py", "sums.py")
+    return shop.complete(inputs, code)
 
 
 def build_root_tar(shop: Workshop, profile: Profile) -> RootTar:
@@ -170,10 +179,18 @@ def _manifest(
     }
 
 
-def _write_sums(folder: Path) -> None:
-    """Write SHA256SUMS as sha256sum(1) reads it."""
-    lines = [f"{file_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+def _block_map(placed: Sequence[Placed], boot: BootPartition, root: Root, work: Path) -> BlockMap:
+    """Map what `write_image` has put together; `work` still holds the image's two ends."""
+    size = disk_size(placed)
+    extents = [Extent(0, placed[0].start, work / "head")]
+    for row in placed:
+        if row.partition.content is Content.BOOT:
+            extents.append(Extent(row.start, used_size(end_of_content(boot.image), row.size), boot.image))
+        else:
+            extents.append(Extent(row.start, root.image.stat().st_size, root.image))
+    end = placed[-1].start + placed[-1].size
+    extents.append(Extent(end, size - end, work / "tail"))
+    return make_map(size, extents)
 
 
 def _publish(result: Path, output: Path) -> Path:

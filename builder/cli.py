@@ -13,6 +13,7 @@ import click
 from builder.commands.cache import cache
 from builder.commands.doctor import doctor
 from builder.commands.init import init
+from builder.commands.verify import sign, verify
 from builder.commands.why import why
 from builder.errors import BuildError
 from builder.version import VERSION
@@ -183,7 +184,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (cache, doctor, init, why):
+for command in (cache, doctor, init, sign, verify, why):
     darkpipe.add_command(command)
 
 

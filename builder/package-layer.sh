@@ -25,8 +25,10 @@ finish() {
 	cp -R "$root/usr/lib/systemd/boot/efi" "$results/efi"
 	printf '%s' "$version" >"$results/kernel-version"
 	chmod 0644 "$results/initrd" "$results/vmlinuz"
-	chroot "$root" dpkg-query --show --showformat "\${Package}\t\${Version}\t\${Architecture}\n" \
-		>"$results/packages.tsv"
+	# What the archive says about each package that is installed: builder/packages.py takes the digests from it.
+	chroot "$root" dpkg-query --show --showformat "\${binary:Package}=\${Version}\n" |
+		xargs chroot "$root" apt-cache show >"$inputs/index"
+	cp "$root/var/lib/dpkg/status" "$inputs/status"
 	# The kernel starts from the boot partition.
 	rm -rf "${root:?}/boot" "$root/vmlinuz" "$root/vmlinuz.old" "$root/initrd.img" "$root/initrd.img.old"
 	mkdir "$root/boot"

@@ -17,6 +17,7 @@ from builder.archive import STATE_SCRIPT, SUITE, Archive, State, last_state, loo
 from builder.cache import Entry
 from builder.digests import content_id, tree_digests
 from builder.errors import ToolError
+from builder.lock import Lock, installed_packages, packages_from_index, read_lock
 from builder.profile import Profile
 from builder.progress import Advance
 from builder.workshop import Stage, Workshop, WouldMakeError
@@ -25,8 +26,11 @@ from stack.component import Component
 BUILD_EPOCH = 1_793_491_200
 """Modification time (seconds since 1970) of all that a build makes up; 2026-11-01, this version's date."""
 
+LOCK_NAME = "packages.lock"
+"""The record of all installed packages, in a package layer and in a result's folder."""
+
 _DIGEST = "digest"
-_CODE = ("packages.py", "package-layer.sh", "archive.py")
+_CODE = ("packages.py", "package-layer.sh", "archive.py", "lock.py")
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
 ARCHIVE = "archive"
@@ -39,7 +43,7 @@ class PackageLayer:
 
     Args:
         folder: holds `root.tar` (uncompressed, sorted, without kernel and device nodes), `vmlinuz`, `initrd`,
-            `packages.tsv` and the loader's files.
+            `packages.lock` and the loader's files.
         digest: over all that is in the folder. The layer is what its bits are: when tools or archive have changed and
             these have not, nothing is made anew from them.
     """
@@ -67,10 +71,13 @@ class PackageLayer:
         """The folder with systemd's `*.efi` files."""
         return self.folder / "efi"
 
+    def lock(self) -> Lock:
+        """The installed packages, with the digests of their files."""
+        return read_lock(self.folder / LOCK_NAME)
+
     def packages(self) -> dict[str, str]:
         """Installed packages: `name:architecture` to version."""
-        rows = (line.split("\t") for line in (self.folder / "packages.tsv").read_text().splitlines())
-        return {f"{name}:{architecture}": version for name, version, architecture in rows}
+        return {f"{one.name}:{one.architecture}": one.version for one in self.lock().packages}
 
 
 def package_layer(
@@ -138,6 +145,7 @@ def _layer(entry: Path) -> PackageLayer:
 
 def _inputs(archive: Archive, profile: Profile, components: Sequence[Component]) -> dict[str, object]:
     return {
+        "profile": profile.name,
         "suite": SUITE,
         "mirrors": list(archive.mirrors),
         "epoch": BUILD_EPOCH,
@@ -196,6 +204,10 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
         on_line=shop.archive.counter(advance),
         scratch=scratch,
     )
+    installed = installed_packages((inputs / "status").read_text(encoding="utf-8"))
+    packages = packages_from_index(installed, (inputs / "index").read_text(encoding="utf-8"))
+    lock = Lock(profile=profile.name, suite=SUITE, architecture=profile.architecture, packages=packages)
+    (made / LOCK_NAME).write_text(lock.text(), encoding="utf-8")
     (made / _DIGEST).write_text(content_id(tree_digests(made)))
     return (work / "state").read_text().strip()
 

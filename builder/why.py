@@ -16,7 +16,7 @@ from builder.boot_partition import boot_partition
 from builder.build import SOURCE, image_inputs
 from builder.cache import Cache, Entry
 from builder.differences import differences
-from builder.packages import ARCHIVE, PackageLayer, package_layer
+from builder.packages import ARCHIVE, LOCK_NAME, PackageLayer, package_layer
 from builder.profile import Profile
 from builder.progress import Stages
 from builder.project import project_layer
@@ -155,7 +155,7 @@ def _in_words(lines: Sequence[str]) -> list[str]:
 
 def _changed_packages(old: Path, new: Path) -> list[str]:
     """Name the packages whose versions differ in two package layers; nothing for other stages."""
-    if not all((folder / "packages.tsv").is_file() for folder in (old, new)):
+    if not all((folder / LOCK_NAME).is_file() for folder in (old, new)):
         return []
     lines = differences(
         {"package": PackageLayer(old, "").packages()},

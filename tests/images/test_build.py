@@ -30,7 +30,14 @@ def _build(output: Path) -> Path:
 def test_result_is_complete_and_the_same_each_time(tmp_path: Path) -> None:
     first, second = _build(tmp_path / "one"), _build(tmp_path / "two")
     assert first.name == second.name
-    assert sorted(path.name for path in first.iterdir()) == ["SHA256SUMS", f"{first.name}.img.zst", "manifest.json"]
+    assert {path.name for path in first.iterdir()} == {
+        "SHA256SUMS",
+        f"{first.name}.img.bmap",
+        f"{first.name}.img.zst",
+        "manifest.json",
+        "packages.lock",
+        "sbom.spdx.json",
+    }
     assert (first / "SHA256SUMS").read_text() == (second / "SHA256SUMS").read_text()
     for folder in (first, second):
         subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)

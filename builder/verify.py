@@ -1,0 +1,265 @@
+"""Checking a result's folder: that its files fit together, and what is inside the image fits what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.bmap import BLOCK, BlockMap, digest_of, parse_map
+from builder.errors import BuildError, ToolError
+from builder.lock import Installed, Lock, installed_packages, read_lock
+from builder.packages import LOCK_NAME
+from builder.profile import PartitionType
+from builder.sandbox import Sandbox
+from builder.sbom import SBOM_NAME, package_url, sbom_packages
+from builder.sums import MANIFEST_NAME, SIGNATURE_NAME, check_sums, signer
+
+_CHUNK = 2**20
+_SECTOR = 512
+
+PROVES = """\
+What this proves: image, block map, partitions, root file system, bill of materials and lock belong together, and the
+device will refuse a root that differs in a single block. With a good signature: who holds that key has made them.
+What it does not prove: that Debian's packages are free of faults, that the signer's computer was clean, or that the
+sources give these bits (build the same version with --lock and compare for that). Without a signature, whoever can
+change one file can change all of them."""
+
+
+class Fault(Exception):
+    """Something is not as the folder says."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    subject: str
+    good: bool
+    text: str
+
+
+def verify(folder: Path, tools: Sandbox, work: Path, allowed_signers: Path | None) -> Iterator[Finding]:
+    """Check a folder, step by step; a step that needs an earlier one's result is left out when that has failed.
+
+    Args:
+        work: an empty folder below the cache with room for the unpacked content.
+        allowed_signers: None does not judge the signature.
+    """
+    yield _finding("sums", lambda: _sums(folder))
+    yield _finding("signature", lambda: _signature(folder, allowed_signers))
+    try:
+        image = _Image(folder, tools, work)
+    except (Fault, BuildError, OSError, TypeError) as fault:
+        yield Finding("image", False, str(fault))
+        return
+    yield Finding("image", True, f"unpacks to {image.raw.stat().st_size:,} bytes, as the manifest says")
+    for subject, check in image.checks():
+        yield _finding(subject, check)
+
+
+def _finding(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, check())
+    except (Fault, BuildError, OSError) as fault:
+        return Finding(subject, False, str(fault))
+    except (ValueError, LookupError, TypeError, StopIteration) as error:  # the folder may be anybody's
+        return Finding(subject, False, f"cannot be read: {error!r}")
+
+
+def _sums(folder: Path) -> str:
+    if faults := check_sums(folder):
+        raise Fault("; ".join(faults))
+    return "every file is as SHA256SUMS says, none is missing, none was added"
+
+
+def _signature(folder: Path, allowed_signers: Path | None) -> str:
+    if allowed_signers is not None:
+        return f"good, by {signer(folder, allowed_signers)}"
+    if (folder / SIGNATURE_NAME).exists():
+        return "there is one; --allowed-signers FILE would tell whose it is, so it proves nothing here"
+    return "there is none"
+
+
+class _Image:
+    """The unpacked image and what the folder says about it."""
+
+    def __init__(self, folder: Path, tools: Sandbox, work: Path) -> None:
+        self._folder, self._tools, self._work = folder, tools, work
+        self._manifest = _read_manifest(folder / MANIFEST_NAME)
+        self._name = str(_get(self._manifest, "image", "file"))
+        expected = f"darkpipe-{self._get('version')}-{self._get('profile')}-{self._get('ids', 'seeded')[:12]}.img.zst"
+        if self._name != expected:
+            raise Fault(f"the manifest names the image {self._name}; by its version, profile and id it is {expected}")
+        self.raw = work / "image.raw"
+        with (folder / self._name).open("rb") as packed:
+            tools.run(["zstd", "-q", "-d", "--sparse", "-o", tools.inside(self.raw)], stdin=packed)
+        if self.raw.stat().st_size != self._get("image", "bytes"):
+            raise Fault(f"the image has {self.raw.stat().st_size:,} bytes; expected {self._get('image', 'bytes'):,}")
+        self._root = work / "root.erofs"
+
+    def checks(self) -> tuple[tuple[str, Callable[[], str]], ...]:
+        """All checks of the content, in order."""
+        return (
+            ("block map", self._block_map),
+            ("partitions", self._partitions),
+            ("verified root", self._verity),
+            ("packages", self._packages),
+        )
+
+    def _get(self, *keys: str) -> Any:
+        return _get(self._manifest, *keys)
+
+    def _block_map(self) -> str:
+        path = self._folder / self._name.replace(".img.zst", ".img.bmap")
+        try:
+            block_map = parse_map(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Fault(f"{path.name}: {error}") from error
+        if block_map.image_size != self.raw.stat().st_size:
+            raise Fault(f"{path.name} is for an image of {block_map.image_size:,} bytes")
+        _compare(self.raw, block_map)
+        return f"{block_map.mapped * BLOCK:,} bytes are mapped and as they should be; all others are zero"
+
+    def _partitions(self) -> str:
+        output = self._work / "table.json"
+        with output.open("wb") as file:
+            warnings = self._tools.run(["sfdisk", "--json", self._tools.inside(self.raw)], stdout=file)
+        if warnings:
+            raise Fault(f"the partition table is damaged: {warnings}")
+        rows = json.loads(output.read_text())["partitiontable"]["partitions"]
+        found = [
+            {
+                "label": row["name"],
+                "start": row["start"] * _SECTOR,
+                "bytes": row["size"] * _SECTOR,
+                "type": row["type"].lower(),
+            }
+            for row in rows
+        ]
+        wanted = [{**row, "type": PartitionType(row["type"]).uuid} for row in self._get("partitions")]
+        if found != wanted:
+            raise Fault(f"the image has the partitions {found}; the manifest says {wanted}")
+        return f"{', '.join(row['label'] for row in found)}: as in the manifest"
+
+    def _verity(self) -> str:
+        start = next(row["start"] for row in self._get("partitions") if row["type"].startswith("root"))
+        _copy_range(self.raw, self._root, start, self._get("root", "bytes"))
+        words = dict(word.partition("=")[::2] for word in self._command_line().split())
+        root_hash, stated = words.get("darkpipe.hash", ""), self._get("root", "hash")
+        if root_hash != stated:
+            raise Fault(f"the kernel's command line has the root hash {root_hash}; the manifest says {stated}")
+        inside = self._tools.inside(self._root)
+        offset = words.get("darkpipe.tree", "")
+        try:
+            self._tools.run(["veritysetup", "verify", f"--hash-offset={offset}", inside, inside, root_hash])
+        except ToolError as error:
+            raise Fault(f"the root file system does not fit its root hash: {error.output}") from error
+        return f"every block fits the root hash {root_hash[:16]}…, which kernel and manifest name"
+
+    def _command_line(self) -> str:
+        start = next(row["start"] for row in self._get("partitions") if row["type"] == PartitionType.ESP)
+        partition = f"{self._tools.inside(self.raw)}@@{start}"
+        kernel = self._work / "kernel.efi"
+        path = f"::/EFI/Linux/darkpipe-{self._get('version')}.efi"
+        self._tools.run(["mcopy", "-i", partition, path, self._tools.inside(kernel)])
+        output = self._work / "kernel.json"
+        with output.open("wb") as file:
+            self._tools.run(["ukify", "--json=short", "inspect", self._tools.inside(kernel)], stdout=file)
+        return str(json.loads(output.read_text())[".cmdline"]["text"])
+
+    def _packages(self) -> str:
+        lock = read_lock(self._folder / LOCK_NAME)
+        status = self._work / "status"
+        with status.open("wb") as file:
+            path = "--path=/var/lib/dpkg/status"
+            self._tools.run(["dump.erofs", "--cat", path, self._tools.inside(self._root)], stdout=file)
+        installed = installed_packages(status.read_text(encoding="utf-8"))
+        locked = {Installed(one.name, one.version, one.architecture) for one in lock.packages}
+        if difference := _difference(installed, locked):
+            raise Fault(f"the image's packages are not those of {LOCK_NAME}: {difference}")
+        manifest = {f"{one.name}:{one.architecture}": one.version for one in lock.packages}
+        if self._get("packages") != manifest:
+            raise Fault(f"the packages of {MANIFEST_NAME} are not those of {LOCK_NAME}")
+        _check_sbom(self._folder / SBOM_NAME, lock, self._get("ids", "generic"))
+        return f"{len(installed)} are in the image, in {LOCK_NAME}, {SBOM_NAME} and {MANIFEST_NAME} alike"
+
+
+def _check_sbom(path: Path, lock: Lock, image: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    try:
+        stated = sbom_packages(text)
+    except ValueError as error:
+        raise Fault(f"{path.name}: {error}") from error
+    if stated != {package_url(one, lock.suite): one.sha256 for one in lock.packages}:
+        raise Fault(f"the packages of {path.name} are not those of {LOCK_NAME}")
+    if image not in text:
+        raise Fault(f"{path.name} is for another image")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Fault(f"{path.name} is no manifest: {error}") from error
+    if not isinstance(manifest, dict):
+        raise Fault(f"{path.name} is no manifest")
+    return manifest
+
+
+def _get(data: Any, *keys: str) -> Any:
+    for key in keys:
+        if not isinstance(data, Mapping) or key not in data:
+            raise Fault(f"{MANIFEST_NAME} does not say {'.'.join(keys)}")
+        data = data[key]
+    return data
+
+
+def _difference(found: frozenset[Installed], wanted: set[Installed]) -> str:
+    only = sorted(f"{one.name} {one.version} is in one only" for one in found ^ wanted)
+    return ", ".join(only[:5]) + (f" and {len(only) - 5} more" if len(only) > 5 else "")
+
+
+def _compare(raw: Path, block_map: BlockMap) -> None:
+    """Check that mapped ranges have their digests, and that there is nothing but zeros between them."""
+    position = 0
+    with raw.open("rb") as file:
+        for entry in block_map.ranges:
+            _check_zeros(file.fileno(), position, entry.start)
+            file.seek(entry.start)
+            if digest_of(file, entry.size) != entry.sha256:
+                raise Fault(f"blocks {entry.first}-{entry.last} of the image do not have the map's digest")
+            position = entry.start + entry.size
+        _check_zeros(file.fileno(), position, block_map.image_size)
+
+
+def _check_zeros(descriptor: int, start: int, end: int) -> None:
+    """Look at what is no hole of a sparse file (lseek(2), SEEK_DATA)."""
+    while start < end:
+        try:
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole up to the end
+            return
+        stop = min(end, os.lseek(descriptor, start, os.SEEK_HOLE))
+        while start < stop:
+            chunk = os.pread(descriptor, min(_CHUNK, stop - start), start)
+            if chunk.strip(b"\0"):
+                raise Fault(f"the image has content near byte {start:,} that the map leaves out")
+            start += len(chunk)
+
+
+def _copy_range(source: Path, target: Path, start: int, size: int) -> None:
+    with source.open("rb") as file, target.open("wb") as copy:
+        file.seek(start)
+        while size and (chunk := file.read(min(size, _CHUNK))):
+            copy.write(chunk)
+            size -= len(chunk)
+
+
+def safe_text(text: str) -> str:
+    """Leave out what a terminal would obey: the folder may be anybody's."""
+    return re.sub(r"[^\x20-\x7e\n…]", "�", text)
