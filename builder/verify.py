@@ -26,7 +26,7 @@ PROVES = """\
 What this proves: image, block map, partitions, root file system, bill of materials and lock belong together, and the
 device will refuse a root that differs in a single block. With a good signature: who holds that key has made them.
 What it does not prove: that Debian's packages are free of faults, that the signer's computer was clean, or that the
-sources give these bits (build the same version with --lock and compare for that). Without a signature, whoever can
+sources give these bits (build the same version yourself and compare for that). Without a signature, whoever can
 change one file can change all of them."""
 
 
