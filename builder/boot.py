@@ -19,7 +19,7 @@ import click
 
 from builder.archive import Archive
 from builder.cache import Cache
-from builder.emulator import Forward, Machine, qemu_command
+from builder.emulator import Forward, Machine, qemu_command, write_log_of
 from builder.errors import BuildError
 from builder.greeting import free_port, wait_for_greeting
 from builder.progress import Stages
@@ -161,6 +161,10 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
             with stages.stage("Unpack the image"):
                 tools = open_tools(BUILD_TOOLS, cache, archive, stages)
                 _unpack(_image(machine.folder), disk, machine.size, work, tools)
+        if machine.log_writes:
+            log = write_log_of(disk)
+            log.unlink(missing_ok=True)
+            log.touch(mode=0o600)
         yield qemu_command(machine, emulator, disk, work)
 
 

@@ -144,6 +144,11 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
 )
 @click.option("--offline", is_flag=True, help="No network behind the machine; forwarded ports work.")
 @click.option("--shell", is_flag=True, help="Log in as root on the console by itself (development only).")
+@click.option(
+    "--log-writes",
+    is_flag=True,
+    help="Log all that is written to the disk of --disk FILE in FILE.writes, for tests of power cuts.",
+)
 def boot(
     folder: Path,
     forwards: tuple[str, ...],
@@ -154,6 +159,7 @@ def boot(
     wait: int | None,
     offline: bool,
     shell: bool,
+    log_writes: bool,
 ) -> None:
     """Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
 
@@ -169,6 +175,8 @@ def boot(
     from builder.boot import boot_attached, boot_detached
     from builder.emulator import Forward, Machine
 
+    if log_writes and disk is None:
+        raise click.UsageError("--log-writes needs --disk FILE")
     machine = Machine(
         folder=folder,
         forwards=tuple(Forward.parse(text) for text in forwards),
@@ -177,6 +185,7 @@ def boot(
         memory=memory,
         offline=offline,
         shell=shell,
+        log_writes=log_writes,
     )
     if detach or wait is not None:
         boot_detached(machine, wait)

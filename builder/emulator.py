@@ -49,6 +49,7 @@ class Machine:
         memory: in MiB.
         offline: whether there is no network behind the machine.
         shell: whether the console logs in as root by itself, by systemd's credentials (systemd.system-credentials(7)).
+        log_writes: whether all that is written to the disk is also logged, in `write_log_of(disk)`.
     """
 
     folder: Path
@@ -58,6 +59,15 @@ class Machine:
     memory: int = 2048
     offline: bool = False
     shell: bool = False
+    log_writes: bool = False
+
+
+def write_log_of(disk: Path) -> Path:
+    """Name the file beside a disk that takes the log of what is written to it.
+
+    Its format is that of the kernel's Documentation/admin-guide/device-mapper/log-writes.rst.
+    """
+    return disk.with_name(f"{disk.name}.writes")
 
 
 def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) -> list[str]:
@@ -71,8 +81,6 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
     variables = work / "efivars.fd"
     shutil.copyfile(emulator.tree / _VARIABLES.lstrip("/"), variables)
     kept = machine.disk is not None
-    # A disk that is thrown away need not be flushed; one that is kept must survive a power cut of this computer.
-    drive = f"if=none,id=disk,format=raw,discard=unmap,cache={'writeback' if kept else 'unsafe'}"
     seen = f"/outside/{disk.name}" if kept else emulator.inside(disk)
     network = ",".join(
         [
@@ -89,7 +97,7 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
         *("-display", "none", "-monitor", "none", "-no-user-config"),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
         *("-drive", f"if=pflash,format=raw,file={emulator.inside(variables)}"),
-        *("-drive", f"{drive},file={seen.replace(',', ',,')}"),
+        *(_logged_disk(seen) if machine.log_writes else _disk(seen, kept)),
         *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
         *("-device", "virtio-rng-pci"),
         *("-nic", network),
@@ -106,6 +114,29 @@ def _shell_credentials() -> tuple[str, ...]:
     credentials = {"agetty.autologin": "root", "login.noauth": "yes"}
     pairs = (f"type=11,value=io.systemd.credential:{name}={value}" for name, value in credentials.items())
     return tuple(word for pair in pairs for word in ("-smbios", pair))
+
+
+def _disk(seen: str, kept: bool) -> tuple[str, ...]:
+    # A disk that is thrown away need not be flushed; one that is kept must survive a power cut of this computer.
+    drive = f"if=none,id=disk,format=raw,discard=unmap,cache={'writeback' if kept else 'unsafe'}"
+    return ("-drive", f"{drive},file={_quoted(seen)}")
+
+
+def _logged_disk(seen: str) -> tuple[str, ...]:
+    # What is flushed stands in the log; this computer's own disk need not hear of it.
+    common = "driver=file,discard=unmap,cache.no-flush=on"
+    log_seen = _quoted(str(write_log_of(Path(seen))))
+    return (
+        *("-blockdev", f"{common},node-name=disk-file,filename={_quoted(seen)}"),
+        *("-blockdev", f"{common},node-name=log-file,filename={log_seen}"),
+        *("-blockdev", "driver=raw,node-name=plain,discard=unmap,file=disk-file"),
+        *("-blockdev", "driver=blklogwrites,node-name=disk,discard=unmap,file=plain,log=log-file"),
+    )
+
+
+def _quoted(path: str) -> str:
+    """Write a path for QEMU's options, which are separated by commas."""
+    return path.replace(",", ",,")
 
 
 def _accelerator(emulator: Sandbox, work: Path) -> tuple[str, ...]:

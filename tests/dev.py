@@ -11,6 +11,7 @@ import click
 from tests.fresh.command import fresh
 from tests.lint import lint, reformat
 from tests.locks import make_locks
+from tests.power.command import power
 from tests.tiers import TIERS, run_tiers, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -96,6 +97,7 @@ def run_lock(upgrade: bool) -> None:
 
 
 dev.add_command(fresh)
+dev.add_command(power)
 
 
 def main() -> None:

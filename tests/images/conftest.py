@@ -14,7 +14,7 @@ from tests.images.machine import REPOSITORY, Machine
 PASSWORD = "correct horse battery staple"
 """Alice's, in the test image."""
 
-_SITE = """\
+SITE = """\
 version: 1
 domains: [example.com, example.org]
 admin: alice@example.com
@@ -27,6 +27,7 @@ users:
   - address: bob@example.org
     password: generate
 """
+"""The test image's site, without Alice's hash."""
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +46,7 @@ def password_hash() -> str:
 def image(scratch: Path, password_hash: str) -> Path:
     """The result of the README's build command, for the tests' site."""
     site = scratch / "site.yaml"
-    site.write_text(_SITE.format(hash=password_hash), encoding="utf-8")
+    site.write_text(SITE.format(hash=password_hash), encoding="utf-8")
     command = [str(REPOSITORY / "darkpipe"), "--yes", "build", str(site), "--output", str(scratch / "out")]
     built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
     return Path(built.stdout.splitlines()[-1])

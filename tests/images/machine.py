@@ -44,12 +44,14 @@ class Machine:
         disk: the file with its disk.
         size: of a new disk, in units of 10^9 bytes.
         offline: whether there is a network behind it.
+        log_writes: whether all that is written to the disk is logged beside it.
     """
 
     folder: Path
     disk: Path
     size: int = 16
     offline: bool = False
+    log_writes: bool = False
     state: State = State.OFF
     boot_seconds: float = 0.0
     smtp: int = field(default_factory=free_port)
@@ -68,6 +70,7 @@ class Machine:
             *("--forward", f"{self.smtp}:25", "--forward", f"{self.imaps}:993"),
             *("--forward", f"{self.closed}:{self.CLOSED_PORT}"),
             *(["--offline"] if self.offline else []),
+            *(["--log-writes"] if self.log_writes else []),
         ]
         self._console = pexpect.spawn(
             str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"
@@ -133,8 +136,12 @@ class Machine:
 
     def wait_for_mail_services(self) -> None:
         """Wait until both services have greeted."""
-        wait_for_greeting(self.smtp, 25, self._alive, _BOOT_SECONDS)
+        self.wait_for_smtp()
         wait_for_greeting(self.imaps, 993, self._alive, _BOOT_SECONDS)
+
+    def wait_for_smtp(self) -> None:
+        """Wait until Postfix has greeted."""
+        wait_for_greeting(self.smtp, 25, self._alive, _BOOT_SECONDS)
 
     @property
     def log(self) -> Path:
