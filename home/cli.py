@@ -47,9 +47,10 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
         if changed is None:
             click.echo("There is no site yet: nothing to apply.")
             return
-        click.echo(_told(changed.applied))
+        # First of all: what is told may go into a file on a full disk.
         if restarts:
             restart(changed.applied.changed)
+        click.echo(_told(changed.applied))
         complain_of_unshown(changed)
     except EXPECTED as error:
         # The whole text is for the person in front of the device; of a site, the log gets no line that may hold a hash.
