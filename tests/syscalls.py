@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -181,7 +182,18 @@ def _strace(pid: int, log: Path, fault: tuple[Call, Fault] | None) -> Iterator[N
         said = tracer.stderr.readline()
         assert "attached" in said, said
         yield
-        tracer.wait(_SECONDS)
+        _wait_for_end(tracer.pid)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait for a child at once; Popen.wait() with a time-out looks only now and then, which adds up in a walk."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        assert poll.poll(_SECONDS * 1000), f"process {pid} did not end"
+    finally:
+        os.close(descriptor)
 
 
 def _child_at_the_gate(pid: int) -> int:

@@ -6,7 +6,8 @@ import itertools
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,14 +17,14 @@ import argon2
 import pytest
 
 import home.configure
-import stack.apply as stack_apply
+import stack.certificate
 from firstboot.seed import SeedError
 from home.configure import change_accounts, configure
 from home.store import Store, StoreError, read_accounts, write_accounts
 from model.account_changes import add_user, remove_user
 from model.accounts import Accounts
 from model.document import SEED_NAME, SiteError, dump_site
-from stack.apply import CURRENT, CheckError, Run, current
+from stack.apply import CURRENT, CheckError, Run, current, write_tree
 from stack.certificate import CertificateError
 from stack.owners import Owners
 from stack.render import File, RenderError
@@ -164,15 +165,35 @@ def _content(folder: Path) -> Content:
     }
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory if possible: there are thousands of fsync(2), and no power is cut."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="darkpipe-") as name:
+        yield Path(name)
+
+
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No root, no boot partition of this computer, no costly hash."""
-    boot = tmp_path / "home/boot"
+def surroundings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """No root, no boot partition of this computer, no costly hash, and openssl judges a certificate only once."""
+    boot = folder / "home/boot"
+    fits = stack.certificate._fits
+    judged: dict[tuple[bytes, tuple[str, ...]], bool] = {}
+
+    def remembered(path: Path, names: Sequence[str]) -> bool:
+        key = (path.read_bytes(), tuple(names))
+        if key not in judged:
+            judged[key] = fits(path, names)
+        return judged[key]
 
     @contextmanager
     def boot_partition() -> Iterator[Path]:
         yield boot
 
+    monkeypatch.setattr(stack.certificate, "_fits", remembered)
     monkeypatch.setattr(home.configure, "boot_partition", boot_partition)
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
     monkeypatch.setattr(argon2.PasswordHasher, "hash", lambda _, password: HASH)
@@ -216,8 +237,8 @@ class Walk:
 
 
 @pytest.fixture(params=Act)
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    return Home(tmp_path, request.param)
+def device(request: pytest.FixtureRequest, folder: Path) -> Home:
+    return Home(folder, request.param)
 
 
 def test_cut_at_every_call(device: Home) -> None:
@@ -252,10 +273,9 @@ def _in_place(path: Path, content: bytes, mode: int) -> None:
 
 
 def _under_its_own_name(
-    stack: Stack, files: Mapping[PurePosixPath, File], store: Path, generation: str, owners: Owners, _run: Run
+    _stack: Stack, files: Mapping[PurePosixPath, File], store: Path, generation: str, owners: Owners, _run: Run
 ) -> None:
-    assert stack.services
-    stack_apply.write_tree(store / generation, files, owners)
+    write_tree(store / generation, files, owners)
 
 
 @pytest.mark.parametrize(
@@ -268,11 +288,11 @@ def _under_its_own_name(
     ],
 )
 def test_planted_bugs_are_found(
-    place: str, planted: Callable[..., object], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, planted: Callable[..., object], found: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, planted)
     seeded = "seed" in place
-    walk = Walk.of(Home(tmp_path, Act.FIRST if seeded else Act.LATER))
+    walk = Walk.of(Home(folder, Act.FIRST if seeded else Act.LATER))
     with pytest.raises((AssertionError, OSError, SiteError), match=found):  # noqa: PT012  a walk is one thing
         # From the side that the bug is nearer to.
         for call in walk.calls if seeded else reversed(walk.calls):
