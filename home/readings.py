@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -14,6 +16,12 @@ from pydantic import BaseModel, ConfigDict
 
 from stack.apply import current
 from stack.durable import sync_folder, write_synced
+
+IMAGE = Path("/usr/share/darkpipe/image.json")
+"""What the builder has written about the image (builder/project.py)."""
+
+FULL = os.strerror(errno.ENOSPC)
+"""What the system says when nothing more fits on a disk."""
 
 _PATIENCE = 10.0
 """Seconds for a command; none of them takes one on a device that works."""
@@ -30,13 +38,13 @@ class Disk(Reading):
 
     Args:
         size, free: bytes; free is what an ordinary program may still write.
-        writable: whether a file could be written just now, down to the disk.
+        write_error: what the system said when a file was written just now, down to the disk; None when it was good.
         errors: what btrfs has counted per kind since the disk is in use; none is the only good number.
     """
 
     size: int
     free: int
-    writable: bool
+    write_error: str | None
     errors: dict[str, int]
 
 
@@ -70,10 +78,24 @@ class Clock(Reading):
 
     Args:
         synchronized: whether a time server has confirmed it since the start; None when nobody knows.
+        built: when the system was built; it cannot be earlier than that.
     """
 
     now: datetime
     synchronized: bool | None
+    built: datetime
+
+
+class Image(Reading):
+    """The image that runs, as it was built.
+
+    Args:
+        project: id of all that is ours in it.
+    """
+
+    version: str
+    profile: str
+    project: str
 
 
 class Configuration(Reading):
@@ -89,14 +111,18 @@ class Configuration(Reading):
 
 
 def read_disk(data: Path) -> Disk | None:
-    """Read the file system of the data; None when it is not mounted."""
+    """Read the file system of the data; None when it is not mounted.
+
+    Raises:
+        OSError: the disk does not let itself be read.
+    """
     if not (data / "darkpipe").is_dir():
         return None
     sizes = os.statvfs(data)
     return Disk(
         size=sizes.f_blocks * sizes.f_frsize,
         free=sizes.f_bavail * sizes.f_frsize,
-        writable=_is_writable(data / "darkpipe"),
+        write_error=_write_error(data / "darkpipe"),
         errors=parse_device_stats(_output(["btrfs", "device", "stats", str(data)])),
     )
 
@@ -144,12 +170,30 @@ def read_units(names: Sequence[str]) -> tuple[Unit, ...]:
 def read_clock() -> Clock:
     """Read the clock, and ask whether it was set by a time server."""
     shown = _output(["timedatectl", "show", "--property=NTPSynchronized", "--value"]).strip()
-    return Clock(now=datetime.now(UTC), synchronized={"yes": True, "no": False}.get(shown))
+    # Every file of the image has the time of the build.
+    built = datetime.fromtimestamp(IMAGE.stat().st_mtime, UTC)
+    return Clock(now=datetime.now(UTC), synchronized={"yes": True, "no": False}.get(shown), built=built)
+
+
+def read_image() -> Image:
+    """Read which image runs."""
+    return Image.model_validate_json(IMAGE.read_bytes())
+
+
+def read_failed_units() -> tuple[str, ...]:
+    """List every unit of the system that has failed; none when systemd does not answer."""
+    listed = _output(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full"])
+    return tuple(line.split()[0] for line in listed.splitlines())
 
 
 def read_configuration(store: Path) -> Configuration:
-    """Tell which generation is in force, and whether a refused one lies beside it (stack/apply.py)."""
-    return Configuration(generation=current(store), refused=any(store.glob(".new-*/*")))
+    """Tell which generation is in force, and whether a refused one lies beside it (stack/apply.py).
+
+    Raises:
+        OSError: the disk does not let itself be read.
+    """
+    unfinished = any(store.glob(".new-*/*"))
+    return Configuration(generation=current(store), refused=unfinished and not _apply_is_at_work(store))
 
 
 def _unit(name: str, row: dict[str, str]) -> Unit:
@@ -158,7 +202,7 @@ def _unit(name: str, row: dict[str, str]) -> Unit:
     return Unit(name=name, state=row.get("ActiveState", "unknown"), since=since)
 
 
-def _is_writable(folder: Path) -> bool:
+def _write_error(folder: Path) -> str | None:
     path = folder / f".writable-{os.getpid()}"
     try:
         try:
@@ -166,9 +210,21 @@ def _is_writable(folder: Path) -> bool:
             sync_folder(folder)
         finally:
             path.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def _apply_is_at_work(store: Path) -> bool:
+    """Tell whether somebody holds the lock of the store (home/store.py)."""
+    try:
+        with (store.parent / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
-    return True
+    return False
 
 
 def _output(argv: Sequence[str]) -> str:

@@ -5,29 +5,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from home.readings import (
+    FULL,
     Clock,
     Configuration,
     Disk,
+    Image,
     Queue,
     Reading,
     Unit,
     read_clock,
     read_configuration,
     read_disk,
+    read_failed_units,
+    read_image,
     read_queue,
     read_units,
 )
 from home.store import Store
 from stack.certificate import CertificateError, read_certificate
-from stack.health import Finding, examine
+from stack.health import DEADLINE, Finding, examine
+from stack.pending import Late, Pending, begin
 from stack.stack import Stack
+
+_T = TypeVar("_T")
+
+_PATIENCE = DEADLINE + 1.0
+"""Seconds for a whole status: all is asked at once, and the probes have a deadline of their own."""
 
 LEAST_FREE = 512 * 2**20
 """Bytes. Postfix refuses mail when less than 1.5 messages of the largest size (75 MiB) fit; each lies in the queue
@@ -91,7 +102,8 @@ class Status(Reading):
     format: Literal[1] = 1
     ready: bool
     problems: tuple[Problem, ...]
-    configuration: Configuration
+    image: Image
+    configuration: Configuration | None
     disk: Disk | None
     queue: Queue | None
     services: tuple[ServiceState, ...]
@@ -108,38 +120,75 @@ class Readiness:
 
 
 def readiness(stack: Stack, store: Store) -> Readiness:
-    """Tell whether the device takes mail: queue writable, delivery and filters answer, data there and not full."""
-    problems = [*_disk_problems(read_disk(store.data)), *_probe_problems(examine(stack))]
+    """Tell whether the device takes mail: queue writable, delivery and filters answer, data there and not full.
+
+    It is done within `DEADLINE` and a second, whatever hangs, and leaves nothing behind but a line in a log.
+    """
+    end = time.monotonic() + _PATIENCE
+    probes, disks = begin(examine, stack), begin(read_disk, store.data)
+    problems: list[Problem] = []
+    _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
+    problems += _probe_problems(probes.result(end))
     return _readiness(problems)
 
 
 def read_status(stack: Stack, store: Store) -> Status:
-    """Examine the whole device; it takes no longer than the slowest probe may."""
-    findings = examine(stack)
-    units = read_units([service.name for service in stack.services])
-    disk, queue, clock = read_disk(store.data), read_queue(), read_clock()
-    configuration = read_configuration(store.configurations)
-    certificates, broken = _certificates([store.certificate])
-    problems = [
-        *_disk_problems(disk),
-        *_unit_problems(units),
-        *_probe_problems(findings),
-        *_queue_problems(queue),
-        *_configuration_problems(configuration),
-        *broken,
-        *_certificate_problems(certificates, clock.now),
-        *_clock_problems(clock),
-    ]
+    """Examine the whole device; it is done within `DEADLINE` and a second, whatever hangs."""
+    names = [service.name for service in stack.services]
+    end = time.monotonic() + _PATIENCE
+    probes, disks, queues, clocks = (
+        begin(examine, stack),
+        begin(read_disk, store.data),
+        begin(read_queue),
+        begin(read_clock),
+    )
+    configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
+    states, failures = begin(read_units, names), begin(read_failed_units)
+
+    findings, clock, queue = probes.result(end), clocks.result(end), queues.result(end)
+    units, failed = states.result(end), failures.result(end)
+    problems: list[Problem] = []
+    disk = _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
+    problems += _unit_problems(units, failed)
+    problems += _probe_problems(findings)
+    problems += _queue_problems(queue)
+    configuration = _judge(configurations, end, "the configuration", _configuration_problems, problems)
+    certified = _judge(
+        read, end, "the certificate", lambda it: [*it[1], *_certificate_problems(it[0], clock.now)], problems
+    )
+    problems += _clock_problems(clock)
     return Status(
         ready=_readiness(problems).ready,
         problems=tuple(problems),
+        image=read_image(),
         configuration=configuration,
         disk=disk,
         queue=queue,
         services=tuple(_service_state(unit, findings) for unit in units),
-        certificates=certificates,
+        certificates=certified[0] if certified else (),
         clock=clock,
     )
+
+
+def _judge(
+    reading: Pending[_T],
+    end: float,
+    what: str,
+    problems_of: Callable[[_T], Iterable[Problem]],
+    problems: list[Problem],
+    *,
+    blocks_mail: bool = False,
+) -> _T | None:
+    """Take what was read from the disk and add what is wrong with it; a disk that hangs or fails is such a problem."""
+    try:
+        found = reading.result(end)
+    except (Late, OSError) as error:
+        why = "the disk does not answer" if isinstance(error, Late) else str(error)
+        remedy = "see what the kernel says of the disk: journalctl -b -k"
+        problems.append(Problem(found=f"{what} cannot be read: {why}", remedy=remedy, blocks_mail=blocks_mail))
+        return None
+    problems += problems_of(found)
+    return found
 
 
 def _readiness(problems: Iterable[Problem]) -> Readiness:
@@ -186,13 +235,14 @@ def _disk_problems(disk: Disk | None) -> Iterator[Problem]:
             blocks_mail=True,
         )
         return
-    if not disk.writable:
+    if disk.write_error not in {None, FULL}:
         yield Problem(
-            found="the data disk cannot be written",
+            found=f"the data disk cannot be written: {disk.write_error}",
             remedy="see what the kernel says of it: journalctl -b -k; a disk that fails must be replaced",
             blocks_mail=True,
         )
-    if disk.free < LEAST_FREE:
+    # btrfs can have no place for another file while it still has some for data.
+    if disk.free < LEAST_FREE or disk.write_error == FULL:
         yield Problem(
             found=f"the data disk is full: {megabytes(disk.free)} are free, {megabytes(LEAST_FREE)} are needed",
             remedy="delete mail that nobody needs, or move to a larger disk",
@@ -211,12 +261,20 @@ def _disk_problems(disk: Disk | None) -> Iterator[Problem]:
         )
 
 
-def _unit_problems(units: Iterable[Unit]) -> Iterator[Problem]:
+def _unit_problems(units: Iterable[Unit], failed: Iterable[str]) -> Iterator[Problem]:
+    named = set()
     for unit in units:
+        named.add(f"{unit.name}.service")
         if unit.state != "active":
             yield Problem(
                 found=f"the service {unit.name} is {unit.state}",
                 remedy=f"see why: journalctl -b -u {unit.name}; start it: systemctl start {unit.name}",
+            )
+    for name in failed:
+        if name not in named:
+            yield Problem(
+                found=f"the unit {name} has failed",
+                remedy=f"see why: journalctl -b -u {name}; try again: systemctl restart {name}",
             )
 
 
@@ -267,6 +325,11 @@ def _certificate_problems(certificates: Iterable[CertificateState], now: datetim
 
 
 def _clock_problems(clock: Clock) -> Iterator[Problem]:
+    if clock.now < clock.built:
+        yield Problem(
+            found=f"the clock shows {clock.now:%Y-%m-%d}, and this system was built on {clock.built:%Y-%m-%d}",
+            remedy="is the network up, so that a time server can be asked? See: timedatectl timesync-status",
+        )
     if clock.synchronized is False:
         yield Problem(
             found=f"no time server has confirmed the clock, which shows {clock.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC",

@@ -67,8 +67,11 @@ def lines(status: Status) -> Iterator[str]:
         yield f"queue          {', '.join(parts) or 'empty'}"
     for certificate in status.certificates:
         kind = "self-signed, " if certificate.self_signed else ""
-        yield f"certificate    {', '.join(certificate.names)}: {kind}until {certificate.expires:%Y-%m-%d}"
-    yield f"configuration  {status.configuration.generation or 'none'}"
+        left = (certificate.expires - status.clock.now).days
+        yield f"certificate    {', '.join(certificate.names)}: {kind}{left} days left"
+    configuration = status.configuration
+    yield f"configuration  {(configuration and configuration.generation) or 'none'}"
+    yield f"image          {status.image.version} for {status.image.profile} ({status.image.project[:16]})"
     known = {True: "confirmed by a time server", False: "not confirmed", None: "set by the host"}
     yield f"clock          {status.clock.now:%Y-%m-%d %H:%M:%S} UTC, {known[status.clock.synchronized]}"
 

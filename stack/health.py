@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 
 from stack.component import Health, Service
+from stack.pending import Late, begin
 from stack.probes import PATIENCE, ProbeError, probe
 from stack.stack import Stack
 
@@ -38,24 +38,19 @@ def examine(stack: Stack, patience: float = PATIENCE, deadline: float = DEADLINE
     Returns:
         The findings, in the order of the Stack.
     """
-    asked = [(service, health) for service in stack.services for health in service.health]
-    found: dict[int, Finding] = {}
-
-    def ask(number: int, service: Service, health: Health) -> None:
-        try:
-            found[number] = Finding(service, health, True, probe(health.probe, health.target, patience))
-        except ProbeError as error:
-            found[number] = Finding(service, health, False, str(error))
-
-    # Daemons: neither this function nor the end of the program waits for whoever does not answer.
-    threads = [threading.Thread(target=ask, args=(number, *pair), daemon=True) for number, pair in enumerate(asked)]
-    for thread in threads:
-        thread.start()
     end = time.monotonic() + deadline
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    late = f"not done within {deadline:.0f} s"
-    return tuple(
-        found.get(number) or Finding(service, health, False, f"{health.target}: {late}")
-        for number, (service, health) in enumerate(asked)
-    )
+    asked = [
+        (service, health, begin(probe, health.probe, health.target, patience))
+        for service in stack.services
+        for health in service.health
+    ]
+    findings = []
+    for service, health, pending in asked:
+        try:
+            good, text = True, pending.result(end)
+        except ProbeError as error:
+            good, text = False, str(error)
+        except Late:
+            good, text = False, f"{health.target}: not done within {deadline:.0f} s"
+        findings.append(Finding(service, health, good, text))
+    return tuple(findings)

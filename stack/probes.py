@@ -56,6 +56,9 @@ def probe(kind: ProbeKind, target: str, patience: float = PATIENCE) -> str:
     except TimeoutError:
         raise ProbeError(f"{target}: no answer within {patience:.0f} s") from None
     except (OSError, smtplib.SMTPException, imaplib.IMAP4.error, EOFError) as error:
+        # smtplib tells of a server that stays silent as of one that has hung up.
+        if isinstance(error.__context__, TimeoutError):
+            raise ProbeError(f"{target}: no answer within {patience:.0f} s") from None
         raise ProbeError(f"{target}: {str(error) or type(error).__name__}") from error
 
 

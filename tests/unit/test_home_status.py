@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +13,11 @@ import pytest
 
 from home import status as status_module
 from home.readings import (
+    FULL,
     Clock,
     Configuration,
     Disk,
+    Image,
     Queue,
     Unit,
     parse_device_stats,
@@ -30,6 +36,8 @@ from stack.stack import Stack
 from tests.unit.stack_samples import sample_stack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+BUILT = datetime(2026, 11, 1, tzinfo=UTC)
+_LATER = datetime(2026, 12, 1, tzinfo=UTC)
 
 _SERVICE = Service(name="one")
 _LMTP = Health(probe=ProbeKind.LMTP, target="/run/one", to_receive=True)
@@ -37,7 +45,7 @@ _IMAPS = Health(probe=ProbeKind.IMAPS, target="127.0.0.1:993")
 
 
 def _disk(**changes: object) -> Disk:
-    good = {"size": 32 * 10**9, "free": 20 * 10**9, "writable": True, "errors": {"write_io_errs": 0}}
+    good = {"size": 32 * 10**9, "free": 20 * 10**9, "write_error": None, "errors": {"write_io_errs": 0}}
     return Disk.model_validate(good | changes)
 
 
@@ -50,7 +58,8 @@ class World:
         self.units = [Unit(name="one", state="active", since=NOW), Unit(name="two", state="active", since=NOW)]
         self.findings = [Finding(_SERVICE, _LMTP, True, "fine"), Finding(_SERVICE, _IMAPS, True, "fine")]
         self.configuration = Configuration(generation="4f0c", refused=False)
-        self.clock = Clock(now=NOW, synchronized=True)
+        self.failed: tuple[str, ...] = ()
+        self.clock = Clock(now=NOW, synchronized=True, built=BUILT)
         self.certificate: Certificate | None = Certificate(("mail.example.com",), NOW + timedelta(days=300), True)
 
     def read_certificate(self, path: Path) -> Certificate:
@@ -70,6 +79,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(status_module, "read_configuration", lambda _: made.configuration)
     monkeypatch.setattr(status_module, "read_clock", lambda: made.clock)
     monkeypatch.setattr(status_module, "read_certificate", made.read_certificate)
+    monkeypatch.setattr(status_module, "read_failed_units", lambda: made.failed)
+    monkeypatch.setattr(status_module, "read_image", lambda: Image(version="0.1.0", profile="x64", project="c0ffee"))
     return made
 
 
@@ -100,7 +111,8 @@ def _break_probe(world: World) -> None:
     ("damage", "reason"),
     [
         (lambda world: setattr(world, "disk", None), "the data disk is not mounted"),
-        (lambda world: setattr(world, "disk", _disk(writable=False)), "cannot be written"),
+        (lambda world: setattr(world, "disk", _disk(write_error="Input/output error")), "cannot be written: Input"),
+        (lambda world: setattr(world, "disk", _disk(write_error=FULL)), "the data disk is full"),
         (lambda world: setattr(world, "disk", _disk(free=LEAST_FREE - 1)), "the data disk is full"),
         (_break_probe, "no answer within 10 s"),
     ],
@@ -143,8 +155,13 @@ def _break_imap(world: World) -> None:
         (lambda world: setattr(world, "queue", None), "cannot list its queue"),
         (lambda world: setattr(world, "queue", Queue(messages={}, oldest_seconds=200_000)), "for 2 days"),
         (lambda world: setattr(world, "configuration", Configuration(generation="a", refused=True)), "was refused"),
-        (lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=False)), "no time server"),
+        (lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=False, built=BUILT)), "no time server"),
         (lambda world: setattr(world, "certificate", None), "no certificate"),
+        (
+            lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=True, built=_LATER)),
+            "was built on 2026-12",
+        ),
+        (lambda world: setattr(world, "failed", ("two.service", "other.mount")), "the unit other.mount has failed"),
         (_end_soon, "ends in 13 days"),
         (_has_ended, "has ended 3 days ago"),
         (_stop_a_unit, "the service two is failed"),
@@ -161,8 +178,32 @@ def test_other_problems_are_told_and_mail_is_taken(world: World, stack: Stack, d
 
 
 def test_a_clock_that_nobody_knows_of_is_no_problem(world: World, stack: Stack) -> None:
-    world.clock = Clock(now=NOW, synchronized=None)
+    world.clock = Clock(now=NOW, synchronized=None, built=BUILT)
     assert not _status(stack).problems
+
+
+def _hang(*_: object) -> None:
+    threading.Event().wait()
+
+
+def _break(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize(("read", "why"), [(_hang, "does not answer"), (_break, "Input/output error")])
+def test_a_disk_that_hangs_or_fails_holds_nobody_up(
+    world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch, read: object, why: str
+) -> None:
+    monkeypatch.setattr(status_module, "_PATIENCE", 0.5)
+    for name in ("read_disk", "read_configuration", "read_certificate"):
+        monkeypatch.setattr(status_module, name, read)
+    _break_probe(world)
+    found = _status(stack)
+    blocking = [problem.found for problem in found.problems if problem.blocks_mail]
+    assert [text for text in blocking if text.startswith("the data disk cannot be read") and why in text]
+    assert [text for text in blocking if "no answer within 10 s" in text]
+    assert list(lines(found))
+    assert any(why in reason for reason in readiness(stack, Store()).reasons)
 
 
 def test_queue_is_summed_up() -> None:
@@ -188,14 +229,20 @@ def test_disk_is_read_and_tried(tmp_path: Path) -> None:
     (tmp_path / "darkpipe").mkdir()
     found = read_disk(tmp_path)
     assert found is not None
-    assert found.writable
+    assert found.write_error is None
     assert 0 < found.free <= found.size
     assert not list((tmp_path / "darkpipe").iterdir())
 
 
 def test_refused_configuration_is_seen(tmp_path: Path) -> None:
-    (tmp_path / "4f0c").mkdir()
-    (tmp_path / "current").symlink_to("4f0c")
-    assert read_configuration(tmp_path) == Configuration(generation="4f0c", refused=False)
-    (tmp_path / ".new-77aa/postfix").mkdir(parents=True)
-    assert read_configuration(tmp_path) == Configuration(generation="4f0c", refused=True)
+    store = tmp_path / "config"
+    (store / "4f0c").mkdir(parents=True)
+    (store / "current").symlink_to("4f0c")
+    assert read_configuration(store) == Configuration(generation="4f0c", refused=False)
+    (store / ".new-77aa/postfix").mkdir(parents=True)
+    assert read_configuration(store) == Configuration(generation="4f0c", refused=True)
+    # An apply that is still at work has refused nothing yet.
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert read_configuration(store) == Configuration(generation="4f0c", refused=False)
+    assert read_configuration(store).refused
