@@ -72,7 +72,7 @@ def judge(device: Machine, recording: Recording, cut: Cut, letters: Sequence[Let
                 received = fetch(box, letter.subject)
             except AssertionError:
                 wrong.append(f"{letter.subject} was acknowledged and is lost")
-                continue
+                break  # waiting for each of the others would take minutes
             if not received.endswith(f"\n{letter.body}\n".replace("\n", "\r\n").encode()):
                 wrong.append(f"{letter.subject} was acknowledged and is damaged")
     return wrong
