@@ -18,7 +18,8 @@ from builder.disk import Placed, disk_size, place, write_image
 from builder.errors import BuildError
 from builder.eviction import limit_from_environment, shrink
 from builder.frames import end_of_content
-from builder.packages import LOCK_NAME, PackageLayer, package_layer
+from builder.lock import Lock
+from builder.packages import LOCK_NAME, PackageLayer, locked_layer, package_layer
 from builder.profile import Content, Profile
 from builder.progress import Stages
 from builder.project import project_layer
@@ -45,6 +46,14 @@ class Ids:
     seeded: str
 
 
+@dataclass(frozen=True)
+class Held:
+    """A build that is held to a lock; its packages come from a folder, or from the archive without one."""
+
+    lock: Lock
+    folder: Path | None = None
+
+
 def open_workshop(cache: Cache, archive: Archive, stages: Stages, *, refresh: bool = False) -> Workshop:
     """Check the host and make the tools ready.
 
@@ -59,7 +68,14 @@ def open_workshop(cache: Cache, archive: Archive, stages: Stages, *, refresh: bo
 
 
 def build_image(
-    shop: Workshop, site: Site, profile: Profile, output: Path, *, written: Site | None = None, refresh: bool = False
+    shop: Workshop,
+    site: Site,
+    profile: Profile,
+    output: Path,
+    *,
+    written: Site | None = None,
+    refresh: bool = False,
+    held: Held | None = None,
 ) -> Path:
     """Build a disk image.
 
@@ -68,6 +84,7 @@ def build_image(
         output: the folder in which the result's folder is made.
         written: the site as its file has it, before passwords were asked for; `darkpipe why` compares it.
         refresh: look at Debian's archive, however fresh the last look is.
+        held: the packages to take; None takes what the archive has.
 
     Returns:
         The result's folder: the compressed image, its block map, manifest, bill of materials, lock and SHA256SUMS.
@@ -78,7 +95,10 @@ def build_image(
     _check_architecture(profile)
     _check_output(output)
     components = load_components(SOURCE / "components")
-    packages = package_layer(shop, profile, components, refresh=refresh)
+    if held:
+        packages = locked_layer(shop, profile, components, held.lock, held.folder)
+    else:
+        packages = package_layer(shop, profile, components, refresh=refresh)
     project = project_layer(shop, profile, components, SOURCE)
     tar = root_tar(shop, packages, project)
     root = verified_root(shop, profile, tar)

@@ -12,7 +12,9 @@ import click
 
 from builder.commands.cache import cache
 from builder.commands.doctor import doctor
+from builder.commands.flash import flash
 from builder.commands.init import init
+from builder.commands.lock import lock
 from builder.commands.verify import sign, verify
 from builder.commands.why import why
 from builder.errors import BuildError
@@ -77,7 +79,20 @@ def schema() -> None:
     help="Folder in which the result's folder is made.",
 )
 @click.option("--refresh", is_flag=True, help="Look at Debian's archive now.")
-def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
+@click.option(
+    "--lock",
+    "lock_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take exactly the packages of this file of `darkpipe lock`.",
+)
+@click.option(
+    "--packages",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="With --lock: take the packages from .deb files in this folder, and from nowhere else.",
+)
+def build(site: Path, profile: str, output: Path, refresh: bool, lock_file: Path | None, packages: Path | None) -> None:
     """Build the image that a SITE file describes.
 
     Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
@@ -94,21 +109,25 @@ def build(site: Path, profile: str, output: Path, refresh: bool) -> None:
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
-    from builder.build import SOURCE, build_image, open_workshop
+    from builder.build import SOURCE, Held, build_image, open_workshop
     from builder.cache import Cache
+    from builder.lock import read_lock
     from builder.passwords import settle_passwords
     from builder.profile import find_profile
     from builder.progress import Stages
     from builder.sandbox import remove_tree
     from model.document import read_site
 
+    if packages and not lock_file:
+        raise BuildError("--packages needs a lock that says which packages", "add --lock FILE; darkpipe lock makes one")
+    held = Held(read_lock(lock_file), packages) if lock_file else None
     wanted = read_site(site)
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
     settled = settle_passwords(wanted, _ask_password, stages.say)
     store = Cache(Cache.default().root, remove_tree)
     shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
-    result = build_image(shop, settled, chosen, output, written=wanted, refresh=refresh)
+    result = build_image(shop, settled, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
     click.echo(result)
 
@@ -193,7 +212,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (cache, doctor, init, sign, verify, why):
+for command in (cache, doctor, flash, init, lock, sign, verify, why):
     darkpipe.add_command(command)
 
 

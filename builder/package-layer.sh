@@ -29,6 +29,8 @@ finish() {
 	chroot "$root" dpkg-query --show --showformat "\${binary:Package}=\${Version}\n" |
 		xargs chroot "$root" apt-cache show >"$inputs/index"
 	cp "$root/var/lib/dpkg/status" "$inputs/status"
+	# Nothing is installed on the device; and where the packages came from must not change the image.
+	rm -f "$root/etc/apt/sources.list" "$root"/etc/apt/sources.list.d/* "$root/var/lib/apt/extended_states"
 	# The kernel starts from the boot partition.
 	rm -rf "${root:?}/boot" "$root/vmlinuz" "$root/vmlinuz.old" "$root/initrd.img" "$root/initrd.img.old"
 	mkdir "$root/boot"

@@ -18,6 +18,7 @@ from builder.cache import Entry
 from builder.digests import content_id, tree_digests
 from builder.errors import ToolError
 from builder.lock import Lock, installed_packages, packages_from_index, read_lock
+from builder.locked import check_fit, check_installed, gather
 from builder.profile import Profile
 from builder.progress import Advance
 from builder.workshop import Stage, Workshop, WouldMakeError
@@ -30,7 +31,7 @@ LOCK_NAME = "packages.lock"
 """The record of all installed packages, in a package layer and in a result's folder."""
 
 _DIGEST = "digest"
-_CODE = ("packages.py", "package-layer.sh", "archive.py", "lock.py")
+_CODE = ("packages.py", "package-layer.sh", "archive.py", "lock.py", "locked.py", "locked.sh")
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
 ARCHIVE = "archive"
@@ -108,6 +109,31 @@ def package_layer(
         return _layer(entry)
 
 
+def locked_layer(
+    shop: Workshop, profile: Profile, components: Sequence[Component], lock: Lock, folder: Path | None
+) -> PackageLayer:
+    """Give the package layer that has exactly the packages of a lock.
+
+    Args:
+        folder: `.deb` files to take them from; None fetches them from the archive.
+
+    Raises:
+        BuildError: a package is not to be had, or the lock is for something else.
+    """
+    check_fit(lock, profile.name, profile.architecture, package_names(profile, components))
+    inputs = {**_inputs(shop.archive, profile, components), "lock": lock.text()}
+    del inputs["mirrors"]  # by their digests the packages are the same from everywhere
+
+    def make(made: Path, advance: Advance) -> None:
+        debs = made.parent / "debs"
+        debs.mkdir()
+        source = gather(lock, debs, shop.tools, shop.archive, folder)
+        _build(made, shop, profile, components, advance, (source,))
+        check_installed(lock, PackageLayer(made, "").lock().packages)
+
+    return _layer(shop.stage(Stage.PACKAGES, inputs, _CODE, make, "Debian packages of a lock; a few minutes"))
+
+
 def _same_but_for_the_archive(shop: Workshop, inputs: Mapping[str, object]) -> list[Entry]:
     """List the layers that differ only in the archive's state, the oldest first."""
     wanted = content_id(inputs)
@@ -132,7 +158,7 @@ def _make(shop: Workshop, inputs: Mapping[str, object], profile: Profile, compon
     with shop.stages.stage(title, "Debian packages; a few minutes") as advance:
 
         def make(made: Path) -> Mapping[str, object]:
-            digest = _build(made, shop, profile, components, advance)
+            digest = _build(made, shop, profile, components, advance, shop.archive.mirrors)
             remember_state(shop.cache, shop.archive, profile.architecture, digest)
             return {ARCHIVE: digest}
 
@@ -166,7 +192,14 @@ def _with_hook(components: Iterable[Component]) -> list[Component]:
     return [component for component in components if component.package_hook.is_file()]
 
 
-def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Component], advance: Advance) -> str:
+def _build(
+    made: Path,
+    shop: Workshop,
+    profile: Profile,
+    components: Sequence[Component],
+    advance: Advance,
+    mirrors: Sequence[str],
+) -> str:
     """Fill a folder with the layer; give the state of the archive that it was made from."""
     work = made.parent
     scratch = work / "scratch"
@@ -197,7 +230,7 @@ def _build(made: Path, shop: Workshop, profile: Profile, components: Sequence[Co
             "--verbose",
             SUITE,
             f"{results}/root.tar",
-            *shop.archive.mirrors,
+            *mirrors,
         ],
         # The kernel's installation would make an initramfs once for every package that touches it.
         environment={"SOURCE_DATE_EPOCH": str(BUILD_EPOCH), "INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"},
