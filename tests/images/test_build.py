@@ -121,3 +121,17 @@ def test_password_is_asked_for_and_only_its_hash_is_kept(tmp_path: Path) -> None
     with next(built.glob("*.img.zst")).open("rb") as packed:
         search = "grep --text --only-matching --fixed-strings -e '$argon2id$v=19$m=65536,t=3,p=4$' -e 'correct horse'"
         assert tools.run(["sh", "-c", f"zstd -dc | {search}"], stdin=packed) == "$argon2id$v=19$m=65536,t=3,p=4$"
+
+
+def test_what_init_writes_can_be_built(image: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    asked = [_DARKPIPE, "init", str(site), "--domain", "example.com", "--unlock", "none"]
+    subprocess.run(asked, check=True, capture_output=True)
+    built = subprocess.run(
+        [_DARKPIPE, "build", str(site), "--output", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    assert Path(built.stdout.splitlines()[-1]).is_dir(), image
