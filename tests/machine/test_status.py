@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from home.status import LEAST_FREE
+from stack.component import Service
 from stack.health import DEADLINE
 from stack.stack import Stack
 from tests.machine.conftest import SEED
@@ -21,6 +22,8 @@ from tests.machine.machine import Machine
 from tests.unit.stack_samples import COMPONENTS
 
 STACK = Stack.load(COMPONENTS)
+
+_ASKED = [service for service in STACK.services if service.health]
 
 _DATA = 900 * 2**20
 """Bytes of the device's data disk: little, so that it can be filled, and more than what is free on a healthy one."""
@@ -142,17 +145,23 @@ def test_people_read_the_answer_first(small: Machine) -> None:
         assert "systemctl restart dovecot" in told
 
 
-def test_a_stopped_service_is_named(small: Machine) -> None:
-    with _damage(small, "systemctl stop dovecot", "systemctl start dovecot"):
+@pytest.mark.parametrize("service", _ASKED, ids=lambda service: service.name)
+def test_a_stopped_service_is_named(small: Machine, service: Service) -> None:
+    # All of them: whoever needs this one was stopped with it.
+    repair = f"systemctl start {' '.join(asked.name for asked in _ASKED)}"
+    with _damage(small, f"systemctl stop {service.name}", repair):
         found = _status(small)
-        assert [reason for reason in _reasons(found) if reason.startswith("dovecot does not work (lmtp)")]
-        assert "the service dovecot is inactive" in [problem["found"] for problem in found["problems"]]
+        told = [problem["found"] for problem in found["problems"]]
+        assert f"the service {service.name} is inactive" in told
+        for health in service.health:
+            text = f"{service.name} does not work ({health.probe})"
+            assert [problem for problem in told if problem.startswith(text)]
+            assert bool([reason for reason in _reasons(found) if reason.startswith(text)]) is health.to_receive
 
 
 def test_hanging_services_with_open_ports_are_all_named_in_time(small: Machine) -> None:
     # Their processes live, systemd calls them active, and the kernel goes on accepting connections for them.
-    names = [service.name for service in STACK.services if service.health]
-    signal = "systemctl kill --signal={} " + " ".join(names)
+    signal = "systemctl kill --signal={} " + " ".join(service.name for service in _ASKED)
     with _damage(small, signal.format("SIGSTOP"), signal.format("SIGCONT")):
         for port in (25, 993):
             small.run("python3", "-c", f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)")
@@ -163,7 +172,7 @@ def test_hanging_services_with_open_ports_are_all_named_in_time(small: Machine) 
                 assert not probed["good"], probed
                 assert re.search(r"no answer within|not done within", probed["text"]), probed
         named = {reason.split()[0] for reason in _reasons(found)}
-        assert named == {service.name for service in STACK.services if any(h.to_receive for h in service.health)}
+        assert named == {service.name for service in _ASKED if any(health.to_receive for health in service.health)}
 
 
 def _fill(machine: Machine, free: int) -> None:

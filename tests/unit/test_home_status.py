@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,7 +35,7 @@ from stack.component import Health, Service
 from stack.health import Finding
 from stack.probes import ProbeKind
 from stack.stack import Stack
-from tests.unit.stack_samples import sample_stack
+from tests.unit.stack_samples import REPOSITORY, sample_stack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 BUILT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -246,3 +248,13 @@ def test_refused_configuration_is_seen(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert read_configuration(store) == Configuration(generation="4f0c", refused=False)
     assert read_configuration(store).refused
+
+
+def test_every_field_of_the_json_is_in_the_documentation() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    described = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("With `--json`:")[2], re.MULTILINE))
+    schema = Status.model_json_schema()
+    assert set(described) == set(schema["properties"])
+    for name, row in described.items():
+        for model in re.findall(r"#/\$defs/(\w+)", json.dumps(schema["properties"][name])):
+            assert {field for field in schema["$defs"][model]["properties"] if f"`{field}`" not in row} == set()
