@@ -28,6 +28,7 @@ from home.readings import (
     read_image,
     read_queue,
     read_units,
+    unconfirmed_clock,
 )
 from home.store import Store
 from stack.certificate import CertificateError, read_certificate
@@ -36,6 +37,7 @@ from stack.pending import Late, Pending, begin
 from stack.stack import Stack
 
 _T = TypeVar("_T")
+_Otherwise = TypeVar("_Otherwise")
 
 _PATIENCE = DEADLINE + 1.0
 """Seconds for a whole status: all is asked at once, and the probes have a deadline of their own."""
@@ -125,10 +127,9 @@ def readiness(stack: Stack, store: Store) -> Readiness:
     It is done within `DEADLINE` and a second, whatever hangs, and leaves nothing behind but a line in a log.
     """
     end = time.monotonic() + _PATIENCE
-    probes, disks = begin(examine, stack), begin(read_disk, store.data)
-    problems: list[Problem] = []
+    disks = begin(read_disk, store.data)
+    problems = list(_probe_problems(examine(stack)))
     _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
-    problems += _probe_problems(probes.result(end))
     return _readiness(problems)
 
 
@@ -136,17 +137,15 @@ def read_status(stack: Stack, store: Store) -> Status:
     """Examine the whole device; it is done within `DEADLINE` and a second, whatever hangs."""
     names = [service.name for service in stack.services]
     end = time.monotonic() + _PATIENCE
-    probes, disks, queues, clocks = (
-        begin(examine, stack),
-        begin(read_disk, store.data),
-        begin(read_queue),
-        begin(read_clock),
-    )
+    disks, queues, clocks = begin(read_disk, store.data), begin(read_queue), begin(read_clock)
     configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
 
-    findings, clock, queue = probes.result(end), clocks.result(end), queues.result(end)
-    units, failed = states.result(end), failures.result(end)
+    findings = examine(stack)
+    queue = _or(queues, end, None)
+    clock = _or(clocks, end, None) or unconfirmed_clock()
+    units = _or(states, end, tuple(Unit(name=name, state="unknown", since=None) for name in names))
+    failed = _or(failures, end, ())
     problems: list[Problem] = []
     disk = _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
     problems += _unit_problems(units, failed)
@@ -168,6 +167,14 @@ def read_status(stack: Stack, store: Store) -> Status:
         certificates=certified[0] if certified else (),
         clock=clock,
     )
+
+
+def _or(reading: Pending[_T], end: float, otherwise: _Otherwise) -> _T | _Otherwise:
+    """Take what was read, or something else when it is not there in time."""
+    try:
+        return reading.result(end)
+    except Late:
+        return otherwise
 
 
 def _judge(

@@ -199,6 +199,8 @@ def test_a_disk_that_hangs_or_fails_holds_nobody_up(
     monkeypatch.setattr(status_module, "_PATIENCE", 0.5)
     for name in ("read_disk", "read_configuration", "read_certificate"):
         monkeypatch.setattr(status_module, name, read)
+    # A busy computer may be as slow with the others.
+    monkeypatch.setattr(status_module, "unconfirmed_clock", lambda: world.clock)
     _break_probe(world)
     found = _status(stack)
     blocking = [problem.found for problem in found.problems if problem.blocks_mail]
@@ -206,6 +208,18 @@ def test_a_disk_that_hangs_or_fails_holds_nobody_up(
     assert [text for text in blocking if "no answer within 10 s" in text]
     assert list(lines(found))
     assert any(why in reason for reason in readiness(stack, Store()).reasons)
+
+
+@pytest.mark.usefixtures("world")
+def test_what_is_late_is_unknown(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_module, "_PATIENCE", 0.2)
+    for name in ("read_queue", "read_clock", "read_units", "read_failed_units"):
+        monkeypatch.setattr(status_module, name, _hang)
+    monkeypatch.setattr(status_module, "unconfirmed_clock", lambda: Clock(now=NOW, synchronized=None, built=BUILT))
+    found = _status(stack)
+    assert found.queue is None
+    assert {service.unit.state for service in found.services} == {"unknown"}
+    assert list(lines(found))
 
 
 def test_queue_is_summed_up() -> None:
