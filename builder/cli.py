@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from builder.commands.cache import cache
+from builder.commands.diff import diff
 from builder.commands.doctor import doctor
 from builder.commands.flash import flash
 from builder.commands.init import init
@@ -212,7 +213,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (cache, doctor, flash, init, lock, sign, verify, why):
+for command in (cache, diff, doctor, flash, init, lock, sign, verify, why):
     darkpipe.add_command(command)
 
 

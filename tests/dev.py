@@ -12,6 +12,7 @@ from tests.fresh.command import fresh
 from tests.lint import lint, reformat
 from tests.locks import make_locks
 from tests.power.command import power
+from tests.reproducible.command import reproducible
 from tests.tiers import TIERS, run_tiers, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
     """Run the tests: all tiers in the order of their cost, or those that are named.
 
     A tier is a folder below tests/. The tests end after the first tier that fails. `./dev test fresh` is another
-    thing: both commands of the README in fresh Debian systems.
+    thing: both commands of the README in fresh Debian systems; `./dev test reproducible` compares package layers.
 
     \b
     Examples:
@@ -45,6 +46,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
       ./dev test unit
       ./dev test images -- -k reboot -x
       ./dev test fresh --help
+      ./dev test reproducible --help
     """
     chosen = [name for name in TIERS if not tiers or name in tiers]
     outcomes = run_tiers(chosen, pytest_arguments)
@@ -98,6 +100,7 @@ def run_lock(upgrade: bool) -> None:
 
 dev.add_command(fresh)
 dev.add_command(power)
+dev.add_command(reproducible)
 
 
 def main() -> None:
@@ -108,7 +111,7 @@ def main() -> None:
         ours, pytest_arguments = ours[:cut], ours[cut + 1 :]
     # The launcher takes --yes anywhere on the line; here it means nothing more.
     ours = [argument for argument in ours if argument != "--yes"]
-    if ours[:2] == ["test", "fresh"]:
+    if ours[:2] in (["test", "fresh"], ["test", "reproducible"]):
         ours = ours[1:]
     dev.main(ours, prog_name="dev", obj=tuple(pytest_arguments))
 
