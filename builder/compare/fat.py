@@ -43,12 +43,16 @@ class Fat:
         sector, per_cluster, self._reserved, self._tables = partition.unpack("<HBHB", 11)
         (self._table_size,) = partition.unpack("<I", 36)
         (self._root,) = partition.unpack("<I", 44)
-        if partition.read(510, 2) != b"\x55\xaa" or sector not in (512, 4096) or not per_cluster:
+        if partition.read(510, 2) != b"\x55\xaa" or sector not in (512, 4096) or not per_cluster or self._tables != 2:
             raise ValueError("there is no FAT32 file system")
         self._sector = sector
         self._cluster = sector * per_cluster
         self._data = (self._reserved + self._tables * self._table_size) * sector
         table = partition.read(self._reserved * sector, self._table_size * sector)
+        if partition.read(0, sector) != partition.read(6 * sector, sector):
+            raise ValueError("the boot sector and its backup differ")
+        if table != partition.read((self._reserved + self._table_size) * sector, len(table)):
+            raise ValueError("the file allocation tables differ")
         self._next = memoryview(table).cast("I")
 
     def regions(self) -> Iterator[Region]:
@@ -64,8 +68,9 @@ class Fat:
             start = self._reserved * sector + number * table
             yield Region(start, start + table, f"file allocation table {number + 1}")
         for path, cluster, size in self._walk("", self._root):
-            for start in self._chain(cluster):
-                yield Region(start, start + self._cluster, f"directory /{path}" if size is None else f"/{path}, slack")
+            name = f"directory /{path}" if size is None else f"/{path}, slack"
+            for start, length in self._spans(cluster) if size != 0 else ():
+                yield Region(start, start + length, name)
         for file in self.files():
             for start, _, length in file.runs:
                 yield Region(start, start + length, f"/{file.path}")
@@ -78,22 +83,28 @@ class Fat:
 
     def _runs(self, cluster: int, size: int) -> Iterator[tuple[int, int, int]]:
         done = 0
-        begin, length = -1, 0
-        for start in self._chain(cluster) if size else ():
-            if begin >= 0 and start == begin + length:
-                length += self._cluster
+        for start, length in self._spans(cluster) if size else ():
+            yield start, done, min(length, size - done)
+            done += length
+        if not size <= done < size + self._cluster:
+            raise ValueError("a file has too few or too many clusters")
+
+    def _spans(self, cluster: int) -> list[tuple[int, int]]:
+        """Give a chain's clusters as stretches of the partition: (start, length)."""
+        spans: list[tuple[int, int]] = []
+        for start in self._chain(cluster):
+            if spans and sum(spans[-1]) == start:
+                spans[-1] = (spans[-1][0], spans[-1][1] + self._cluster)
             else:
-                if begin >= 0:
-                    yield begin, done - length, length
-                begin, length = start, self._cluster
-            done += self._cluster
-        if begin >= 0:
-            yield begin, done - length, length - (done - size)
+                spans.append((start, self._cluster))
+        return spans
 
     def _walk(self, folder: str, cluster: int) -> Iterator[tuple[str, int, int | None]]:
         """Yield path, first cluster and size (None for a directory) of a directory and all below it."""
         yield folder, cluster, None
-        content = b"".join(self._partition.read(start, self._cluster) for start in self._chain(cluster))
+        content = b"".join(self._partition.read(start, length) for start, length in self._spans(cluster))
+        if folder and content[:11] != b".          ":
+            raise ValueError("a directory does not begin with itself")
         long: list[str] = []
         for at in range(0, len(content), _ENTRY):
             entry = content[at : at + _ENTRY]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,18 +57,11 @@ class Map:
             top = Region(new.start, min(new.end, size), new.name)
             if top.start >= top.end:
                 continue
-            before, after, kept = [], [], top
-            for old in self._regions:
-                if old.end <= top.start:
-                    before.append(old)
-                elif old.start >= top.end:
-                    after.append(old)
-                else:
-                    if old.start < top.start:
-                        before.append(Region(old.start, top.start, old.name))
-                    if old.end > top.end:
-                        after.append(Region(top.end, old.end, old.name))
-            self._regions = [*before, kept, *after]
+            first = bisect_right(self._regions, top.start, key=lambda old: old.end)
+            behind = bisect_left(self._regions, top.end, key=lambda old: old.start)
+            low, high = self._regions[first], self._regions[behind - 1]
+            parts = [Region(low.start, top.start, low.name), top, Region(top.end, high.end, high.name)]
+            self._regions[first:behind] = [part for part in parts if part.start < part.end]
 
     def split(self, ranges: Iterable[tuple[int, int]]) -> list[Difference]:
         """Tell to which regions some ranges belong; those of one region become one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from builder.compare.regions import Region
 _SECTOR = 512
 _ENTRIES = 128
 _ENTRY = 128
+_HEADER = 92
 _HEADER_FIELDS = (
     ("signature", 8), ("revision", 4), ("header size", 4), ("header checksum", 4), ("reserved", 4),
     ("own sector", 8), ("other header's sector", 8), ("first usable sector", 8), ("last usable sector", 8),
@@ -36,10 +38,13 @@ def read_table(image: Reader) -> list[Row]:
     """Read the partitions of a GPT.
 
     Raises:
-        ValueError: there is no such table.
+        ValueError: there is no such table, or its checksums do not fit.
     """
-    if image.read(_SECTOR, 8) != b"EFI PART":
-        raise ValueError("there is no GPT")
+    header = bytearray(image.read(_SECTOR, _HEADER))
+    own, entries = struct.unpack_from("<I", header, 16)[0], struct.unpack_from("<I", header, 88)[0]
+    header[16:20] = bytes(4)  # the header's checksum is made with zeros in its place
+    if zlib.crc32(header) != own or zlib.crc32(image.read(2 * _SECTOR, _ENTRIES * _ENTRY)) != entries:
+        raise ValueError("there is no whole GPT")
     rows = []
     for number in range(_ENTRIES):
         entry = image.read(2 * _SECTOR + number * _ENTRY, _ENTRY)

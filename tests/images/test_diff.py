@@ -131,8 +131,8 @@ def test_known_places_have_their_names(pair: tuple[Path, Path], work: Path, tool
     for needle, name in (
         (b"darkpipe\\.hash=", "section .cmdline"),
         (b"alice@example", "/darkpipe.yaml"),
-        (b"auto-entries", "/loader/loader.conf"),
-        (b"verity\\x00\\x00", "dm-verity, superblock"),
+        (b"One entry, no menu", "/loader/loader.conf"),
+        (b"verity\\x00\\x00\\x01\\x00\\x00\\x00\\x01", "dm-verity, superblock"),
     ):
         at = _find(raw, needle)
         _flip(other, at)
