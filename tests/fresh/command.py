@@ -89,7 +89,7 @@ STEPS = {
 def fresh(suites: Sequence[str], users: Sequence[str], names: Sequence[str], uncommitted: bool) -> None:
     """Try the README's commands in fresh Debian systems, as root and as an ordinary user with sudo.
 
-    Needs root, an hour or two for everything, and 10 GB in /var/tmp or $DARKPIPE_FRESH_DIR, where the logs stay.
+    All systems must build the same image. Needs root, an hour or two for everything, and 10 GB in /var/tmp or $DARKPIPE_FRESH_DIR, where the logs stay.
 
     \b
     Examples:
@@ -107,9 +107,18 @@ def fresh(suites: Sequence[str], users: Sequence[str], names: Sequence[str], unc
         for suite in suites or _SUITES
         for user in users or USERS
     ]
+    if len(images := built_images(logs)) > 1:
+        good.append(False)
+        click.echo(f"\nDIFFERENT images from different systems, or Debian has published meanwhile: {', '.join(images)}")
     click.echo(f"\nThe logs are in {logs}.")
     click.echo(f"{good.count(True)} passed, {good.count(False)} failed")
     sys.exit(0 if all(good) else 1)
+
+
+def built_images(logs: Path) -> list[str]:
+    """Name the images of a run, each by its result's folder, which holds the content id; one when all are equal."""
+    outputs = [path.read_text(encoding="utf-8").splitlines() for path in logs.glob("*.build.out")]
+    return sorted({Path(lines[-1]).name for lines in outputs if lines})
 
 
 def _try_system(parent: Path, log: Path, suite: str, user: str, steps: Sequence[Step], *, uncommitted: bool) -> bool:
