@@ -89,7 +89,8 @@ STEPS = {
 def fresh(suites: Sequence[str], users: Sequence[str], names: Sequence[str], uncommitted: bool) -> None:
     """Try the README's commands in fresh Debian systems, as root and as an ordinary user with sudo.
 
-    All systems must build the same image. Needs root, an hour or two for everything, and 10 GB in /var/tmp or $DARKPIPE_FRESH_DIR, where the logs stay.
+    All systems must build the same image. Needs root, an hour or two for everything, and 10 GB in /var/tmp or
+    $DARKPIPE_FRESH_DIR, where the logs stay.
 
     \b
     Examples:
