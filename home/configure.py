@@ -24,6 +24,7 @@ from stack.owners import Owners, SystemOwners
 from stack.passwords import expect, generate_password, hash_password, settle
 from stack.preview import Preview, discard_leftover, preview
 from stack.render import render
+from stack.srs_key import ensure_srs_key
 from stack.stack import Stack
 from stack.volumes import make_volumes
 
@@ -140,6 +141,7 @@ def bring_into_force(
         run: runs the daemons' checks.
     """
     ensure_certificate(store.certificate, list(dict.fromkeys([accounts.mail_host, accounts.mx_host])))
+    ensure_srs_key(store.srs_key)
     settled = settle(accounts, hash_password, generate_password)
     files = render(stack, settled.accounts, PurePosixPath(store.certificate))
     applied = apply(

@@ -52,6 +52,11 @@ class Store:
         """Key and certificate of the mail server."""
         return self.data / "tls" / "mail.pem"
 
+    @property
+    def srs_key(self) -> Path:
+        """What postsrsd signs addresses with."""
+        return self.data / "srs" / "key"
+
     def mailbox(self, address: str) -> Path:
         """Where the mail of an address lies (mail_home in dovecot.conf)."""
         name, _, domain = address.partition("@")

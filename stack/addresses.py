@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from model.account_rules import owners
+from model.account_rules import base, owners
 from model.accounts import Accounts
 
 _ROLES = ("postmaster", "abuse")
@@ -31,6 +31,28 @@ def aliases(accounts: Accounts) -> Mapping[str, tuple[str, ...]]:
     found.update({_in_unicode(address): targets for address, targets in found.items()})
     implied = {address for address in mailboxes if f"@{address.partition('@')[2]}" not in catch_alls}
     return {address: found[address] for address in sorted(found.keys() - implied)}
+
+
+def single_mailboxes(accounts: Accounts) -> Mapping[str, str]:
+    """Map every address without a mailbox of its own whose mail goes to one mailbox, and nowhere else, to that mailbox.
+
+    `@domain` stands for all addresses that a domain has not.
+    """
+    targets = aliases(accounts)
+    mailboxes = {user.address for user in accounts.users}
+    found = {address: _ends(address, targets, mailboxes) for address in targets.keys() - mailboxes}
+    return {address: ends.pop() for address, ends in sorted(found.items()) if len(ends) == 1 and ends <= mailboxes}
+
+
+def _ends(address: str, targets: Mapping[str, Sequence[str]], mailboxes: set[str]) -> set[str]:
+    """Follow an alias to where it leads in the end."""
+    ends, seen, new = set[str](), {address}, {address}
+    while new:
+        further = {base(target) for name in new for target in targets[name]}
+        ends |= {name for name in further if name in mailboxes or name not in targets}
+        new = further - ends - seen
+        seen |= new
+    return ends
 
 
 def sender_logins(accounts: Accounts) -> Mapping[str, tuple[str, ...]]:

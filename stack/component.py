@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stack.probes import ProbeKind
 
@@ -31,6 +31,17 @@ class Protocol(StrEnum):
 
     TCP = "tcp"
     UDP = "udp"
+
+
+class Zone(StrEnum):
+    """From where a port may be reached."""
+
+    LAN = "lan"
+    """Any network but the tunnel's."""
+    TUNNEL = "tunnel"
+    """The tunnel to the relay, which names the true client in a PROXY header."""
+    DEVICE = "device"
+    """The device itself, and there only some users."""
 
 
 class _Strict(BaseModel):
@@ -63,11 +74,20 @@ class Volume(_Strict):
 
 
 class Port(_Strict):
-    """A port that the firewall opens towards the LAN."""
+    """A port that a service listens on; the firewall opens it towards its zone and no other."""
 
     name: Name
     port: Annotated[int, Field(ge=1, le=65535)]
     protocol: Protocol = Protocol.TCP
+    zone: Zone = Zone.LAN
+    clients: tuple[Name, ...] = ()
+    """The users that may connect to a port of the device itself."""
+
+    @model_validator(mode="after")
+    def _has_clients_in_the_device_only(self) -> Self:
+        if bool(self.clients) != (self.zone is Zone.DEVICE):
+            raise ValueError(f"port {self.name}: `clients` are for zone {Zone.DEVICE}, and needed there")
+        return self
 
 
 class Health(_Strict):

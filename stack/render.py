@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import jinja2
 
 from model.accounts import Accounts
-from stack.addresses import alias_domains, aliases, sender_logins
-from stack.stack import Stack
+from stack.addresses import alias_domains, aliases, sender_logins, single_mailboxes
+from stack.stack import TUNNEL_INTERFACES, Stack
 
 _SUFFIX = ".j2"
 
@@ -43,10 +43,12 @@ def render(stack: Stack, accounts: Accounts, certificate: PurePosixPath) -> Mapp
     """
     context = {
         "stack": stack,
+        "tunnel_interfaces": TUNNEL_INTERFACES,
         "accounts": accounts,
         "aliases": aliases(accounts),
         "alias_domains": alias_domains(accounts),
         "sender_logins": sender_logins(accounts),
+        "single_mailboxes": single_mailboxes(accounts),
         "certificate": certificate,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}

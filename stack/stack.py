@@ -6,13 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stack.component import Component, Port, Secret, Service, SystemUser, Volume, load_components
+from stack.component import Component, Port, Secret, Service, SystemUser, Volume, Zone, load_components
 
 COMPONENTS = Path("/usr/share/darkpipe/components")
 """Where the components' descriptions and templates lie on the device."""
 
 DATA = PurePosixPath("/data")
 """Where the volumes lie on the device."""
+
+TUNNEL_INTERFACES = "relay*"
+"""Names of the network interfaces that lead to a relay, as nft(8) matches them."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,17 @@ class Stack:
     @property
     def ports(self) -> tuple[Port, ...]:
         """Every port that the LAN may reach, in ascending order."""
-        ports = (port for component in self.components for port in component.ports)
-        return tuple(sorted(ports, key=lambda port: (port.port, port.protocol)))
+        return self._ports(Zone.LAN)
+
+    @property
+    def tunnel_ports(self) -> tuple[Port, ...]:
+        """Every port that the relay may reach, in ascending order."""
+        return self._ports(Zone.TUNNEL)
+
+    @property
+    def device_ports(self) -> tuple[Port, ...]:
+        """Every port by which services of the device reach each other, in ascending order."""
+        return self._ports(Zone.DEVICE)
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -77,3 +89,7 @@ class Stack:
         """List the commands that end all sessions of a user."""
         commands = (service.end_sessions for service in self.services if service.end_sessions)
         return [tuple(word.replace("{address}", address) for word in command) for command in commands]
+
+    def _ports(self, zone: Zone) -> tuple[Port, ...]:
+        ports = (port for component in self.components for port in component.ports if port.zone is zone)
+        return tuple(sorted(ports, key=lambda port: (port.port, port.protocol)))

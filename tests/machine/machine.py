@@ -6,9 +6,11 @@ What a container cannot have is left out: kernel, disk, boot partition (a folder
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import os
+import selectors
 import shutil
 import signal
 import socket
@@ -16,9 +18,9 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -39,6 +41,12 @@ HOME_ADDRESS_6 = "2001:db8::1"
 
 CLIENT_ADDRESS = "192.0.2.2"
 _CLIENT_ADDRESS_6 = "2001:db8::2"
+
+TUNNEL_ADDRESS = "10.99.0.1"
+"""The device's address in the tunnel to a relay."""
+
+TUNNEL_ADDRESS_6 = "fd99::1"
+"""The same for IPv6 (RFC 4193)."""
 
 
 class MachineError(Exception):
@@ -203,37 +211,32 @@ class Machine:
         listed = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
         return [line.split()[0] for line in listed.splitlines()]
 
-    @contextmanager
-    def lan(self) -> Iterator[Client]:
+    def lan(self) -> AbstractContextManager[Client]:
         """Plug a cable in, with one other computer at its end."""
+        return self._joined("lan0", (HOME_ADDRESS, HOME_ADDRESS_6), (CLIENT_ADDRESS, _CLIENT_ADDRESS_6))
+
+    def tunnel(self) -> AbstractContextManager[Client]:
+        """Give the device an interface that is named as a tunnel to a relay, with the relay at its end."""
+        return self._joined("relay0", (TUNNEL_ADDRESS, TUNNEL_ADDRESS_6), ("10.99.0.2", "fd99::2"))
+
+    @contextmanager
+    def _joined(self, name: str, home: tuple[str, str], other: tuple[str, str]) -> Iterator[Client]:
         # A process holds the client's network namespace: when it ends, so does the namespace.
         holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
         try:
             client = Client(holder.pid)
             client.wait_for_namespace()
-            _ip(
-                "link",
-                "add",
-                "lan0",
-                "netns",
-                str(self._leader),
-                "type",
-                "veth",
-                "peer",
-                "lan0",
-                "netns",
-                str(holder.pid),
-            )
-            _set_up_lan(self._leader, HOME_ADDRESS, HOME_ADDRESS_6)
-            _set_up_lan(holder.pid, CLIENT_ADDRESS, _CLIENT_ADDRESS_6)
+            ends = ["link", "add", name, "netns", str(self._leader), "type", "veth"]
+            _ip(*ends, "peer", name, "netns", str(holder.pid))
+            _set_up(self._leader, name, home)
+            _set_up(holder.pid, name, other)
+            _ip("link", "set", "lo", "up", target=holder.pid)
             try:
                 yield client
             finally:
                 client.close()
                 # The kernel takes its time to clear a namespace away, and with it the name of this end.
-                subprocess.run(
-                    ["nsenter", f"--target={self._leader}", "--net", "ip", "link", "delete", "lan0"], check=True
-                )
+                _ip("link", "delete", name, target=self._leader)
         finally:
             holder.terminate()
             holder.wait()
@@ -295,13 +298,22 @@ class Client:
         """Call a function in the client's network; the sockets that it returns stay there."""
         return self._inside.submit(function, *args, **kwargs).result()
 
+    def add_address(self, address: str) -> None:
+        """Give the client one more address, which nobody but itself can reach."""
+        kind = "128" if ":" in address else "32"
+        _ip("address", "add", f"{address}/{kind}", "dev", "lo", target=self._pid)
+
+    def route(self, address: str, gateway: str) -> None:
+        """Send what is for an address to a neighbour."""
+        _ip("route", "replace", address, "via", gateway, target=self._pid)
+
+    def reachable(self, ports: Iterable[int], address: str = HOME_ADDRESS) -> set[int]:
+        """Try all at once on which ports the device takes a TCP connection."""
+        return self.call(_reachable, tuple(ports), address)
+
     def can_connect(self, port: int, address: str = HOME_ADDRESS) -> bool:
         """Try whether the device takes a TCP connection on a port."""
-        try:
-            self.call(socket.create_connection, (address, port), 2.0).close()
-        except OSError:
-            return False
-        return True
+        return self.reachable([port], address) == {port}
 
     def close(self) -> None:
         """Leave the network."""
@@ -317,16 +329,48 @@ class Client:
             time.sleep(0.01)
 
 
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        AssertionError: it is not so in time.
+    """
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not in time"
+        time.sleep(0.2)
+
+
+def _reachable(ports: Sequence[int], address: str) -> set[int]:
+    with selectors.DefaultSelector() as selector, ExitStack() as opened:
+        for port in ports:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            attempt = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            attempt.setblocking(False)
+            if attempt.connect_ex((address, port)) != errno.EINPROGRESS:
+                continue
+            selector.register(attempt, selectors.EVENT_WRITE, port)
+        found = set()
+        deadline = time.monotonic() + 2.0
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                assert isinstance(key.fileobj, socket.socket)
+                if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    found.add(key.data)
+                selector.unregister(key.fileobj)
+        return found
+
+
 def _ip(*arguments: str, target: int | None = None) -> None:
     inside = [] if target is None else ["nsenter", f"--target={target}", "--net", "--"]
     subprocess.run([*inside, "ip", *arguments], check=True)
 
 
-def _set_up_lan(target: int, address: str, address_6: str) -> None:
-    _ip("address", "add", f"{address}/24", "dev", "lan0", target=target)
+def _set_up(target: int, name: str, addresses: tuple[str, str]) -> None:
+    _ip("address", "add", f"{addresses[0]}/24", "dev", name, target=target)
     # Nobody else is there, so that the address need not be tried out first.
-    _ip("address", "add", f"{address_6}/64", "dev", "lan0", "nodad", target=target)
-    _ip("link", "set", "lan0", "up", target=target)
+    _ip("address", "add", f"{addresses[1]}/64", "dev", name, "nodad", target=target)
+    _ip("link", "set", name, "up", target=target)
 
 
 def _cgroup2() -> Path:
@@ -347,6 +391,7 @@ def why_not() -> str | None:
         "strace": "strace",
         "nsenter": "util-linux",
         "ip": "iproute2",
+        "haproxy": "haproxy",
     }
     missing = [package for tool, package in needed.items() if shutil.which(tool) is None]
     if missing:

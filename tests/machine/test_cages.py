@@ -28,6 +28,7 @@ _NEIGHBOUR = "/data/neighbour/planted"
 
 _SECRETS = {
     "key": "/data/tls/mail.pem",
+    "srs": "/data/srs/key",
     "site": "/data/darkpipe/site.yaml",
     "accounts": "/data/darkpipe/accounts.json",
     "users": "/data/darkpipe/config/*/dovecot/users",
@@ -64,6 +65,7 @@ _CAGES = [
     ("dovecot", "dovenull", set()),
     ("dovecot", "vmail", {"mail"}),
     ("dovecot", "postfix", set()),
+    ("postsrsd", "", set()),  # systemd hands it a copy of the key
     ("unbound", "", set()),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
@@ -94,7 +96,7 @@ def secrets(device: Machine) -> Iterator[dict[str, str]]:
     with device.lan():
         for recipient, folder in (("alice@example.com", "mail"), ("friend@example.net", "queue")):
             device.run("sendmail", "-f", "", recipient, stdin=b"Subject: secret\n\nsecret\n")
-            device.run("timeout", "30", "sh", "-c", f"until test -e {_SECRETS[folder]}; do sleep 0.2; done")
+            device.run("timeout", "30", "sh", "-c", f"until ls {_SECRETS[folder]}; do sleep 0.2; done")
     paths = {name: device.run("sh", "-c", f"ls -1 {pattern}").split()[0] for name, pattern in _SECRETS.items()}
     device.run("tee", _PROBE, stdin=_SCRIPT.format(paths=" ".join(paths.values())).encode())
     yield paths
@@ -167,5 +169,5 @@ def test_postfix_keeps_its_configuration_and_sees_none_of_its_neighbours(
     assert "main.cf" in seen
     with machine.lan() as client:
         assert client.call(mail.swaks, 25, "a@example.net", "alice@example.com", host=HOME_ADDRESS).returncode == 0
-    machine.run("timeout", "30", "sh", "-c", f"until test -e {_SECRETS['mail']}; do sleep 0.2; done")
+    machine.run("timeout", "30", "sh", "-c", f"until ls {_SECRETS['mail']}; do sleep 0.2; done")
     machine.stop()

@@ -150,7 +150,7 @@ def _carol_for_erin(before: Accounts) -> Accounts:
 def _stack(folder: Path) -> Stack:
     sample_stack(folder, one=[["test", "-f", "{config}/one/main.conf"]], two=[["test", "-f", "{config}/two/secret"]])
     (folder / "agent").mkdir()
-    volumes = '[{name: darkpipe, mode: "0755"}, {name: tls, mode: "0700"}]'
+    volumes = '[{name: darkpipe, mode: "0755"}, {name: tls, mode: "0700"}, {name: srs, mode: "0700"}]'
     (folder / "agent/component.yaml").write_text(f"description: agent\nvolumes: {volumes}\n")
     return Stack.load(folder)
 

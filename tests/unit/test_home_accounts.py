@@ -53,7 +53,7 @@ class Device:
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     """A device that was set up for Alice and Bob."""
     device = Device(tmp_path / "data")
-    for name in ("darkpipe", "tls", "mail"):
+    for name in ("darkpipe", "tls", "srs", "mail"):
         (device.store.data / name).mkdir(parents=True)
     sample_stack(tmp_path / "components")
     monkeypatch.setattr(Store, "__init__", functools.partialmethod(Store.__init__, data=device.store.data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from model.account_changes import add_alias, set_catch_all
 from model.accounts import Accounts
-from stack.addresses import NOBODY, alias_domains, aliases, sender_logins
+from stack.addresses import NOBODY, alias_domains, aliases, sender_logins, single_mailboxes
 from tests.unit.stack_samples import accounts
 
 ALICE = "alice@example.com"
@@ -91,3 +91,19 @@ def test_the_owner_of_a_catch_all_may_not_send_as_what_is_somebody_elses() -> No
     assert found["@example.org"] == (ALICE,)
     assert found[BOB] == (BOB,)
     assert found["away@example.org"] == (NOBODY,)
+
+
+def test_an_address_has_the_room_of_the_one_mailbox_that_it_leads_to() -> None:
+    known = _two()
+    for address, targets in {
+        "one@example.com": (BOB,),
+        "through@example.com": ("one@example.com", "bob+x@example.org"),
+        "two@example.com": (ALICE, BOB),
+        "outside@example.com": (BOB, "friend@example.net"),
+        "hidden@example.com": ("outside@example.com",),
+    }.items():
+        known = add_alias(known, address, targets)
+    found = single_mailboxes(set_catch_all(known, "example.org", ALICE))
+    assert found["one@example.com"] == found["through@example.com"] == BOB
+    assert found["sales@example.org"] == found["@example.org"] == found["postmaster@mx.example.com"] == ALICE
+    assert not {"two@example.com", "outside@example.com", "hidden@example.com", ALICE, BOB} & set(found)

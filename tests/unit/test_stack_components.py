@@ -30,7 +30,33 @@ def test_there_is_a_mail_server_a_resolver_and_a_firewall() -> None:
 def test_only_mail_is_open_to_the_lan() -> None:
     ports = Stack(SHIPPED).ports
     assert {port.protocol for port in ports} == {Protocol.TCP}
-    assert {port.name: port.port for port in ports} == {"smtp": 25, "submissions": 465, "submission": 587, "imaps": 993}
+    assert {port.name: port.port for port in ports} == {
+        "smtp": 25,
+        "submissions": 465,
+        "submission": 587,
+        "imaps": 993,
+        "sieve": 4190,
+    }
+
+
+def test_only_mail_is_open_to_the_relay() -> None:
+    ports = Stack(SHIPPED).tunnel_ports
+    assert [port.port for port in ports] == [2465, 2525, 2587, 2993]
+    assert all(port.name.startswith("tunnel-") for port in ports)
+
+
+def test_users_that_may_connect_within_the_device_have_fixed_numbers() -> None:
+    stack = Stack(SHIPPED)
+    users = {user.name for user in stack.users}
+    assert stack.device_ports
+    assert {client for port in stack.device_ports for client in port.clients} <= users
+
+
+@pytest.mark.parametrize("port", ["{name: p, port: 1, zone: device}", "{name: p, port: 1, clients: [postfix]}"])
+def test_a_port_has_clients_if_it_is_the_devices_own(tmp_path: Path, port: str) -> None:
+    _write(tmp_path, "one", f"ports: [{port}]")
+    with pytest.raises(ComponentError, match="port p: `clients` are for zone device, and needed there"):
+        load_components(tmp_path)
 
 
 @pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)

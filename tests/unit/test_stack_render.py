@@ -40,15 +40,21 @@ def _master() -> list[tuple[str, dict[str, str]]]:
 
 def test_every_daemon_gets_its_files() -> None:
     assert [str(path) for path in _shipped()] == [
+        "dovecot/aliases",
         "dovecot/dovecot.conf",
+        "dovecot/quota.conf",
+        "dovecot/sieve.conf",
         "dovecot/users",
         "nftables/ruleset.nft",
+        "postfix/forward_transports",
         "postfix/main.cf",
         "postfix/master.cf",
         "postfix/sender_logins",
+        "postfix/srs_addresses",
         "postfix/submission_header_checks",
         "postfix/virtual_aliases",
         "postfix/virtual_mailboxes",
+        "postsrsd/environment",
         "unbound/unbound.conf",
     ]
 
@@ -92,7 +98,11 @@ def test_postfix_knows_domains_mailboxes_and_aliases() -> None:
 def test_no_program_that_could_send_outside_is_started() -> None:
     programs = [row.split()[7] for row, _ in _master()]
     assert "lmtp" in programs
-    assert not {"smtp", "relay", "pipe", "local", "virtual"} & set(programs)
+    assert not {"relay", "pipe", "local", "virtual"} & set(programs)
+    # The one client for SMTP only ever gets mail that is for another port of this Postfix.
+    assert [row.split()[0] for row, _ in _master() if row.split()[7] == "smtp"] == ["forward"]
+    used = [line for path in _shipped() for line in _lines(str(path)) if re.search(r"\bforward:", line)]
+    assert used == ["/@/ forward:[127.0.0.1]:10026"]
 
 
 def test_only_the_ports_for_mail_apps_know_a_login() -> None:
@@ -106,13 +116,43 @@ def test_only_the_ports_for_mail_apps_know_a_login() -> None:
     assert servers["submissions"] == servers["submission"]
     assert servers["submission"]["smtpd_sasl_auth_enable"] == "yes"
     assert servers["submission"]["smtpd_relay_restrictions"] == "permit_sasl_authenticated,reject"
+    for name, port in (("submissions", "2465"), ("submission", "2587")):
+        assert servers[port].pop("smtpd_upstream_proxy_protocol") == "haproxy"
+        assert {**servers[port], **servers[name]} == servers[port]
+    assert [name for name, options in servers.items() if "smtpd_sasl_auth_enable" in options] == [
+        "submissions",
+        "submission",
+        "2465",
+        "2587",
+    ]
+
+
+def test_a_client_says_who_it_is_on_the_ports_for_the_relay_only() -> None:
+    servers = {row.split()[0]: options for row, options in _master() if row.split()[7] == "smtpd"}
+    believing = {name for name, options in servers.items() if "smtpd_upstream_proxy_protocol" in options}
+    ports = {str(port.port) for port in Stack.load(COMPONENTS).tunnel_ports}
+    assert believing == ports - {"2993"}
+    text = "\n".join(_lines("dovecot/dovecot.conf"))
+    assert re.findall(r"port = (\d+)(?:\n +ssl = yes)?\n +haproxy = yes", text) == ["2993"]
+    assert text.count("haproxy = yes") == 1
+
+
+def test_only_mail_with_a_sender_from_elsewhere_is_forwarded() -> None:
+    rules = [line.rsplit(" ", 1) for line in _lines("postfix/forward_transports")]
+    found = {}
+    for sender in ("a@example.com", "a@EXAMPLE.org", "srs0=x@mx.example.com", "a@example.net", "a@myexample.com", "<>"):
+        found[sender] = next((to for rule, to in rules if re.search(rule.strip("/"), sender, re.IGNORECASE)), None)
+    outside = "forward:[127.0.0.1]:10026"
+    assert list(found.values()) == ["DUNNO", "DUNNO", "DUNNO", outside, outside, None]
 
 
 def test_headers_are_touched_in_submitted_mail_only() -> None:
     cleanups = {row.split()[0]: options for row, options in _master() if row.split()[7] == "cleanup"}
     assert cleanups["cleanup"] == {}
-    users = [row.split()[0] for row, options in _master() if "cleanup_service_name" in options]
-    assert users == ["submissions", "submission"]
+    users = [
+        row.split()[0] for row, options in _master() if options.get("cleanup_service_name") == "submission-cleanup"
+    ]
+    assert users == ["submissions", "submission", "2465", "2587"]
     assert cleanups["submission-cleanup"]["always_add_missing_headers"] == "yes"
     assert not [line for line in _lines("postfix/main.cf") if re.match("always_add|header_checks", line)]
 
@@ -160,13 +200,29 @@ def test_several_names_stand_in_one_line() -> None:
 
 
 def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_boot() -> None:
-    rendered = _lines("nftables/ruleset.nft")
-    ports = [line for line in rendered if " dport " in line and "comment" in line]
+    text = "\n".join(_lines("nftables/ruleset.nft"))
+    tunnel = re.search(r"^\tchain tunnel {\n(.*?)^\t}\n", text, re.MULTILINE | re.DOTALL)
+    assert tunnel
+    assert re.findall(r"^\t\t(.*)$", tunnel[1], re.MULTILINE) == [
+        'tcp dport 2465 accept comment "tunnel-submissions"',
+        'tcp dport 2525 accept comment "tunnel-smtp"',
+        'tcp dport 2587 accept comment "tunnel-submission"',
+        'tcp dport 2993 accept comment "tunnel-imaps"',
+    ]
+    rendered = text.replace(tunnel[0], "").splitlines()
+    ports = [line for line in rendered if "comment" in line or "goto" in line]
+    refused = "reject with icmpx admin-prohibited comment"
     assert [line.strip() for line in ports] == [
+        'iifname "relay*" goto tunnel',
         'tcp dport 25 accept comment "smtp"',
         'tcp dport 465 accept comment "submissions"',
         'tcp dport 587 accept comment "submission"',
         'tcp dport 993 accept comment "imaps"',
+        'tcp dport 4190 accept comment "sieve"',
+        f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
+        f'oifname "lo" tcp dport 10002 meta skuid != {{postfix}} {refused} "srs-reverse"',
+        f'oifname "lo" tcp dport 10026 meta skuid != {{postfix}} {refused} "forward"',
+        f'oifname "lo" tcp dport 10027 meta skuid != {{vmail}} {refused} "from-sieve"',
     ]
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
     closed = [line for line in static if line.strip() and not line.lstrip().startswith("#")]
