@@ -99,16 +99,6 @@ def test_an_unknown_user_is_refused_in_the_session(client: Client, recipient: st
     assert re.search(r"^<\*\* 550 5\.1\.1 ", transcript, re.MULTILINE), transcript
 
 
-@pytest.mark.parametrize(
-    "recipient",
-    ["a@example.net", "a%example.net@example.com", '"a@example.net"@example.com', "@example.com:a@example.net"],
-)
-def test_nobody_can_relay(client: Client, recipient: str) -> None:
-    status, transcript = _send(client, recipient)
-    assert status != 0
-    assert re.search(r"^<\*\* 5(?:54 5\.7\.1|50 5\.1\.1|01 5\.1\.3) ", transcript, re.MULTILINE), transcript
-
-
 def test_not_even_the_device_itself_can_relay_by_smtp(device: Machine) -> None:
     session = b"EHLO localhost\r\nMAIL FROM:<alice@example.com>\r\nRCPT TO:<a@example.net>\r\nQUIT\r\n"
     script = "import socket,sys,time\ns=socket.create_connection(('127.0.0.1',25))\nf=s.makefile('rwb')\n"
@@ -136,44 +126,13 @@ def test_an_address_in_unicode_arrives(client: Client) -> None:
     assert "jürgen@example.net".encode() in _received(client, subject)
 
 
-def test_a_message_that_is_too_large_is_refused_before_it_is_sent(client: Client) -> None:
-    largest = 50 * 1024 * 1024
-    with _session(client) as session:
-        session.ehlo()
-        assert session.esmtp_features["size"] == str(largest)
-        assert session.docmd(f"MAIL FROM:<{SENDER}> SIZE={largest + 1}") == (
-            552,
-            b"5.3.4 Message size exceeds fixed limit",
-        )
-
-
-@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r"])
-def test_a_message_cannot_be_smuggled_into_another(client: Client, end: bytes) -> None:
-    """Only CR LF . CR LF ends a message (RFC 5321 §2.3.8), else the second would come with the first one's credit."""
-    subject = f"test {uuid.uuid4()}"
-    second = f"MAIL FROM:<forged@example.com>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\nSubject: forged {subject}\r\n\r\nforged"
-    with _session(client) as session:
-        session.ehlo()
-        session.mail(SENDER)
-        session.rcpt(ALICE)
-        assert session.docmd("DATA")[0] == 354
-        session.send(f"Subject: {subject}\r\n\r\nfirst".encode() + end + second.encode() + b"\r\n.\r\n")
-        assert session.getreply()[0] == 250
-        assert session.noop()[0] == 250  # the answer to this, not to a second message
-    assert b"RCPT TO" in _received(client, subject)
-
-
 def _session(client: Client) -> smtplib.SMTP:
     return client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 30)
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_tls_is_refused(client: Client) -> None:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    context = mail.old_tls()
     with pytest.raises(ssl.SSLError):
         client.call(imaplib.IMAP4_SSL, HOME_ADDRESS, 993, ssl_context=context, timeout=30)
 

@@ -41,9 +41,7 @@ def _session(
     client: Client, port: int, user: str = "", password: str = PASSWORD, address: str = HOME_ADDRESS
 ) -> smtplib.SMTP:
     """Open a session under TLS, and log in when a user is named."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = mail.any_certificate()
     session: smtplib.SMTP
     if port == 465:
         session = client.call(smtplib.SMTP_SSL, address, port, APP, timeout=30, context=context)
@@ -237,11 +235,7 @@ def test_port_465_speaks_nothing_but_tls(client: Client) -> None:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_tls_is_refused(client: Client) -> None:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_1
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    context = mail.old_tls()
     with pytest.raises(ssl.SSLError):
         client.call(smtplib.SMTP_SSL, HOME_ADDRESS, 465, APP, timeout=30, context=context)
     with client.call(smtplib.SMTP, HOME_ADDRESS, 587, APP, 30) as session, pytest.raises(ssl.SSLError):
@@ -249,9 +243,7 @@ def test_old_tls_is_refused(client: Client) -> None:
 
 
 def test_port_25_knows_no_login(client: Client) -> None:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = mail.any_certificate()
     with client.call(smtplib.SMTP, HOME_ADDRESS, 25, APP, 30) as session:
         for _ in ("in the clear", "under TLS"):
             session.ehlo()

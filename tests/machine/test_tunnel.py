@@ -5,7 +5,6 @@ from __future__ import annotations
 import imaplib
 import smtplib
 import socket
-import ssl
 import struct
 import subprocess
 import uuid
@@ -65,17 +64,10 @@ def relay(device: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             process.wait()
 
 
-def _context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 def _smtp(relay: Client, port: int, source: str = TRUE_CLIENT) -> smtplib.SMTP:
     host = "::1" if ":" in source else "127.0.0.1"
     if port == 465:
-        options = {"timeout": 30, "context": _context(), "source_address": (source, 0)}
+        options = {"timeout": 30, "context": mail.any_certificate(), "source_address": (source, 0)}
         return relay.call(smtplib.SMTP_SSL, host, port, "client.example.net", **options)  # type: ignore[arg-type]
     return relay.call(smtplib.SMTP, host, port, "client.example.net", 30, (source, 0))
 
@@ -111,7 +103,7 @@ def test_an_app_sends_through_the_tunnel_after_a_login(device: Machine, relay: C
     with _smtp(relay, port) as session:
         if port == 587:
             assert session.mail(ALICE)[0] == 530
-            session.starttls(context=_context())
+            session.starttls(context=mail.any_certificate())
         session.ehlo()
         assert session.mail(ALICE)[0] == 530
         session.login(ALICE, PASSWORD)
@@ -127,7 +119,7 @@ def test_an_app_sends_through_the_tunnel_after_a_login(device: Machine, relay: C
 def test_dovecot_sees_the_true_client(device: Machine, relay: Client) -> None:
     def log_in() -> imaplib.IMAP4_SSL:
         client = imaplib.IMAP4_SSL.__new__(imaplib.IMAP4_SSL)
-        client._create_socket = lambda *_: _context().wrap_socket(  # type: ignore[attr-defined]
+        client._create_socket = lambda *_: mail.any_certificate().wrap_socket(  # type: ignore[attr-defined]
             socket.create_connection(("127.0.0.1", 993), 30, (TRUE_CLIENT, 0))
         )
         imaplib.IMAP4.__init__(client, "127.0.0.1", 993)
