@@ -266,7 +266,8 @@ def test_refused_configuration_is_seen(tmp_path: Path) -> None:
 
 def test_every_field_of_the_json_is_in_the_documentation() -> None:
     text = (REPOSITORY / "docs/architecture.md").read_text()
-    described = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text.partition("With `--json`:")[2], re.MULTILINE))
+    table = text.partition("With `--json`:")[2].partition("\n## ")[0]
+    described = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE))
     schema = Status.model_json_schema()
     assert set(described) == set(schema["properties"])
     for name, row in described.items():
