@@ -16,7 +16,8 @@ from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, HOME_ADDRESS_6, 
 _FAULTS_OF_TESTS = re.compile(
     r"SASL \w+ authentication failed|AUTH command rate limit exceeded|SSL_accept error|TLS library problem"
     r"|queue file size limit exceeded|mail_stream_cleanup: close error"
-    r"|haproxy: Client disconnected|haproxy read|proxy protocol|TCP map 127\.0\.0\.1|tcp:127\.0\.0\.1:\d+ lookup error|_canonical_maps map lookup problem"
+    r"|haproxy: Client disconnected|haproxy read|proxy protocol"
+    r"|TCP map 127\.0\.0\.1|tcp:127\.0\.0\.1:\d+ lookup error|_canonical_maps map lookup problem"
 )
 """What Postfix warns of while postsrsd is stopped, or when it refuses a password, an old TLS, a message that is too
 large or a client that should have said who it is: tests make it do so."""
