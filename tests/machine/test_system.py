@@ -14,7 +14,7 @@ from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, HOME_ADDRESS_6, Client, Machine
 
 _FAULTS_OF_TESTS = re.compile(
-    r"SASL \w+ authentication failed|AUTH command rate limit exceeded|SSL_accept error|TLS library problem"
+    r"SASL \w+ authentication failed|AUTH command rate limit exceeded|SSL_accept|TLS library problem"
     r"|queue file size limit exceeded|mail_stream_cleanup: close error"
     r"|haproxy: Client disconnected|haproxy read|proxy protocol"
     r"|TCP map 127\.0\.0\.1|tcp:127\.0\.0\.1:\d+ lookup error|_canonical_maps map lookup problem"
