@@ -91,6 +91,8 @@ def run_trial(
     """
     make_disk(recording, cut, disk)
     device = Machine(recording.image, disk)
+    # What another trial's console has shown is no password of this one.
+    device.log.unlink(missing_ok=True)
     try:
         device.up()
         device.wait_for_mail_services()
