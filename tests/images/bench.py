@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ class Bench:
             subprocess.run(["cp", "-R", REPOSITORY / name, self.checkout / name], check=True)
         for name in (*_EXPENSIVE, "archive"):
             subprocess.run(["cp", "-a", "--link", Cache.default().root / name, cache / name], check=True)
+        # Locks are on files: whoever uses an entry of our cache must not seem to use one of this.
+        for record in cache.glob("*/*/inputs.json"):
+            own = record.with_name("inputs.json.own")
+            shutil.copy2(record, own)
+            own.replace(record)
         self.folder = folder
 
     def start(self, name: str, site: str = SITE) -> subprocess.Popen[str]:
