@@ -24,6 +24,7 @@ from model.report import annotate
 from stack.apply import CheckError
 from stack.certificate import CertificateError
 from stack.component import ComponentError
+from stack.dkim import DkimError
 from stack.render import RenderError
 from stack.stack import COMPONENTS, Stack
 
@@ -40,6 +41,7 @@ EXPECTED = (
     ComponentError,
     ConsoleError,
     DiskError,
+    DkimError,
     OSError,
     RenderError,
     SeedError,

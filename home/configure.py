@@ -20,10 +20,11 @@ from model.document import SEED_NAME, read_site
 from model.problems import Kind, Refusal
 from stack.apply import Applied, Run, apply, run_check
 from stack.certificate import ensure_certificate
+from stack.dkim import ensure_keys, signing_keys
 from stack.owners import Owners, SystemOwners
 from stack.passwords import expect, generate_password, hash_password, settle
 from stack.preview import Preview, discard_leftover, preview
-from stack.render import render
+from stack.render import File, render
 from stack.srs_key import ensure_srs_key
 from stack.stack import Stack
 from stack.volumes import make_volumes
@@ -62,7 +63,7 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
         What is in force now, or None while there is no Site.
 
     Raises:
-        OSError, CheckError, RenderError, CertificateError, SeedError, DiskError, home.store.StoreError,
+        OSError, CheckError, RenderError, CertificateError, DkimError, SeedError, DiskError, home.store.StoreError,
         model.document.SiteError: each says what to do; the configuration in force is untouched.
     """
     make_volumes(stack.volumes, store.data, SystemOwners())
@@ -91,7 +92,7 @@ def try_out(stack: Stack, store: Store) -> Preview | None:
     if not store.site.exists():
         return None
     accounts = _accounts(store)
-    files = render(stack, expect(accounts), PurePosixPath(store.certificate))
+    files = _rendered(stack, store, expect(accounts))
     return preview(stack, files, store.configurations, store.scratch, SystemOwners())
 
 
@@ -103,7 +104,7 @@ def change_accounts(stack: Stack, store: Store, change: Callable[[Accounts], Acc
 
     Raises:
         Refusal: from `change`, or the device was not set up.
-        OSError, CheckError, RenderError, CertificateError, StoreError: the old accounts are in force.
+        OSError, CheckError, RenderError, CertificateError, DkimError, StoreError: the old accounts are in force.
     """
     with store.locked():
         return bring_into_force(stack, store, change(known_accounts(store)), show)
@@ -143,7 +144,8 @@ def bring_into_force(
     ensure_certificate(store.certificate, list(dict.fromkeys([accounts.mail_host, accounts.mx_host])))
     ensure_srs_key(store.srs_key)
     settled = settle(accounts, hash_password, generate_password)
-    files = render(stack, settled.accounts, PurePosixPath(store.certificate))
+    ensure_keys(store.dkim_keys, [domain.name for domain in accounts.domains], owners or SystemOwners())
+    files = _rendered(stack, store, settled.accounts)
     applied = apply(
         stack,
         files,
@@ -186,3 +188,8 @@ def _accounts(store: Store) -> Accounts:
 def _store(store: Store, accounts: Accounts) -> None:
     if read_accounts(store.accounts) != accounts:
         write_accounts(store.accounts, accounts)
+
+
+def _rendered(stack: Stack, store: Store, accounts: Accounts) -> Mapping[PurePosixPath, File]:
+    keys = signing_keys(store.dkim_keys, [domain.name for domain in accounts.domains])
+    return render(stack, accounts, PurePosixPath(store.certificate), keys)

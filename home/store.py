@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.accounts import Accounts
+from stack.dkim import KEYS
 from stack.durable import write_atomically
 from stack.stack import DATA
 
@@ -56,6 +57,11 @@ class Store:
     def srs_key(self) -> Path:
         """What postsrsd signs addresses with."""
         return self.data / "srs" / "key"
+
+    @property
+    def dkim_keys(self) -> Path:
+        """The keys that sign outgoing mail."""
+        return self.data / KEYS
 
     def mailbox(self, address: str) -> Path:
         """Where the mail of an address lies (mail_home in dovecot.conf)."""

@@ -6,14 +6,18 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes, mode: int) -> None:
+def write_atomically(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replace a file as a whole (rename(2)); on return content and name are on the disk.
 
     A cut leaves at most a `.new` beside it, which the next call overwrites.
+
+    Args:
+        mode: its permissions, whatever the umask.
+        owner: uid and gid, when it shall not belong to the caller.
     """
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
-    write_synced(partial, content, mode)
+    write_synced(partial, content, mode, owner)
     partial.replace(path)
     sync_folder(path.parent)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -10,6 +10,7 @@ import jinja2
 
 from model.accounts import Accounts
 from stack.addresses import alias_domains, aliases, sender_logins, single_mailboxes
+from stack.dkim import Key
 from stack.stack import TUNNEL_INTERFACES, Stack
 
 _SUFFIX = ".j2"
@@ -28,12 +29,15 @@ class RenderError(Exception):
     """A template does not fit the accounts; the text names the template."""
 
 
-def render(stack: Stack, accounts: Accounts, certificate: PurePosixPath) -> Mapping[PurePosixPath, File]:
+def render(
+    stack: Stack, accounts: Accounts, certificate: PurePosixPath, dkim_keys: Mapping[str, Sequence[Key]]
+) -> Mapping[PurePosixPath, File]:
     """Render the templates of all components.
 
     Args:
         accounts: every user has a password.
         certificate: path of the file with the mail server's key and certificate.
+        dkim_keys: the keys that sign for each domain.
 
     Returns:
         The files by their path in the tree, `postfix/main.cf` for instance.
@@ -50,6 +54,7 @@ def render(stack: Stack, accounts: Accounts, certificate: PurePosixPath) -> Mapp
         "sender_logins": sender_logins(accounts),
         "single_mailboxes": single_mailboxes(accounts),
         "certificate": certificate,
+        "dkim_keys": dkim_keys,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}
     files = {}

@@ -12,8 +12,12 @@ from pathlib import Path
 
 _PATIENCE = 60.0
 
-_TRACE = re.compile(rb"\A(?:(?:Return-Path|Delivered-To|Received):[^\n]*\n(?:[ \t][^\n]*\n)*)*", re.IGNORECASE)
-"""The fields that the servers put on top of a message."""
+_TRACE = re.compile(
+    rb"\A(?:(?:Return-Path|Delivered-To|Received|Authentication-Results|X-Spamd-Result|DKIM-Signature):"
+    rb"[^\n]*\n(?:[ \t][^\n]*\n)*)*",
+    re.IGNORECASE,
+)
+"""The fields that the servers put on top of a message: trace (RFC 5321 §4.4), verdict, signatures."""
 
 
 def swaks(
@@ -70,7 +74,7 @@ def arrived_below_trace(received: bytes, sent: bytes) -> bool:
 
 
 def without_trace(message: bytes) -> bytes:
-    """Take off the trace fields that servers put on top (RFC 5321 §4.4): all below must be as it was sent."""
+    """Take off the fields that servers put on top: all below must be as it was sent."""
     return _TRACE.sub(b"", message.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
 
 

@@ -33,14 +33,17 @@ _CLONE_NEWNET = 0x40000000  # <linux/sched.h>; os.setns() came with Python 3.12
 _BOOT_TIMEOUT = 120.0
 _STOP_TIMEOUT = 60.0
 
-HOME_ADDRESS = "192.0.2.1"
-"""The device's address in the LAN that a test gives it (RFC 5737: an address that belongs to nobody)."""
+HOME_ADDRESS = "192.168.55.1"
+"""The device's address in the LAN that a test gives it (RFC 1918: its neighbours there are no strangers to it)."""
 
-HOME_ADDRESS_6 = "2001:db8::1"
-"""The same for IPv6 (RFC 3849)."""
+HOME_ADDRESS_6 = "fd55::1"
+"""The same for IPv6 (RFC 4193)."""
 
-CLIENT_ADDRESS = "192.0.2.2"
-_CLIENT_ADDRESS_6 = "2001:db8::2"
+CLIENT_ADDRESS = "192.168.55.2"
+_CLIENT_ADDRESS_6 = "fd55::2"
+
+STRANGER_ADDRESS = "203.0.113.9"
+"""An address outside of the LAN (RFC 5737) that the other computer has as well."""
 
 TUNNEL_ADDRESS = "10.99.0.1"
 """The device's address in the tunnel to a relay."""
@@ -211,9 +214,13 @@ class Machine:
         listed = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
         return [line.split()[0] for line in listed.splitlines()]
 
-    def lan(self) -> AbstractContextManager[Client]:
+    @contextmanager
+    def lan(self) -> Iterator[Client]:
         """Plug a cable in, with one other computer at its end."""
-        return self._joined("lan0", (HOME_ADDRESS, HOME_ADDRESS_6), (CLIENT_ADDRESS, _CLIENT_ADDRESS_6))
+        with self._joined("lan0", (HOME_ADDRESS, HOME_ADDRESS_6), (CLIENT_ADDRESS, _CLIENT_ADDRESS_6)) as client:
+            _ip("address", "add", f"{STRANGER_ADDRESS}/32", "dev", "lan0", target=client.pid)
+            _ip("route", "add", STRANGER_ADDRESS, "dev", "lan0", target=self._leader)
+            yield client
 
     def tunnel(self) -> AbstractContextManager[Client]:
         """Give the device an interface that is named as a tunnel to a relay, with the relay at its end."""
@@ -285,12 +292,12 @@ class Client:
     """Another computer in the device's LAN."""
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self.pid = pid
         # setns(2) moves one thread: what runs in this one, child processes included, sees the client's network.
         self._inside = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
 
     def _enter(self) -> None:
-        with Path(f"/proc/{self._pid}/ns/net").open("rb") as namespace:
+        with Path(f"/proc/{self.pid}/ns/net").open("rb") as namespace:
             if _LIBC.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
 
@@ -323,7 +330,7 @@ class Client:
         """Wait until the process that holds the namespace has entered it."""
         own = Path("/proc/self/ns/net").readlink()
         deadline = time.monotonic() + 10
-        while Path(f"/proc/{self._pid}/ns/net").readlink() == own:
+        while Path(f"/proc/{self.pid}/ns/net").readlink() == own:
             if time.monotonic() > deadline:
                 raise MachineError("no network namespace could be made")
             time.sleep(0.01)

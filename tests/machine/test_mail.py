@@ -91,7 +91,7 @@ def test_a_bounce_has_no_sender_and_arrives(client: Client, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "recipient", ["nobody@example.com", "alice@example.org", "root@mx.example.com", "root@[192.0.2.1]"]
+    "recipient", ["nobody@example.com", "alice@example.org", "root@mx.example.com", "root@[192.168.55.1]"]
 )
 def test_an_unknown_user_is_refused_in_the_session(client: Client, recipient: str) -> None:
     status, transcript = _send(client, recipient)

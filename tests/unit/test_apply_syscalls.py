@@ -18,6 +18,7 @@ import pytest
 
 import home.configure
 import stack.certificate
+import stack.dkim
 from firstboot.seed import SeedError
 from home.configure import change_accounts, configure
 from home.store import Store, StoreError, read_accounts, write_accounts
@@ -26,6 +27,7 @@ from model.accounts import Accounts
 from model.document import SEED_NAME, SiteError, dump_site
 from stack.apply import CURRENT, CheckError, Run, current, write_tree
 from stack.certificate import CertificateError
+from stack.dkim import DkimError
 from stack.owners import Owners
 from stack.render import File, RenderError
 from stack.stack import Stack
@@ -34,7 +36,7 @@ from tests.unit.stack_samples import HASH, OwnOwners, accounts, sample_stack, si
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-_TOLD = (CertificateError, CheckError, OSError, RenderError, SeedError, SiteError, StoreError)
+_TOLD = (CertificateError, CheckError, DkimError, OSError, RenderError, SeedError, SiteError, StoreError)
 """What the command line explains to a person; anything else is a bug."""
 
 REFUSED = 3
@@ -150,7 +152,7 @@ def _carol_for_erin(before: Accounts) -> Accounts:
 def _stack(folder: Path) -> Stack:
     sample_stack(folder, one=[["test", "-f", "{config}/one/main.conf"]], two=[["test", "-f", "{config}/two/secret"]])
     (folder / "agent").mkdir()
-    volumes = '[{name: darkpipe, mode: "0755"}, {name: tls, mode: "0700"}, {name: srs, mode: "0700"}]'
+    volumes = '[{name: darkpipe, mode: "0755"}, {name: tls, mode: "0700"}, {name: srs, mode: "0700"}, {name: dkim}]'
     (folder / "agent/component.yaml").write_text(f"description: agent\nvolumes: {volumes}\n")
     return Stack.load(folder)
 
@@ -178,7 +180,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """No root, no boot partition of this computer, no costly hash, and openssl judges a certificate only once."""
+    """No root, no boot partition of this computer, no costly hash and key, and openssl judges a certificate only once."""
     boot = folder / "home/boot"
     fits = stack.certificate._fits
     judged: dict[tuple[bytes, tuple[str, ...]], bool] = {}
@@ -196,6 +198,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(stack.certificate, "_fits", remembered)
     monkeypatch.setattr(home.configure, "boot_partition", boot_partition)
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
+    monkeypatch.setattr(stack.dkim, "_make", lambda algorithm: b"a key\n")
     monkeypatch.setattr(argon2.PasswordHasher, "hash", lambda _, password: HASH)
 
 

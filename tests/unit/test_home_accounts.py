@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 import home.command
 import home.configure
+import stack.dkim
 from home.cli import main
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts
@@ -53,7 +54,7 @@ class Device:
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     """A device that was set up for Alice and Bob."""
     device = Device(tmp_path / "data")
-    for name in ("darkpipe", "tls", "srs", "mail"):
+    for name in ("darkpipe", "dkim", "tls", "srs", "mail"):
         (device.store.data / name).mkdir(parents=True)
     sample_stack(tmp_path / "components")
     monkeypatch.setattr(Store, "__init__", functools.partialmethod(Store.__init__, data=device.store.data))
@@ -61,6 +62,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(home.command, "restart", device.restarted.append)
     monkeypatch.setattr(home.command, "end_sessions", lambda _, address: device.ended.append(address))
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
+    monkeypatch.setattr(stack.dkim, "_make", lambda algorithm: b"a costly key\n")
     monkeypatch.setattr(
         argon2.PasswordHasher, "hash", lambda _, password: HASH if password == SECRET else HASH[:-1] + "A"
     )

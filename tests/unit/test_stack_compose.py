@@ -52,7 +52,9 @@ def test_unit_sees_the_volumes_of_the_service(component: Component, service: Ser
 @PAIRS
 def test_unit_makes_and_sees_the_folders_with_sockets(component: Component, service: Service) -> None:
     unit = _Unit(component, service)
-    assert set(unit.words("RuntimeDirectory")) == set(service.sockets)
+    settings = "".join(path.read_text() for path in component.files.glob("etc/tmpfiles.d/*.conf"))
+    made = set(re.findall(r"^d /run/(\S+)", settings, re.MULTILINE))
+    assert set(unit.words("RuntimeDirectory")) | made == set(service.sockets)
     hidden = "/run:ro" in unit.words("TemporaryFileSystem")
     bound = {path.removeprefix("/run/") for path in unit.words("BindReadOnlyPaths") if path.startswith("/run/")}
     assert set(service.connects) <= (bound if hidden else set(service.connects))

@@ -9,16 +9,18 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from model.account_changes import add_alias
+from stack.dkim import signing_keys
 from stack.render import File, RenderError, render
 from stack.stack import Stack
 from tests.unit.stack_samples import COMPONENTS, HASH, accounts, sample_stack
 
 CERTIFICATE = PurePosixPath("/data/tls/mail.pem")
+KEYS = signing_keys(Path("/data/dkim"), ["example.com", "example.org"])
 ACCOUNTS = accounts("  - {address: bob@example.org, quota: 5G, catch_all: [example.org]}\n")
 
 
 def _shipped() -> Mapping[PurePosixPath, File]:
-    return render(Stack.load(COMPONENTS), ACCOUNTS, CERTIFICATE)
+    return render(Stack.load(COMPONENTS), ACCOUNTS, CERTIFICATE, KEYS)
 
 
 def _lines(name: str) -> list[str]:
@@ -39,11 +41,12 @@ def _master() -> list[tuple[str, dict[str, str]]]:
 
 
 def test_every_daemon_gets_its_files() -> None:
-    assert [str(path) for path in _shipped()] == [
+    assert [str(path) for path in _shipped() if not re.match(r"rspamd/(local|override)\.d/", str(path))] == [
         "dovecot/aliases",
         "dovecot/dovecot.conf",
         "dovecot/quota.conf",
         "dovecot/sieve.conf",
+        "dovecot/spam.conf",
         "dovecot/users",
         "nftables/ruleset.nft",
         "postfix/forward_transports",
@@ -55,6 +58,11 @@ def test_every_daemon_gets_its_files() -> None:
         "postfix/virtual_aliases",
         "postfix/virtual_mailboxes",
         "postsrsd/environment",
+        "rspamd/disposable.map",
+        "rspamd/freemail.map",
+        "rspamd/rspamd.conf",
+        "rspamd/rspamd.local.lua",
+        "rspamd/sender_logins.map",
         "unbound/unbound.conf",
     ]
 
@@ -190,7 +198,7 @@ def test_postfix_knows_who_may_send_as_whom() -> None:
 
 def test_several_names_stand_in_one_line() -> None:
     changed = add_alias(ACCOUNTS, "family@example.com", ["alice@example.com", "bob@example.org", "x@example.net"])
-    files = render(Stack.load(COMPONENTS), changed, CERTIFICATE)
+    files = render(Stack.load(COMPONENTS), changed, CERTIFICATE, KEYS)
     for name, names in (
         ("virtual_aliases", "alice@example.com, bob@example.org, x@example.net"),
         ("sender_logins", "alice@example.com, bob@example.org"),
@@ -237,11 +245,24 @@ def test_an_unknown_name_is_an_error_of_its_template(tmp_path: Path) -> None:
     stack = sample_stack(tmp_path)
     (tmp_path / "one/templates/one/main.conf.j2").write_text("{{ accounts.colour }}\n")
     with pytest.raises(RenderError, match=r"one/main\.conf\.j2: .*colour"):
-        render(stack, ACCOUNTS, CERTIFICATE)
+        render(stack, ACCOUNTS, CERTIFICATE, KEYS)
 
 
 def test_a_secret_without_a_template_is_an_error(tmp_path: Path) -> None:
     stack = sample_stack(tmp_path)
     (tmp_path / "two/templates/two/secret.j2").unlink()
     with pytest.raises(RenderError, match="two/secret"):
-        render(stack, ACCOUNTS, CERTIFICATE)
+        render(stack, ACCOUNTS, CERTIFICATE, KEYS)
+
+
+def test_rspamd_signs_with_both_keys_of_each_domain() -> None:
+    text = _shipped()[PurePosixPath("rspamd/local.d/dkim_signing.conf")].content.decode()
+    for domain in ("example.com", "example.org"):
+        rules = text.partition(f'"{domain}" {{')[2].partition("]")[0]
+        assert re.findall(r'selector = "(.*?)"; path = "(.*?)";', rules) == [
+            (f"dp1-{algorithm}", f"/data/dkim/dp1-{algorithm}.{domain}.key") for algorithm in ("rsa", "ed25519")
+        ]
+
+
+def test_rspamd_knows_the_senders_that_postfix_knows() -> None:
+    assert [line.replace(",", ", ") for line in _lines("rspamd/sender_logins.map")] == _lines("postfix/sender_logins")
