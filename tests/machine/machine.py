@@ -308,11 +308,11 @@ class Client:
     def add_address(self, address: str) -> None:
         """Give the client one more address, which nobody but itself can reach."""
         kind = "128" if ":" in address else "32"
-        _ip("address", "add", f"{address}/{kind}", "dev", "lo", target=self._pid)
+        _ip("address", "add", f"{address}/{kind}", "dev", "lo", target=self.pid)
 
     def route(self, address: str, gateway: str) -> None:
         """Send what is for an address to a neighbour."""
-        _ip("route", "replace", address, "via", gateway, target=self._pid)
+        _ip("route", "replace", address, "via", gateway, target=self.pid)
 
     def reachable(self, ports: Iterable[int], address: str = HOME_ADDRESS) -> set[int]:
         """Try all at once on which ports the device takes a TCP connection."""

@@ -58,7 +58,7 @@ def _send(client: Client, recipient: str, size: int = 0) -> str:
     subject = f"test {uuid.uuid4()}"
     body = ("x" * 98 + "\r\n") * (size // 100 + 1)
     with _session(client) as session:
-        session.sendmail("a@example.net", recipient, f"From: a@example.net\r\nSubject: {subject}\r\n\r\n{body}")
+        session.sendmail("a@example.net", recipient, mail.letter(subject, "a@example.net", recipient, body))
     return subject
 
 

@@ -50,7 +50,7 @@ def test_no_ordering_cycle_and_no_complaints_about_units(device: Machine) -> Non
 
 
 def test_daemons_have_no_complaints(device: Machine) -> None:
-    for unit in ("postfix", "dovecot", "postsrsd", "unbound"):
+    for unit in ("postfix", "dovecot", "postsrsd", "rspamd", "valkey", "unbound"):
         messages = device.run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}.service")
         bad = [
             row

@@ -80,7 +80,7 @@ def _log(device: Machine, unit: str) -> str:
 def test_postfix_sees_the_true_client(device: Machine, relay: Client, source: str) -> None:
     subject = f"test {uuid.uuid4()}"
     with _smtp(relay, 25, source) as session:
-        session.sendmail("a@example.net", ALICE, f"Subject: {subject}\r\n\r\nhello\r\n")
+        session.sendmail("a@example.net", ALICE, mail.letter(subject, "a@example.net", ALICE))
     with device.lan() as client:
         mailbox = client.call(mail.mailbox, 993, ALICE, PASSWORD, host=HOME_ADDRESS)
         received = mail.fetch(mailbox, subject)
@@ -108,7 +108,7 @@ def test_an_app_sends_through_the_tunnel_after_a_login(device: Machine, relay: C
         assert session.mail(ALICE)[0] == 530
         session.login(ALICE, PASSWORD)
         assert session.mail(ALICE)[0] == session.rcpt("dave@example.org")[0] == 250
-        code, text = session.data(b"Subject: through the tunnel\r\n\r\nhello\r\n")
+        code, text = session.data(mail.letter("through the tunnel", ALICE, "dave@example.org"))
         assert code == 250
     queue_id = text.decode().split()[-1]
     assert f"{queue_id}: client=unknown[{TRUE_CLIENT}], sasl_method=PLAIN, sasl_username={ALICE}" in _log(

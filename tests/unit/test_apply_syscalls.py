@@ -180,7 +180,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """No root, no boot partition of this computer, no costly hash and key, and openssl judges a certificate only once."""
+    """No root, no boot partition of this computer, no costly hash or key; openssl judges a certificate once."""
     boot = folder / "home/boot"
     fits = stack.certificate._fits
     judged: dict[tuple[bytes, tuple[str, ...]], bool] = {}
