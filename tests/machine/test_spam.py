@@ -144,18 +144,16 @@ def test_spam_beyond_doubt_is_refused_in_the_session(client: Client) -> None:
     assert (code, text[:5]) == (554, b"5.7.1"), text
 
 
-def test_what_looks_like_spam_goes_to_junk(client: Client) -> None:
+def test_a_printer_may_leave_fields_out(client: Client) -> None:
     subject = _subject()
-    # No From, To, Date nor Message-ID.
     assert _send(client, f"Subject: {subject}\r\n\r\nhello\r\n".encode())[0] == 250
-    received = _received(client, subject, "Junk")
-    assert b"\nX-Spam: Yes\r\n" in received
+    assert b"\nX-Spam: " not in _received(client, subject)
 
 
 # ---- Greylisting
 
 
-def test_a_doubtful_stranger_has_to_come_again(pupil: Machine) -> None:
+def test_a_doubtful_stranger_has_to_come_again_and_gets_into_junk(pupil: Machine) -> None:
     # Not five minutes.
     target = pupil.data / "darkpipe/config" / pupil.run("readlink", "/data/darkpipe/config/current").strip()
     settings = target / "rspamd/local.d/greylist.conf"
@@ -179,8 +177,11 @@ def test_a_doubtful_stranger_has_to_come_again(pupil: Machine) -> None:
                 time.sleep(0.5)
                 code, text = _send(client, message, STRANGER_ADDRESS)
             assert code == 250, text
+            # No name in the DNS, and other small faults: more than a doubt, less than a certainty.
+            received = _received(client, subject, "Junk")
+            assert b"\nX-Spam: Yes\r\n" in received
             # It claimed to come from Alice, and nobody has logged in.
-            assert b"DKIM-Signature" not in _anywhere(client, subject)
+            assert b"DKIM-Signature" not in received
     finally:
         settings.write_text(before)
         pupil.run("systemctl", "restart", "rspamd")
