@@ -69,6 +69,7 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
     make_volumes(stack.volumes, store.data, SystemOwners())
     discard_leftover(store.scratch)
     with store.locked():
+        store.discard_partials()
         with boot_partition() as boot:
             if boot and take_seed(boot, store.site) is Taken.LEFTOVER:
                 print(Taken.LEFTOVER)

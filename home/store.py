@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from model.accounts import Accounts
 from stack.dkim import KEYS
-from stack.durable import write_atomically
+from stack.durable import discard_partials, write_atomically
 from stack.stack import DATA
 
 
@@ -67,6 +67,11 @@ class Store:
         """Where the mail of an address lies (mail_home in dovecot.conf)."""
         name, _, domain = address.partition("@")
         return self.data / "mail" / domain / name
+
+    def discard_partials(self) -> None:
+        """Remove what power cuts have left of the writing of files here; the caller holds the lock."""
+        for path in (self.accounts, self.certificate, self.srs_key, self.dkim_keys / "any"):
+            discard_partials(path.parent)
 
     def left_mailboxes(self, accounts: Accounts) -> Sequence[str]:
         """List the addresses that have mail here and no user any more."""

@@ -5,21 +5,29 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_PARTIAL = ".new"
+
 
 def write_atomically(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Replace a file as a whole (rename(2)); on return content and name are on the disk.
 
-    A cut leaves at most a `.new` beside it, which the next call overwrites.
+    A cut leaves at most a `.new` beside it, which the next call overwrites and `discard_partials` removes.
 
     Args:
         mode: its permissions, whatever the umask.
         owner: uid and gid, when it shall not belong to the caller.
     """
-    partial = path.with_name(f".{path.name}.new")
+    partial = path.with_name(f".{path.name}{_PARTIAL}")
     partial.unlink(missing_ok=True)
     write_synced(partial, content, mode, owner)
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def discard_partials(folder: Path) -> None:
+    """Remove what cuts have left of `write_atomically` in a folder; nobody may be writing there."""
+    for partial in folder.glob(f".*{_PARTIAL}"):
+        partial.unlink()
 
 
 def write_synced(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:

@@ -99,6 +99,8 @@ class Home:
         self.apply()
         if self._act is not Act.CHANGE:
             return
+        left = [path for path in self.names() if path.suffix == ".new"]
+        assert not left, f"the next start leaves {left}"
         stored = read_accounts(self._store.accounts)
         assert stored
         if stored.user(CAROL) is None:
