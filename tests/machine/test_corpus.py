@@ -51,6 +51,23 @@ def test_a_message_stays_as_it_is(device: Machine, client: Client, sample: Sampl
         assert device.run("tail", "-c", "9", stored).replace("\n", "\r\n").endswith("a\0b\r\n\0\r\n")
 
 
+@pytest.mark.parametrize("place", ["the message", "a part"])
+@pytest.mark.parametrize("field", [b"X-Long: " + b"x" * 60_100, b"X-Long: a" + b"\r\n\tbcdefghij" * 75_000])
+def test_a_header_field_that_would_be_cut_off_is_refused(client: Client, field: bytes, place: str) -> None:
+    head = b"From: Stranger <stranger@example.net>\r\nSubject: cut\r\nDate: Mon, 23 Nov 2026 01:02:03 +0000\r\n"
+    if place == "the message":
+        message = head + field + b"\r\n\r\ntext\r\n"
+    else:
+        kind = b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n'
+        message = head + kind + b"Content-Type: text/plain\r\n" + field + b"\r\n\r\ntext\r\n--b--\r\n"
+    with client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 60) as session:
+        session.ehlo()
+        session.mail("stranger@example.net")
+        session.rcpt("alice@example.com")
+        code, answer = session.data(message)
+    assert (code, answer) == (554, b"5.7.1 A header field is longer than 59900 octets")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _tidy(device: Machine) -> Iterator[None]:
     yield

@@ -69,12 +69,12 @@ def test_dry_run_tells_what_apply_then_does(machine: Machine) -> None:
     assert "\n+shop@example.org" in shown
     assert "dovecot/users: changes (a secret: its content is not shown)" in shown
     assert "$argon2id$" not in shown
-    assert "restart, if they run: postfix." in shown
+    assert "restart, if they run: postfix, rspamd." in shown
     assert _kept(machine) == before
     assert _running(machine) == running
     assert _scratch_is_gone(machine)
     applied = machine.run("darkpipe", "apply")
-    assert "changed: postfix." in applied
+    assert "changed: postfix, rspamd." in applied
     assert _running(machine) != running
     assert "nothing would change" in machine.run("darkpipe", "apply", "--dry-run")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import imaplib
 import random
 import re
+import shutil
 import smtplib
 import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -237,7 +239,7 @@ def test_without_valkey_mail_comes_in(pupil: Machine) -> None:
         with pupil.lan() as client:
             started = time.monotonic()
             assert _send(client, _message(subject))[0] == 250
-            assert time.monotonic() - started < 6
+            assert time.monotonic() - started < 20
             assert subject.encode() in _received(client, subject)
     finally:
         pupil.run("systemctl", "start", "valkey")
@@ -254,7 +256,44 @@ def test_without_internet_nobody_waits_long(pupil: Machine) -> None:
         pupil.run("ip", "route", "delete", "default")
     print(f"{code} after {elapsed:.2f} s")
     assert code in {250, 451}, text
-    assert elapsed < 6
+    assert elapsed < 20  # rspamd gives up after four seconds (task_timeout)
+
+
+# ---- Compiled patterns
+
+
+def test_compiled_patterns_last_and_rubbish_among_them_does_no_harm(pupil: Machine) -> None:
+    def largest() -> Path:
+        return max((pupil.data / "rspamd").glob("*.hsmp"), key=lambda path: path.stat().st_size)
+
+    before = largest().stat()
+    assert before.st_size > 20_000_000, "the public suffix list"
+    copy = largest().with_suffix(".hsmp.unser")
+    copy.write_bytes(b"\xff" * copy.stat().st_size)  # as a power cut may leave it
+    shutil.chown(copy, before.st_uid, before.st_gid)
+    pupil.run("systemctl", "restart", "rspamd")
+    subject = _subject()
+    with pupil.lan() as client:
+        assert _send(client, _message(subject, "www.example.net, https://example.org/a"))[0] == 250
+        assert subject.encode() in _received(client, subject)
+    assert largest().stat().st_mtime_ns == before.st_mtime_ns, "it was compiled again"
+    assert copy.read_bytes()[:8] != b"\xff" * 8
+
+
+def test_damaged_patterns_are_compiled_again(pupil: Machine) -> None:
+    (largest,) = [path for path in (pupil.data / "rspamd").glob("*.hsmp") if path.stat().st_size > 20_000_000]
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    pupil.run("systemctl", "stop", "rspamd")
+    owner = largest.stat()
+    largest.unlink()  # other machines of these tests have it too
+    largest.write_bytes(content)
+    shutil.chown(largest, owner.st_uid, owner.st_gid)
+    pupil.run("systemctl", "start", "rspamd")
+    subject = _subject()
+    with pupil.lan() as client:
+        assert _send(client, _message(subject, "www.example.net, https://example.org/a"))[0] == 250
+        assert subject.encode() in _received(client, subject)
 
 
 # ---- Learning
@@ -331,7 +370,8 @@ def test_nothing_phones_home(device: Machine) -> None:
     dump = device.run("rspamadm", *variables, "configdump", "--config=/etc/rspamd/rspamd.conf")
     assert "dkim_signing {" in dump
     assert [row for row in dump.splitlines() if re.search(r"https?://\w", row) and "description" not in row] == []
-    assert device.run("systemctl", "show", "--property=IPAddressDeny", "--value", "rspamd").strip() == "0.0.0.0/0 ::/0"
+    denied = device.run("systemctl", "show", "--property=IPAddressDeny", "--value", "rspamd")
+    assert set(denied.split()) == {"0.0.0.0/0", "::/0"}
 
 
 def test_rspamd_and_valkey_listen_on_no_port(device: Machine) -> None:

@@ -28,6 +28,8 @@ ALICE = "alice@example.com"
 TRUE_CLIENT = "203.0.113.7"
 OTHER_CLIENT = "203.0.113.8"
 TRUE_CLIENT_6 = "2001:db8:7::7"
+NEIGHBOURS = ("192.168.77.7", "fd77::7")
+"""Clients that rspamd takes for no strangers."""
 
 _TUNNEL_PORTS = {25: 2525, 465: 2465, 587: 2587, 993: 2993}
 """Port of the relay to port of the device."""
@@ -53,7 +55,7 @@ def relay(device: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     settings.write_text(_haproxy_settings())
     with device.tunnel() as relay:
-        for address in (TRUE_CLIENT, OTHER_CLIENT, TRUE_CLIENT_6):
+        for address in (TRUE_CLIENT, OTHER_CLIENT, TRUE_CLIENT_6, *NEIGHBOURS):
             relay.add_address(address)
         process = relay.call(subprocess.Popen, ["haproxy", "-db", "-f", str(settings)], stdin=subprocess.DEVNULL)
         try:
@@ -77,6 +79,14 @@ def _log(device: Machine, unit: str) -> str:
 
 
 @pytest.mark.parametrize("source", [TRUE_CLIENT, TRUE_CLIENT_6])
+def test_rspamd_judges_the_true_client(device: Machine, relay: Client, source: str) -> None:
+    letter = mail.letter("from a stranger", "a@example.net", ALICE)
+    with _smtp(relay, 25, source) as session, pytest.raises(smtplib.SMTPDataError, match=r"451.*Greylisted"):
+        session.sendmail("a@example.net", ALICE, letter)
+    assert f"from unknown[{source}]" in _log(device, "postfix")
+
+
+@pytest.mark.parametrize("source", NEIGHBOURS)
 def test_postfix_sees_the_true_client(device: Machine, relay: Client, source: str) -> None:
     subject = f"test {uuid.uuid4()}"
     with _smtp(relay, 25, source) as session:
