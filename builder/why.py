@@ -16,7 +16,8 @@ from builder.boot_partition import boot_partition
 from builder.build import SOURCE, image_inputs
 from builder.cache import Cache, Entry
 from builder.differences import differences
-from builder.packages import ARCHIVE, LOCK_NAME, PackageLayer, package_layer
+from builder.lock import Lock
+from builder.packages import ARCHIVE, LOCK_NAME, PackageLayer, locked_layer, package_layer
 from builder.profile import Profile
 from builder.progress import Stages
 from builder.project import project_layer
@@ -26,6 +27,9 @@ from builder.tools import BUILD_TOOLS, newest_tools
 from builder.workshop import Stage, Workshop, WouldMakeError
 from model.site import Site
 from stack.component import load_components
+
+_LOCK = "lock"
+"""The input that a package layer has when it is held to a lock."""
 
 _MOST = 30
 """Lines about packages; a longer list helps nobody."""
@@ -61,11 +65,17 @@ class Verdict:
     note: str = ""
 
 
-def explain(cache: Cache, archive: Archive, profile: Profile, site: Site | None) -> dict[Stage, Verdict]:
+def explain(
+    cache: Cache, archive: Archive, profile: Profile, site: Site | None, lock: Lock | None = None
+) -> dict[Stage, Verdict]:
     """Judge all stages without making anything and without a network.
 
     Args:
         site: what the image would be made for; None leaves it out of the comparison.
+        lock: what the build would be held to.
+
+    Raises:
+        BuildError: the lock is for something else.
     """
     tree = newest_tools(BUILD_TOOLS, cache, archive)
     if tree is None:
@@ -73,17 +83,22 @@ def explain(cache: Cache, archive: Archive, profile: Profile, site: Site | None)
         return {s: first if s is Stage.TOOLS else Verdict(s, Fate.FOLLOWS, causes=(Stage.TOOLS,)) for s in Stage}
     shop = Workshop(Sandbox(tree.folder, cache.root), cache, archive, Stages(Console(quiet=True)), planning=True)
     verdicts = {Stage.TOOLS: _reused(cache.entries(), tree)}
-    _judge_layers(shop, profile, site, verdicts)
+    _judge_layers(shop, profile, site, lock, verdicts)
     return verdicts
 
 
-def _judge_layers(shop: Workshop, profile: Profile, site: Site | None, verdicts: dict[Stage, Verdict]) -> None:
+def _judge_layers(
+    shop: Workshop, profile: Profile, site: Site | None, lock: Lock | None, verdicts: dict[Stage, Verdict]
+) -> None:
     """Go the way of `build_image`, as far as results are at hand."""
     components = load_components(SOURCE / "components")
     found: dict[Stage, Path] = {}
     missing: dict[Stage, Mapping[str, object]] = {}
     with _noting(missing):
-        packages = package_layer(shop, profile, components)
+        if lock:
+            packages = locked_layer(shop, profile, components, lock, None)
+        else:
+            packages = package_layer(shop, profile, components)
         found[Stage.PACKAGES] = packages.folder
     with _noting(missing):
         project = project_layer(shop, profile, components, SOURCE)
@@ -105,7 +120,7 @@ def _judge_layers(shop: Workshop, profile: Profile, site: Site | None, verdicts:
             verdicts[stage] = _made(entries, stage, missing[stage])
         elif stage not in verdicts:
             verdicts[stage] = Verdict(stage, Fate.FOLLOWS, causes=tuple(missing))
-    if Stage.PACKAGES in found:
+    if Stage.PACKAGES in found and not lock:
         verdicts[Stage.PACKAGES] = replace(verdicts[Stage.PACKAGES], note=_age_note(shop, profile))
 
 
@@ -120,7 +135,7 @@ def _noting(missing: dict[Stage, Mapping[str, object]]) -> Iterator[None]:
 def _reused(entries: Sequence[Entry], entry: Entry) -> Verdict:
     """Tell why the result at hand was made: against the one that was made before it."""
     stage = Stage(entry.kind)
-    older = [other for other in entries if _comparable(other, entry.kind, entry.name) and other.made < entry.made]
+    older = [o for o in entries if _comparable(o, entry.kind, entry.name, entry.inputs) and o.made < entry.made]
     before = max(older, key=lambda other: other.made, default=None)
     reasons = _reasons(before, entry) if before else ()
     return Verdict(stage, Fate.REUSED, entry, before, reasons)
@@ -128,18 +143,24 @@ def _reused(entries: Sequence[Entry], entry: Entry) -> Verdict:
 
 def _made(entries: Sequence[Entry], stage: Stage, inputs: Mapping[str, object]) -> Verdict:
     """Tell why a build would make a result: against the last one that was used."""
-    known = [entry for entry in entries if _comparable(entry, stage, stage.label)]
+    known = [entry for entry in entries if _comparable(entry, stage, stage.label, inputs)]
     if not known:
         return Verdict(stage, Fate.MADE)
     before = known[-1]
-    if stage is Stage.PACKAGES and differences({**before.inputs, ARCHIVE: ""}, {**inputs, ARCHIVE: ""}):
+    if (
+        stage is Stage.PACKAGES
+        and _LOCK not in inputs
+        and differences({**before.inputs, ARCHIVE: ""}, {**inputs, ARCHIVE: ""})
+    ):
         inputs = {**inputs, ARCHIVE: before.inputs[ARCHIVE]}  # what the archive's state will be is not known yet
     old = {key: value for key, value in before.inputs.items() if key in inputs or key != "site"}
     return Verdict(stage, Fate.MADE, before=before, reasons=tuple(_in_words(differences(old, inputs))))
 
 
-def _comparable(entry: Entry, kind: str, name: str) -> bool:
-    return entry.kind == kind and entry.name == name and bool(entry.inputs)
+def _comparable(entry: Entry, kind: str, name: str, inputs: Mapping[str, object]) -> bool:
+    # A layer that is held to a lock does not follow the archive: the two kinds have no common history.
+    held = (_LOCK in entry.inputs) == (_LOCK in inputs)
+    return entry.kind == kind and entry.name == name and bool(entry.inputs) and held
 
 
 def _reasons(before: Entry, entry: Entry) -> tuple[str, ...]:

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 @click.argument("stage", type=click.Choice([stage.value for stage in Stage]))
 @click.argument("site", required=False, type=click.Path(path_type=Path))
 @click.option("--profile", default="x64", show_default=True, metavar="NAME", help="Platform to build for.")
+@click.option(
+    "--lock",
+    "lock_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="As `build --lock FILE` would do it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-def why(stage: str, site: Path | None, profile: str, as_json: bool) -> None:
+def why(stage: str, site: Path | None, profile: str, lock_file: Path | None, as_json: bool) -> None:
     """Tell why a stage was made, or would be: which files, packages and settings differ from the last time.
 
     The stages are tools, packages, project, tar, root, boot and image. With a SITE file, `image` compares its keys too.
@@ -36,18 +43,21 @@ def why(stage: str, site: Path | None, profile: str, as_json: bool) -> None:
     Examples:
       ./darkpipe why packages
       ./darkpipe why image my-site.yaml
+      ./darkpipe why packages --lock release.lock
       ./darkpipe why root --json
     """
     from builder.archive import Archive
     from builder.build import SOURCE
     from builder.cache import Cache
+    from builder.lock import read_lock
     from builder.profile import find_profile
     from builder.why import explain
     from model.document import read_site
 
     wanted = read_site(site) if site else None
     chosen = find_profile(SOURCE / "profiles", profile)
-    verdict = explain(Cache.default(), Archive.from_environment(), chosen, wanted)[Stage(stage)]
+    lock = read_lock(lock_file) if lock_file else None
+    verdict = explain(Cache.default(), Archive.from_environment(), chosen, wanted, lock)[Stage(stage)]
     click.echo(json.dumps(_as_data(verdict), indent=1) if as_json else in_words(verdict))
 
 

@@ -73,6 +73,21 @@ def test_locked_build_from_a_folder_has_the_bits_of_the_ordinary_one(image: Path
     assert sums[0] == sums[1]
 
 
+def test_why_knows_locked_layers_from_others(image: Path, lock: Lock, tmp_path: Path) -> None:
+    """After a locked build, see above."""
+    (tmp_path / "other.lock").write_text(_altered(lock, version="99:1-1").text())
+    assert "is used again" in _why("--lock", str(image / "packages.lock"))
+    other = _why("--lock", str(tmp_path / "other.lock"))
+    assert "the next build makes it" in other
+    assert "lock: has changed" in other
+    assert "Debian's archive was looked at" in _why()
+
+
+def _why(*options: str) -> str:
+    command = [str(REPOSITORY / "darkpipe"), "why", "packages", *options]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def _altered(lock: Lock, **fields: str) -> Lock:
     first, *rest = lock.packages
     return lock.model_copy(update={"packages": (first.model_copy(update=fields), *rest)})
