@@ -1,0 +1,1 @@
+"""Other ways to what DarkPipe builds, to be measured beside it."""
