@@ -37,7 +37,7 @@ _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 # What builder/sandbox.sh does, without a tools tree.
 _ENTER_TREE = """
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc /mnt/old && mount -t proc proc /mnt/proc && cd /mnt && pivot_root . old
+mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc && mount -t proc proc /mnt/proc && cd /mnt && mount --move . /
 """
 _MOUNT_BINFMT = "mount -t binfmt_misc binfmt_misc /mnt"
 

@@ -1,7 +1,7 @@
 """Running tools inside a tools tree, as root or as an ordinary user, without Docker and without loop devices.
 
 An ordinary user becomes root of a user namespace (user_namespaces(7)) whose other ids are the user's subordinate
-ids (subuid(5)); root enters the tree directly. Either way the tree is entered by pivot_root(2).
+ids (subuid(5)); root enters the tree directly. Either way the tree becomes the root of a private mount namespace.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 set -eu
 tree=$1 cache=$2 memory=$3
 shift 3
-# Needed before the tools as well: an ordinary user of Debian has no sbin on PATH, where pivot_root is.
+# Needed before the tools as well: an ordinary user of Debian has no sbin on PATH, where chroot is.
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount --bind "$tree" "$tree"
 cd "$tree"
@@ -25,12 +25,11 @@ fi
 for file in /etc/resolv.conf /etc/hosts; do
 	[ ! -e "$file" ] || mount --bind "$file" ".$file"
 done
-# A plain chroot would forbid user namespaces to mmdebstrap's children; a pivoted root does not.
-pivot_root . mnt
-cd /
-umount -l /mnt
+# As switch_root(8) does it, since container engines' filters of system calls refuse pivot_root(2). After a chroot alone
+# the kernel would forbid user namespaces to mmdebstrap's children; after the move it sees the namespace's own root.
+mount --move . /
 HOME=/root TMPDIR=/tmp
 LC_ALL=C.UTF-8 TZ=UTC
 export PATH HOME TMPDIR LC_ALL TZ
 umask 022
-exec "$@"
+exec chroot . "$@"
