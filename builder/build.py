@@ -93,7 +93,7 @@ def build_image(
         BuildError: something that the user can act on; nothing half-made is left.
     """
     _check_architecture(profile)
-    _check_output(output)
+    check_output(output)
     components = load_components(SOURCE / "components")
     if held:
         packages = locked_layer(shop, profile, components, held.lock, held.folder)
@@ -119,7 +119,7 @@ def build_image(
         (result / LOCK_NAME).write_text(packages.lock().text())
         (result / SBOM_NAME).write_text(sbom_text(packages.lock(), ids.generic))
         write_sums(result)
-        published = _publish(result, output)
+        published = publish(result, output)
     # Made for every build, since it takes less time than a copy; only what went in is kept.
     shop.cache.produce(Stage.IMAGE, Stage.IMAGE.label, inputs, lambda _: None)
     shrink(shop.cache, limit_from_environment())
@@ -157,7 +157,12 @@ def _check_architecture(profile: Profile) -> None:
         raise BuildError(message, f"build it on a computer with {profile.architecture}; across, it is not built yet")
 
 
-def _check_output(output: Path) -> None:
+def check_output(output: Path) -> None:
+    """Make the folder for results, and try to write there.
+
+    Raises:
+        BuildError: it cannot be.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         Path(tempfile.mkdtemp(prefix=".darkpipe-", dir=output)).rmdir()
@@ -213,8 +218,15 @@ def _block_map(placed: Sequence[Placed], boot: BootPartition, root: Root, work: 
     return make_map(size, extents)
 
 
-def _publish(result: Path, output: Path) -> Path:
-    """Move the finished folder to its place; the cache may lie on another file system, so it goes beside it first."""
+def publish(result: Path, output: Path) -> Path:
+    """Move a finished folder to its place, at once; it may lie on another file system, so it goes beside it first.
+
+    Args:
+        output: the folder in which it gets its place; another one of its name goes.
+
+    Raises:
+        BuildError: it cannot be written there.
+    """
     target = output / result.name
     try:
         with tempfile.TemporaryDirectory(prefix=".darkpipe-", dir=output) as beside:

@@ -93,11 +93,21 @@ def schema() -> None:
     metavar="FOLDER",
     help="With --lock: take the packages from .deb files in this folder, and from nowhere else.",
 )
-def build(site: Path, profile: str, output: Path, refresh: bool, lock_file: Path | None, packages: Path | None) -> None:
+@click.option("--settled", type=click.Path(path_type=Path), hidden=True)  # SITE when its passwords are asked for
+def build(
+    site: Path,
+    profile: str,
+    output: Path,
+    refresh: bool,
+    lock_file: Path | None,
+    packages: Path | None,
+    settled: Path | None,
+) -> None:
     """Build the image that a SITE file describes.
 
-    Needs no root, no Docker and no loop devices. The last line on standard output is the folder with the compressed
-    image, its manifest and checksums.
+    Needs no root, no Docker and no loop devices, but on systems that are not like Debian a container engine: there the
+    same build runs in a container of $DARKPIPE_CONTAINER_IMAGE (debian:trixie when unset). The last line on standard
+    output is the folder with the compressed image, its manifest and checksums.
 
     A look at Debian's archive holds for 24 hours. After that, or with --refresh, a build looks again, and makes the
     package layer anew if Debian has published something; with --refresh the build tools as well, which else hold for 30
@@ -117,6 +127,7 @@ def build(site: Path, profile: str, output: Path, refresh: bool, lock_file: Path
     from builder.profile import find_profile
     from builder.progress import Stages
     from builder.sandbox import remove_tree
+    from builder.where import builds_here
     from model.document import read_site
 
     if packages and not lock_file:
@@ -125,10 +136,16 @@ def build(site: Path, profile: str, output: Path, refresh: bool, lock_file: Path
     wanted = read_site(site)
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
-    settled = settle_passwords(wanted, _ask_password, stages.say)
+    seed = read_site(settled) if settled else settle_passwords(wanted, _ask_password, stages.say)
+    if not builds_here():
+        from builder.container import build_in_container, given
+
+        options = given(profile=profile, refresh=refresh, lock=lock_file, packages=packages)
+        click.echo(build_in_container(wanted, seed, options, output, stages))
+        return
     store = Cache(Cache.default().root, remove_tree)
     shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
-    result = build_image(shop, settled, chosen, output, written=wanted, refresh=refresh, held=held)
+    result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
     click.echo(result)
 
@@ -194,7 +211,9 @@ def boot(
     """
     from builder.boot import boot_attached, boot_detached
     from builder.emulator import Forward, Machine
+    from builder.where import must_be_here
 
+    must_be_here("start the image in a virtual machine of your own, with UEFI: zstd -d out/…/….img.zst")
     if log_writes and disk is None:
         raise click.UsageError("--log-writes needs --disk FILE")
     machine = Machine(

@@ -22,6 +22,7 @@ from builder.errors import BuildError, ToolError
 from builder.run import run
 from builder.sandbox import Sandbox, available_memory, namespace_command
 from builder.tools import EMULATOR, host_architecture, newest_tools
+from builder.where import distribution
 
 SETTINGS = (
     "kernel/unprivileged_userns_clone",
@@ -116,7 +117,7 @@ def read_host(cache: Cache, archive: Archive, output: Path) -> Host:
     return Host(
         user=user,
         uid=os.geteuid(),
-        distribution=_distribution(),
+        distribution=distribution(),
         machine=platform.machine(),
         kernel=_kernel(platform.release()),
         capabilities=int(status.get("CapEff", "0"), 16),
@@ -161,14 +162,6 @@ def _user() -> str:
 def _status() -> dict[str, str]:
     rows = (line.partition(":") for line in Path("/proc/self/status").read_text().splitlines())
     return {name: value.strip() for name, _, value in rows}
-
-
-def _distribution() -> str:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        return ""
-    return f"{release.get('ID', '')} {release.get('ID_LIKE', '')}".strip()
 
 
 def _kernel(release: str) -> tuple[int, int]:

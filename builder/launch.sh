@@ -3,10 +3,46 @@
 #
 # Sourced. POSIX sh and Debian's essential packages are all that it may rely on. It prints on standard error only.
 # The caller sets `root`, the checkout; adds what it needs beyond the list below by `need`; and ends with `launch`.
+# On a system that is not like Debian images are built in a container (builder/where.py); Python is then all it needs.
+
+# debian_like: whether this is Debian or a system made from it (os-release(5)).
+debian_like() {
+	for release in /etc/os-release /usr/lib/os-release; do
+		[ ! -r "$release" ] || break
+	done
+	# shellcheck disable=SC1090  # it is made to be sourced; in a shell of its own, since it sets many names
+	(ID='' ID_LIKE='' && { [ ! -r "$release" ] || . "$release"; } && case " $ID $ID_LIKE " in
+	*' debian '* | *' ubuntu '*) ;;
+	*) exit 1 ;;
+	esac)
+}
+
+# Prints the first Python on PATH that is new enough; some systems have it beside an older one.
+new_python() {
+	for name in python3 python3.14 python3.13 python3.12 python3.11; do
+		found=$(command -v "$name") && is_new "$found" && readlink -f "$found" && return
+	done
+	return 1
+}
+
+is_new() {
+	"$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+}
 
 uid=$(id -u)
-# Debian's own Python, not the first one on PATH: its version and its venv module are known.
-python=$(readlink -f /usr/bin/python3)
+apt='' here=''
+if debian_like; then apt=yes; fi
+case ${DARKPIPE_CONTAINER:-} in
+always) ;;
+never) here=yes ;;
+*) here=$apt ;;
+esac
+if [ -n "$apt" ]; then
+	# Debian's own Python, not the first one on PATH: its version and its venv module are known.
+	python=$(readlink -f /usr/bin/python3)
+else
+	python=$(new_python) || python=''
+fi
 needed=''
 newline='
 '
@@ -16,21 +52,26 @@ need() {
 	needed="$needed$1|$2|$3$newline"
 }
 
-need python3 /usr/bin/python3 'runs DarkPipe'
-need python3-venv '/usr/lib/PYTHON/ensurepip/__init__.py' "keeps DarkPipe's Python libraries apart from the system's"
-need ca-certificates /etc/ssl/certs/ca-certificates.crt 'checks the server that the libraries come from'
-need mmdebstrap /usr/bin/mmdebstrap 'makes Debian systems from packages'
-need gpg /usr/bin/gpg "lets mmdebstrap pick the key of Debian's archive"
-need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg "holds the keys of Debian's archive"
-need mount /usr/bin/mount 'enters the tree with the build tools'
-if [ "$uid" != 0 ]; then
-	need uidmap /usr/bin/newuidmap 'lets an ordinary user build without root'
+if [ -n "$apt" ]; then
+	need python3 /usr/bin/python3 'runs DarkPipe'
+	need python3-venv '/usr/lib/PYTHON/ensurepip/__init__.py' "keeps DarkPipe's Python libraries apart from the system's"
+	need ca-certificates /etc/ssl/certs/ca-certificates.crt 'checks the server that the libraries come from'
+fi
+if [ -n "$here" ]; then
+	need mmdebstrap /usr/bin/mmdebstrap 'makes Debian systems from packages'
+	need gpg /usr/bin/gpg "lets mmdebstrap pick the key of Debian's archive"
+	need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg "holds the keys of Debian's archive"
+	need mount /usr/bin/mount 'enters the tree with the build tools'
+	if [ "$uid" != 0 ]; then
+		need uidmap /usr/bin/newuidmap 'lets an ordinary user build without root'
+	fi
 fi
 
 # launch NAME LOCK MODULE ARGUMENT…: run a Python module of the checkout in the environment that LOCK describes.
 launch() {
 	program=$1 lock=${root:?}/$2 module=$3
 	shift 3
+	[ -n "$apt$python" ] || stop 'there is no Python 3.11 or later on PATH' 'install python3, and its venv module'
 	find_missing
 	find_environment
 	if [ -n "$missing$wanted_ids" ] || [ ! -x "$environment/bin/python" ]; then
@@ -52,7 +93,7 @@ find_missing() {
 	done <<-END
 		$needed
 	END
-	if [ "$uid" != 0 ]; then
+	if [ "$uid" != 0 ] && [ -n "$here" ]; then
 		user=$(id -un)
 		has_ids /etc/subuid || wanted_ids=--add-subuids
 		has_ids /etc/subgid || wanted_ids="$wanted_ids --add-subgids"
@@ -123,7 +164,7 @@ prepare() {
 		agree
 		[ -z "$missing" ] || install_packages
 		[ -z "$wanted_ids" ] || add_ids
-		python=$(readlink -f /usr/bin/python3)
+		[ -z "$apt" ] || python=$(readlink -f /usr/bin/python3)
 		find_environment
 		[ -x "$environment/bin/python" ] || make_environment
 	fi
@@ -138,7 +179,7 @@ check_host() {
 	esac
 	if [ -n "$missing" ] && ! command -v apt-get >/dev/null; then
 		explain
-		stop 'there is no apt-get here to install this' 'DarkPipe runs on Debian 12 and 13 and on Ubuntu 24.04'
+		stop 'there is no apt-get here to install this' 'this works on Debian 12 and 13 and on Ubuntu 24.04'
 	fi
 }
 
@@ -208,8 +249,10 @@ as_root() {
 
 # The environment gets its name when it is complete.
 make_environment() {
-	"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+	is_new "$python" ||
 		stop "$("$python" --version) is too old" 'DarkPipe needs Python 3.11 or later: Debian 12, Ubuntu 24.04'
+	"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+		stop "$python lacks the modules venv and ensurepip" 'install the package that has them, often python3-venv or pip'
 	say 'installing the Python libraries'
 	made=$environment.new
 	trap 'rm -rf "$made"' EXIT

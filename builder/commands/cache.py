@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import click
 
 from builder.cache import Cache, Entry
+from builder.commands.elsewhere import run_elsewhere
 from builder.eviction import DEFAULT_LIMIT, SIZE_VARIABLE, limit_from_environment, parse_size, shrink
 from builder.sandbox import remove_tree
 
@@ -20,9 +21,9 @@ _JSON_HELP = "Print JSON on standard output."
 def cache() -> None:
     """Show and shrink the cache of finished stages.
 
-    It lies in $DARKPIPE_CACHE, else in ~/.cache/darkpipe. After each build the least recently used entries go until the
-    rest fits into $DARKPIPE_CACHE_SIZE (6G when unset: one site with its tools takes about 2 GB, and each change about
-    1 GB). What a running build uses never goes.
+    It lies in $DARKPIPE_CACHE, else in ~/.cache/darkpipe; where builds run in a container, in its volume. After each
+    build the least recently used entries go until the rest fits into $DARKPIPE_CACHE_SIZE (6G when unset: one site with
+    its tools takes about 2 GB, and each change about 1 GB). What a running build uses never goes.
 
     \b
     Examples:
@@ -42,6 +43,7 @@ def list_entries(as_json: bool) -> None:
       ./darkpipe cache list
       ./darkpipe cache list --json | jq '.entries[] | select(.kind == "packages")'
     """
+    run_elsewhere(json=as_json)
     store = Cache.default()
     entries = store.entries()
     if as_json:
@@ -74,6 +76,7 @@ def prune(size: str | None, everything: bool, dry_run: bool, as_json: bool) -> N
     """
     if everything and size is not None:
         raise click.UsageError("--all and --size exclude each other")
+    run_elsewhere(size=size, all=everything, dry_run=dry_run, json=as_json)
     limit = limit_from_environment() if size is None else parse_size(size, "--size")
     store = Cache(Cache.default().root, remove_tree)
     with store.workspace():  # sweeps

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from builder.commands.elsewhere import run_elsewhere
 from builder.errors import BuildError
 
 _TROUBLE = 2
@@ -39,6 +40,7 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
     from builder.tools import BUILD_TOOLS, open_tools
 
     try:
+        run_elsewhere(first, second, json=as_json)
         cache = Cache(Cache.default().root, remove_tree)
         check_namespaces()
         tools = open_tools(BUILD_TOOLS, cache, Archive.from_environment(), Stages())

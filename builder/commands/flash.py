@@ -34,7 +34,9 @@ def flash(image: Path, device: Path, force: bool, confirm: str | None, plain_fil
     from builder.sandbox import check_namespaces, remove_tree
     from builder.target_disk import examine_disk, refuse
     from builder.tools import BUILD_TOOLS, open_tools
+    from builder.where import must_be_here
 
+    must_be_here("bmaptool writes the image as well: sudo bmaptool copy out/…/….img.zst /dev/sdX")
     found = open_image(image)
     if plain_file:
         _prepare_file(device, found.block_map.image_size)

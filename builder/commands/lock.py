@@ -33,16 +33,22 @@ def lock(profile: str, output: Path | None, refresh: bool) -> None:
     from builder.profile import find_profile
     from builder.progress import Stages
     from builder.sandbox import remove_tree
+    from builder.where import builds_here
     from stack.component import load_components
 
     chosen = find_profile(SOURCE / "profiles", profile)
     target = output or Path(f"packages-{profile}.lock")
-    store = Cache(Cache.default().root, remove_tree)
-    shop = open_workshop(store, Archive.from_environment(), Stages(), refresh=refresh)
-    made = package_layer(shop, chosen, load_components(SOURCE / "components"), refresh=refresh).lock()
+    if builds_here():
+        store = Cache(Cache.default().root, remove_tree)
+        shop = open_workshop(store, Archive.from_environment(), Stages(), refresh=refresh)
+        made = package_layer(shop, chosen, load_components(SOURCE / "components"), refresh=refresh).lock().text()
+    else:
+        from builder.container import given, lock_in_container
+
+        made = lock_in_container(given(profile=profile, refresh=refresh), Stages())
     try:
         partial = target.with_name(f".{target.name}.new")
-        partial.write_text(made.text(), encoding="utf-8")
+        partial.write_text(made, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
         raise BuildError(f"{target} cannot be written: {error.strerror}", "name another file: --output") from error

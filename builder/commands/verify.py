@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from builder.commands.elsewhere import run_elsewhere
+
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -34,6 +36,7 @@ def verify(folder: Path, allowed_signers: Path | None) -> None:
     from builder.verify import PROVES, safe_text
     from builder.verify import verify as check
 
+    run_elsewhere(folder, allowed_signers=allowed_signers)
     check_namespaces()
     cache = Cache(Cache.default().root, remove_tree)
     tools = open_tools(BUILD_TOOLS, cache, Archive.from_environment(), Stages())
