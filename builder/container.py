@@ -34,11 +34,14 @@ PREPARED = "darkpipe-build"
 
 LABEL = "darkpipe.prepared"
 CACHE_VOLUME = "darkpipe-cache"
+CACHE = "/cache"
+"""Where a container sees the volume."""
 
-_CACHE = "/cache"
 _FOLDER = "darkpipe"
+RESULTS = f"/{_FOLDER}/out"
+"""Where commands in a container leave what they make."""
+
 _PROGRAM = f"/{_FOLDER}/checkout/darkpipe"
-_RESULTS = f"/{_FOLDER}/out"
 _INPUTS = f"{_FOLDER}/in"
 _FINISH = f"""
 apt-get install --yes --no-install-recommends openssh-client  # for darkpipe verify --allowed-signers
@@ -95,8 +98,8 @@ def build_in_container(site: Site, settled: Site, options: Sequence[Argument], o
     with _workplace(stages) as container:
         container.put("/", pack(Item(name, dump_site(each).encode(), 0o600) for name, each in sites.items()))
         written, seed = (f"/{name}" for name in sites)
-        arguments = ["build", written, "--settled", seed, *options, "--output", _RESULTS]
-        status = _darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
+        arguments = ["build", written, "--settled", seed, *options, "--output", RESULTS]
+        status = run_darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
         if status:
             sys.exit(status)
         return _fetch_folder(container, output)
@@ -114,12 +117,12 @@ def lock_in_container(options: Sequence[Argument], stages: Stages) -> str:
     """
     name = "packages.lock"
     with _workplace(stages) as container:
-        arguments = ["lock", *options, "--output", f"{_RESULTS}/{name}"]
-        status = _darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
+        arguments = ["lock", *options, "--output", f"{RESULTS}/{name}"]
+        status = run_darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
         if status:
             sys.exit(status)
         with tempfile.TemporaryDirectory() as folder:
-            unpack(container.fetch(f"{_RESULTS}/{name}"), Path(folder))
+            unpack(container.fetch(f"{RESULTS}/{name}"), Path(folder))
             return Path(folder, name).read_text(encoding="utf-8")
 
 
@@ -130,7 +133,7 @@ def run_in_container(arguments: Sequence[Argument], stages: Stages) -> int:
         BuildError: the engine does not do its part.
     """
     with _workplace(stages) as container:
-        return _darkpipe(container, arguments, _print)
+        return run_darkpipe(container, arguments, _print)
 
 
 def prepared_name(base: str) -> str:
@@ -148,8 +151,8 @@ def _workplace(stages: Stages) -> Iterator[Container]:
     """Give a container with checkout and cache."""
     with connected() as engine:
         image = _prepared_image(engine, stages)
-        with engine.container(image, {CACHE_VOLUME: _CACHE}) as container:
-            _put_checkout(container)
+        with engine.container(image, {CACHE_VOLUME: CACHE}) as container:
+            put_checkout(container)
             yield container
 
 
@@ -165,7 +168,7 @@ def _prepared_image(engine: Engine, stages: Stages) -> str:
             stages.stage("Prepare a container", f"from {wanted}, once") as advance,
             engine.container(base) as container,
         ):
-            _put_checkout(container)
+            put_checkout(container)
             last: deque[str] = deque(maxlen=_KEPT_LINES)
 
             def follow(out: bytes, err: bytes) -> None:
@@ -173,7 +176,7 @@ def _prepared_image(engine: Engine, stages: Stages) -> str:
                     last.append(line)
                     advance(0, line)
 
-            status = _darkpipe(container, ["--version"], follow)
+            status = run_darkpipe(container, ["--version"], follow)
             if status or container.run(["sh", "-euc", _FINISH], follow):
                 shown = "\n".join(last)
                 raise BuildError(
@@ -184,14 +187,16 @@ def _prepared_image(engine: Engine, stages: Stages) -> str:
     return name
 
 
-def _put_checkout(container: Container) -> None:
+def put_checkout(container: Container) -> None:
+    """Give a container what a build needs of our checkout."""
     names = (name for name in CHECKOUT if (SOURCE / name).exists())
     items = (item for name in names for item in folder_items(SOURCE / name, f"{_FOLDER}/checkout/{name}"))
-    folders = (_FOLDER, f"{_FOLDER}/checkout", _INPUTS, _RESULTS.lstrip("/"))
+    folders = (_FOLDER, f"{_FOLDER}/checkout", _INPUTS, RESULTS.lstrip("/"))
     container.put("/", pack([*(Item(name, None, 0o700) for name in folders), *items]))
 
 
-def _darkpipe(container: Container, arguments: Sequence[Argument], output: Output, *, terminal: bool = False) -> int:
+def run_darkpipe(container: Container, arguments: Sequence[Argument], output: Output, *, terminal: bool = False) -> int:
+    """Run `darkpipe` in a container that has our checkout; gives its exit status."""
     words = []
     for number, argument in enumerate(arguments):
         if isinstance(argument, Given):
@@ -202,9 +207,9 @@ def _darkpipe(container: Container, arguments: Sequence[Argument], output: Outpu
         else:
             words.append(argument)
     environment = {name: value for name in _HANDED_ON if (value := os.environ.get(name))}
-    environment |= {"DARKPIPE_CACHE": _CACHE, CONTAINER_VARIABLE: "never"}
+    environment |= {"DARKPIPE_CACHE": CACHE, CONTAINER_VARIABLE: "never"}
     return container.run(
-        [_PROGRAM, "--yes", *words], output, folder=_RESULTS, environment=environment, terminal=terminal
+        [_PROGRAM, "--yes", *words], output, folder=RESULTS, environment=environment, terminal=terminal
     )
 
 
@@ -220,7 +225,7 @@ def _put_given(container: Container, path: Path, parent: str) -> None:
 def _fetch_folder(container: Container, output: Path) -> Path:
     """Take over the one result; it appears whole, as that of a build on this computer."""
     with tempfile.TemporaryDirectory(prefix=".darkpipe-", dir=output) as folder:
-        unpack(container.fetch(f"{_RESULTS}/."), Path(folder))
+        unpack(container.fetch(f"{RESULTS}/."), Path(folder))
         (result,) = Path(folder).iterdir()
         return publish(result, output)
 

@@ -240,8 +240,8 @@ def security_options(shown: Iterable[str]) -> tuple[str, ...]:
 
 def _name(version: Mapping[str, object]) -> str:
     components = version.get("Components")
-    first = components[0] if isinstance(components, list) and components else {}
-    return f"{first.get('Name', 'Engine')} {version.get('Version', '')}".strip()
+    first = components[0].get("Name", "") if isinstance(components, list) and components else ""
+    return f"{'Docker Engine' if first in {'', 'Engine'} else first} {version.get('Version', '')}".strip()
 
 
 @contextmanager
@@ -253,10 +253,10 @@ def _engine_errors(message: str, hint: str = "") -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What the engine has said, or the innermost reason why it could not be asked."""
+    """What the engine has said, or the operating system's reason why it could not be asked."""
     if isinstance(error, APIError) and error.explanation:
         return str(error.explanation)
     inner: BaseException = error
     while following := inner.__cause__ or inner.__context__:
         inner = following
-    return str(inner.strerror or inner) if isinstance(inner, OSError) else str(inner)
+    return inner.strerror if isinstance(inner, OSError) and inner.strerror else str(error)

@@ -35,11 +35,12 @@ PROGRAMS = ("mmdebstrap", "gpg", "mount", "unshare")
 _USER_PROGRAMS = ("newuidmap", "newgidmap")
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
-# What builder/sandbox.sh does, without a tools tree.
-_ENTER_TREE = """
+ENTER_TREE = """
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc && mount -t proc proc /mnt/proc && cd /mnt && mount --move . /
 """
+"""Shell: what builder/sandbox.sh does, without a tools tree."""
+
 _MOUNT_BINFMT = "mount -t binfmt_misc binfmt_misc /mnt"
 
 
@@ -127,7 +128,7 @@ def read_host(cache: Cache, archive: Archive, output: Path) -> Host:
         settings=_settings(),
         subordinate={name: subordinate_ids(Path("/etc") / name, user, os.geteuid()) for name in ("subuid", "subgid")},
         missing=_missing(),
-        namespaces=_trial([*namespace_command(), "--", "sh", "-c", _ENTER_TREE]),
+        namespaces=_trial([*namespace_command(), "--", "sh", "-c", ENTER_TREE]),
         binfmt=_trial([*_mount_namespace(), "--", "sh", "-c", _MOUNT_BINFMT]),
         folders={folder: _free(folder) for folder in (cache.root, output.absolute())},
         memory=available_memory(),
@@ -237,7 +238,8 @@ def _speed() -> float:
 
 def _ask_archive(archive: Archive) -> str:
     """Let apt fetch and verify the package lists, as a build would, and install nothing."""
-    options = ("--simulate", "--mode=chrootless", "--variant=custom", "--format=null")
+    # Nothing is installed, so that there is nothing of what mmdebstrap of Debian 13 warns root of.
+    options = ("--simulate", "--mode=chrootless", "--skip=check/chrootless", "--variant=custom", "--format=null")
     patience = ('--aptopt=Acquire::http::Timeout "10"', '--aptopt=Acquire::Retries "0"')
     with tempfile.TemporaryDirectory() as scratch:
         argv = ["env", f"TMPDIR={scratch}", "mmdebstrap", *options, *patience, SUITE, "-", *archive.mirrors]

@@ -23,12 +23,15 @@ _MEMORY_FOR_TMPFS = 8 * 2**30
 _TMPFS_SIZE = "6g"
 
 
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
+"""The unshare(1) command line by which root gets private namespaces."""
+
+
 def namespace_command() -> tuple[str, ...]:
     """The unshare(1) command line that makes us root of private namespaces."""
-    namespaces = ("--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
     if os.geteuid() == 0:
-        return ("unshare", *namespaces)
-    return ("unshare", "--user", "--map-root-user", "--map-auto", *namespaces)
+        return NAMESPACES
+    return (*NAMESPACES, "--user", "--map-root-user", "--map-auto")
 
 
 def remove_tree(folder: Path) -> None:

@@ -36,9 +36,15 @@ def doctor(output: Path, as_json: bool) -> None:
     from builder.doctor import Verdict, examine
     from builder.host import read_host
     from builder.sandbox import remove_tree
+    from builder.where import builds_here
 
-    cache = Cache(Cache.default().root, remove_tree)
-    findings = examine(read_host(cache, Archive.from_environment(), output))
+    if builds_here():
+        cache = Cache(Cache.default().root, remove_tree)
+        findings = examine(read_host(cache, Archive.from_environment(), output))
+    else:
+        from builder.container_doctor import examine_engine
+
+        findings = tuple(examine_engine())
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:
