@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound
+from docker.types import CancellableStream
 from docker.utils import kwargs_from_env
 from requests.exceptions import RequestException
 
@@ -25,6 +27,8 @@ _PATIENCE = 300
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ENVIRONMENT = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
+
+_T = TypeVar("_T")
 
 Output = Callable[[bytes, bytes], None]
 """Gets what a command has just printed: on standard output, and on the error output."""
@@ -79,13 +83,14 @@ class Container:
                 self.identifier, list(argv), tty=terminal, environment=variables, workdir=folder, user="root"
             )
             if terminal:
-                shown = self.api.exec_start(made["Id"], tty=True, stream=True)
-                self._resize(made["Id"])
-                for chunk in shown:
-                    output(b"", chunk)
+                with _closing(self.api.exec_start(made["Id"], tty=True, stream=True)) as shown:
+                    self._resize(made["Id"])
+                    for chunk in shown:
+                        output(b"", chunk)
             else:
-                for out, err in self.api.exec_start(made["Id"], stream=True, demux=True):
-                    output(out or b"", err or b"")
+                with _closing(self.api.exec_start(made["Id"], stream=True, demux=True)) as told:
+                    for out, err in told:
+                        output(out or b"", err or b"")
             status = self.api.exec_inspect(made["Id"])["ExitCode"]
         if status is None or status > 128:
             ending = "was cut off" if status is None else f"was ended by signal {status - 128}"
@@ -236,6 +241,15 @@ def security_options(shown: Iterable[str]) -> tuple[str, ...]:
     names = {part.removeprefix("name=") for option in shown for part in option.split(",") if part.startswith("name=")}
     options = {"apparmor": "apparmor=unconfined", "selinux": "label=disable"}
     return tuple(option for name, option in options.items() if name in names)
+
+
+@contextmanager
+def _closing(stream: CancellableStream[_T]) -> Iterator[CancellableStream[_T]]:
+    """Close the answer behind a stream; the stream's own close() leaves the connection open."""
+    try:
+        yield stream
+    finally:
+        vars(stream)["_response"].close()  # the library leaves this to the caller, and offers no other way
 
 
 def _name(version: Mapping[str, object]) -> str:

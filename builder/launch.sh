@@ -5,9 +5,9 @@
 # The caller sets `root`, the checkout; adds what it needs beyond the list below by `need`; and ends with `launch`.
 # On a system that is not like Debian images are built in a container (builder/where.py); Python is then all it needs.
 
-# debian_like: whether this is Debian or a system made from it (os-release(5)).
+# debian_like FILE…: the first of the files that is there (os-release(5)) names Debian or a system made from it.
 debian_like() {
-	for release in /etc/os-release /usr/lib/os-release; do
+	for release; do
 		[ ! -r "$release" ] || break
 	done
 	# shellcheck disable=SC1090  # it is made to be sourced; in a shell of its own, since it sets many names
@@ -31,7 +31,7 @@ is_new() {
 
 uid=$(id -u)
 apt='' here=''
-if debian_like; then apt=yes; fi
+if debian_like /etc/os-release /usr/lib/os-release; then apt=yes; fi
 case ${DARKPIPE_CONTAINER:-} in
 always) ;;
 never) here=yes ;;

@@ -11,6 +11,9 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of our own, for `./dev test TIER -- OPTION`."""
     parser.addoption(
+        "--cold-container", action="store_true", help="build all in a container, with nothing taken from our cache"
+    )
+    parser.addoption(
         "--every-call", action="store_true", help="walk all system calls of darkpipe apply on a device, no sample"
     )
 

@@ -56,7 +56,7 @@ def why(stage: str, site: Path | None, profile: str, lock_file: Path | None, as_
     from model.document import read_site
 
     wanted = read_site(site) if site else None
-    run_elsewhere(stage, site, profile=profile, json=as_json)
+    run_elsewhere(stage, site, profile=profile, lock=lock_file, json=as_json)
     chosen = find_profile(SOURCE / "profiles", profile)
     lock = read_lock(lock_file) if lock_file else None
     verdict = explain(Cache.default(), Archive.from_environment(), chosen, wanted, lock)[Stage(stage)]

@@ -89,6 +89,41 @@ def test_without_a_home_the_user_is_told(lock: Path) -> None:
     assert told.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("ID=debian\n", True),
+        ('ID=linuxmint\nID_LIKE="ubuntu debian"\n', True),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', False),
+        ("NAME=Strange\n", False),
+        (None, False),
+    ],
+)
+def test_debian_and_what_is_made_from_it_is_known(tmp_path: Path, text: str | None, like: bool) -> None:
+    release = tmp_path / "os-release"
+    if text is not None:
+        release.write_text(text, encoding="ascii")
+    assert (in_shell(f"debian_like /nowhere {shlex.quote(str(release))}").returncode == 0) is like
+
+
+def test_the_first_python_that_is_new_enough_is_taken(tmp_path: Path) -> None:
+    for name, status in (("python3", 1), ("python3.12", 0), ("python3.11", 0)):
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {status}\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "readlink").symlink_to("/usr/bin/readlink")
+    assert in_shell(f"PATH={shlex.quote(str(tmp_path))}; new_python").stdout == f"{tmp_path}/python3.12\n"
+    (tmp_path / "python3.12").unlink()
+    (tmp_path / "python3.11").unlink()
+    assert in_shell(f"PATH={shlex.quote(str(tmp_path))}; new_python").returncode == 1
+
+
+def test_builds_in_a_container_need_no_tools_of_debian_here() -> None:
+    ours, theirs = (in_shell('echo "$needed"', DARKPIPE_CONTAINER=where).stdout for where in ("never", "always"))
+    assert "mmdebstrap" in ours
+    assert "mmdebstrap" not in theirs
+    assert in_shell('find_missing; echo "$wanted_ids"', DARKPIPE_CONTAINER="always").stdout == "\n"
+
+
 def test_without_apt_the_user_is_told_what_is_needed(lock: Path, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
