@@ -37,7 +37,7 @@ _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 ENTER_TREE = """
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc && mount -t proc proc /mnt/proc && cd /mnt && mount --move . /
+mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc && mount -t proc proc /mnt/proc && cd /mnt && mount -n --move . /
 """
 """Shell: what builder/sandbox.sh does, without a tools tree."""
 

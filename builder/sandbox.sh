@@ -27,7 +27,8 @@ for file in /etc/resolv.conf /etc/hosts; do
 done
 # As switch_root(8) does it, since container engines' filters of system calls refuse pivot_root(2). After a chroot alone
 # the kernel would forbid user namespaces to mmdebstrap's children; after the move it sees the namespace's own root.
-mount --move . /
+# It is noted nowhere (--no-mtab): an ordinary user may not write to /run/mount.
+mount --no-mtab --move . /
 HOME=/root TMPDIR=/tmp
 LC_ALL=C.UTF-8 TZ=UTC
 export PATH HOME TMPDIR LC_ALL TZ
