@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.console import announce
+from firstboot.superblock import mend_superblock
 from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
@@ -102,7 +103,14 @@ def _mount(disk: Disk, label: str, target: Path, kind: str, options: str) -> Non
     if kind == "ext4":
         # Status 1 means that errors were mended (e2fsck(8)).
         _run("fsck.ext4", "-p", str(partition), allowed=(0, 1))
-    _run("mount", "--types", kind, "--options", f"nosuid,nodev,noexec,{options}", str(partition), str(target))
+    mount = ("mount", "--types", kind, "--options", f"nosuid,nodev,noexec,{options}", str(partition), str(target))
+    try:
+        _run(*mount)
+    except subprocess.CalledProcessError:
+        if kind != "btrfs" or not mend_superblock(partition):
+            raise
+        print(f"the superblock of {partition} was torn by a power cut, and is mended")
+        _run(*mount)
 
 
 def _keep_machine_id(kept: Path) -> None:

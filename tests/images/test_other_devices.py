@@ -26,9 +26,17 @@ def _identity(machine: Machine) -> list[str]:
     return machine.lines("cat /etc/machine-id && sha256sum < /data/tls/mail.pem && blkid -o value -s UUID /dev/vda5")
 
 
+def _tear_superblock(disk: Path, partition: int) -> None:
+    """Leave btrfs's superblock as a cut leaves it that comes before its last sector: with what was there before."""
+    last_sector = partition + 65536 + 4096 - 512
+    with disk.open("r+b") as file:
+        file.seek(last_sector)
+        file.write(b"before".ljust(512, b"\0"))
+
+
 def test_offline_device_on_a_larger_disk(image: Path, scratch: Path, device: Machine) -> None:
-    """Without a network it comes up and delivers; its disk is filled; later it is cut off, gets a larger disk, and both
-    the mail that it had accepted and the new space are there."""
+    """Without a network it comes up and delivers; its disk is filled; later it is cut off while it writes btrfs's
+    superblock, gets a larger disk, and both the mail that it had accepted and the new space are there."""
     identity = [_identity(device)]
     device.off()
     machine = Machine(image, scratch / "larger.img", size=24, offline=True)
@@ -44,10 +52,13 @@ def test_offline_device_on_a_larger_disk(image: Path, scratch: Path, device: Mac
         message = scratch / "message"
         message.write_text("From: carol@example.net\nSubject: acknowledged\n\nkept\n", encoding="utf-8")
         assert swaks(machine.smtp, "carol@example.net", "alice@example.com", message).returncode == 0
+        data = int(machine.lines("lsblk --noheadings --output START /dev/vda5")[0]) * 512
         machine.cut_power()
 
         os.truncate(machine.disk, 32 * 10**9)
+        _tear_superblock(machine.disk, data)
         machine.up()
+        assert machine.lines("journalctl --boot --unit=darkpipe-disk | grep 'torn by a power cut, and is mended'")
         machine.wait_for_mail_services()
         assert machine.lines("systemctl --failed --no-legend") == []
         assert _data_size(machine) > 32e9 - 8.01 * 2**30
