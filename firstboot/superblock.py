@@ -1,11 +1,11 @@
 """Mending btrfs's superblock after a power cut in the middle of its 4096 bytes.
 
 btrfs takes for granted that a disk writes these as one, and refuses to mount what fits no checksum. Disks with sectors
-of 512 bytes promise that only for each sector. What matters lies in the first one: the generation, the roots of the trees
-and of the log (on-disk format, `struct btrfs_super_block`); the others hold what rarely changes, and copies of earlier
-roots. So a torn superblock is the old or the new one but for its checksum, and both are good: what they lead to was
-flushed before. The mirror that `btrfs rescue super-recover` would take knows nothing of the log: messages that were
-acknowledged since the last full commit would be lost.
+of 512 bytes promise that only for each sector. What matters lies in the first one: the generation, the roots of the
+trees and of the log (on-disk format, `struct btrfs_super_block`); the others hold what rarely changes, and copies of
+earlier roots. So a torn superblock is the old or the new one but for its checksum, and both are good: what they lead
+to was flushed before. The mirror that `btrfs rescue super-recover` would take knows nothing of the log: messages that
+were acknowledged since the last full commit would be lost.
 """
 
 from __future__ import annotations
