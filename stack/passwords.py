@@ -66,10 +66,11 @@ def check_password(password: str) -> str:
     """
     if len(password) < SHORTEST:
         found, remedy = f"a password of {len(password)} characters", "take a longer one; four random words are good"
-    elif len(password.encode()) > _LONGEST:
-        found, remedy = f"a password of {len(password.encode())} bytes", f"take one of at most {_LONGEST}"
+    # Before it is encoded: bytes that are no UTF-8 come as surrogates, which are not printable and cannot be encoded.
     elif not password.isprintable():
         found, remedy = "a password with characters that have no key", "leave out tabs and control characters"
+    elif len(password.encode()) > _LONGEST:
+        found, remedy = f"a password of {len(password.encode())} bytes", f"take one of at most {_LONGEST}"
     else:
         return password
     raise Refusal(Kind.BAD_PASSWORD, found, f"at least {SHORTEST} characters that can be typed", remedy)

@@ -76,3 +76,8 @@ def test_bad_passwords_are_refused_and_not_quoted(password: str) -> None:
     with pytest.raises(Refusal) as refused:
         check_password(password)
     assert not password or password not in str(refused.value)
+
+
+def test_bytes_that_are_no_utf_8_are_refused_in_words() -> None:
+    with pytest.raises(Refusal, match="no key"):
+        check_password(b"\xff\xfe geheim lang genug".decode(errors="surrogateescape"))
