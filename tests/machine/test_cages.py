@@ -62,11 +62,13 @@ _CAGES = [
     ("postfix", "postfix", {"queue"}),
     ("postfix", "dovecot", set()),  # root inside may become anybody (CAP_SETUID)
     ("postfix", "vmail", set()),
+    ("postfix", "_rspamd", set()),
     ("dovecot", "", {"key", "users", "socket"}),
     ("dovecot", "dovecot", {"users"}),
     ("dovecot", "dovenull", set()),
     ("dovecot", "vmail", {"mail"}),
     ("dovecot", "postfix", set()),
+    ("dovecot", "_rspamd", set()),
     ("postsrsd", "", set()),  # systemd hands it a copy of the key
     ("rspamd", "", {"dkim"}),
     ("valkey", "", {"bayes"}),
