@@ -30,8 +30,9 @@ from home.readings import (
     read_units,
     unconfirmed_clock,
 )
-from home.store import Store
+from home.store import Store, StoreError, read_accounts
 from stack.certificate import CertificateError, read_certificate
+from stack.dkim import faults
 from stack.health import DEADLINE, Finding, examine
 from stack.pending import Late, Pending, begin
 from stack.stack import Stack
@@ -140,6 +141,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     disks, queues, clocks = begin(read_disk, store.data), begin(read_queue), begin(read_clock)
     configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
+    signing = begin(_dkim_faults, store)
 
     findings = examine(stack)
     queue = _or(queues, end, None)
@@ -155,6 +157,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     certified = _judge(
         read, end, "the certificate", lambda it: [*it[1], *_certificate_problems(it[0], clock.now)], problems
     )
+    _judge(signing, end, "the keys for signing", _dkim_problems, problems)
     problems += _clock_problems(clock)
     return Status(
         ready=_readiness(problems).ready,
@@ -329,6 +332,23 @@ def _certificate_problems(certificates: Iterable[CertificateState], now: datetim
                 found=f"the certificate for {', '.join(certificate.names)} {ends}",
                 remedy="make a new one: darkpipe apply",
             )
+
+
+def _dkim_faults(store: Store) -> Sequence[str]:
+    try:
+        accounts = read_accounts(store.accounts)
+    except StoreError as error:
+        return (str(error),)
+    return faults(store.dkim_keys, [domain.name for domain in accounts.domains]) if accounts else ()
+
+
+def _dkim_problems(found: Iterable[str]) -> Iterator[Problem]:
+    for text in found:
+        yield Problem(
+            found=f"outgoing mail is not signed with every key: {text}",
+            remedy="bring the key back from a backup; or remove its file, run `darkpipe apply`, and publish what "
+            "`darkpipe dkim` shows then in the place of the old record",
+        )
 
 
 def _clock_problems(clock: Clock) -> Iterator[Problem]:

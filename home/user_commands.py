@@ -56,8 +56,11 @@ class _Secret:
             return None
         if self._from_stdin:
             return hash_password(check_password(sys.stdin.readline().removesuffix("\n").removesuffix("\r")))
-        prompt = f"Password for {address}"
-        return hash_password(check_password(click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)))
+        try:
+            typed = click.prompt(f"Password for {address}", hide_input=True, confirmation_prompt=True, err=True)
+        except UnicodeDecodeError:
+            typed = "\udcff"  # as from standard input: it is refused in words
+        return hash_password(check_password(typed))
 
 
 @click.group(context_settings=HELP)

@@ -143,6 +143,21 @@ def records(folder: Path, domains: Iterable[str]) -> Sequence[Record]:
     ]
 
 
+def faults(folder: Path, domains: Iterable[str]) -> Sequence[str]:
+    """Say which keys that should sign for some domains cannot."""
+    found = []
+    for keys in signing_keys(folder, domains).values():
+        for key in keys:
+            try:
+                if key.path.exists():
+                    _record_text(key)
+                else:
+                    found.append(f"{key.path} is missing")
+            except DkimError as error:
+                found.append(str(error))
+    return found
+
+
 def _stored(folder: Path) -> Iterable[Key]:
     for path in sorted(folder.glob("*.key")):
         if found := _FILE.fullmatch(path.name):

@@ -6,10 +6,12 @@ Each speaks its service's own protocol as far as that goes without leaving anyth
 from __future__ import annotations
 
 import imaplib
+import os
 import smtplib
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
@@ -32,6 +34,7 @@ class ProbeKind(StrEnum):
     DNS = "dns"
     MILTER = "milter"
     VALKEY = "valkey"
+    SRS = "srs"
 
 
 class ProbeError(Exception):
@@ -143,6 +146,29 @@ def _valkey(target: str, patience: float) -> str:
     return "answers PING"
 
 
+def _srs(target: str, patience: float) -> str:
+    """Have an address looked up by Postfix's own client for such tables (tcp_table(5)); nobody but Postfix may ask."""
+    user, others = ("postfix", ()) if os.geteuid() == 0 else (None, None)
+    command = ["postmap", "-q", _NOBODY, f"tcp:{target}"]
+    try:
+        asked = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience,
+            user=user,
+            group=user,
+            extra_groups=others,
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    # Status 1 and no complaint: there is no such address, which is an answer as well.
+    if asked.stderr or asked.returncode not in {0, 1}:
+        raise ProbeError(f"{target}: {asked.stderr.strip() or f'postmap ended with status {asked.returncode}'}")
+    return "answers for addresses"
+
+
 _PROBES: Mapping[ProbeKind, Callable[[str, float], str]] = {
     ProbeKind.SMTP: _smtp,
     ProbeKind.LMTP: _lmtp,
@@ -150,6 +176,7 @@ _PROBES: Mapping[ProbeKind, Callable[[str, float], str]] = {
     ProbeKind.DNS: _dns,
     ProbeKind.MILTER: _milter,
     ProbeKind.VALKEY: _valkey,
+    ProbeKind.SRS: _srs,
 }
 
 

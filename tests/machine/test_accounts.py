@@ -201,8 +201,12 @@ def test_another_password_ends_sessions_of_its_user_only(machine: Machine, lan: 
     _add_user(machine, "erin@example.com")
     hers = lan.call(mail.mailbox, 993, "erin@example.com", SECRET, host=HOME_ADDRESS)
     others = lan.call(mail.mailbox, 993, ALICE, PASSWORD, host=HOME_ADDRESS)
+    app = lan.call(smtplib.SMTP_SSL, HOME_ADDRESS, 465, "phone.example.net", context=mail.any_certificate(), timeout=30)
+    app.login("erin@example.com", SECRET)
     machine.run("darkpipe", "user", "password", "erin@example.com", "--password-stdin", stdin=b"quite another one\r\n")
     _until_it_ends(hers)
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        app.sendmail("erin@example.com", ALICE, mail.letter("still here", "erin@example.com", ALICE))
     assert others.noop()[0] == "OK"
     others.logout()
     assert _log_in(lan, "erin@example.com", "quite another one")

@@ -37,6 +37,7 @@ _SECRETS = {
     "journal": "/data/journal/*/system.journal",
     "socket": "/run/dovecot/doveadm-server",
     "dkim": "/data/dkim/*-rsa.example.com.key",
+    "srs-copy": "/run/credentials/postsrsd.service/key",
     "bayes": "/data/valkey/appendonlydir/*.incr.aof",
     "neighbour": _NEIGHBOUR,
     "planted": _PLANTED,
@@ -63,12 +64,16 @@ _CAGES = [
     ("postfix", "dovecot", set()),  # root inside may become anybody (CAP_SETUID)
     ("postfix", "vmail", set()),
     ("postfix", "_rspamd", set()),
+    ("postfix", "valkey", set()),
+    ("postfix", "postsrsd", set()),
     ("dovecot", "", {"key", "users", "socket"}),
     ("dovecot", "dovecot", {"users"}),
     ("dovecot", "dovenull", set()),
     ("dovecot", "vmail", {"mail"}),
     ("dovecot", "postfix", set()),
     ("dovecot", "_rspamd", set()),
+    ("dovecot", "valkey", set()),
+    ("dovecot", "postsrsd", set()),
     ("postsrsd", "", set()),  # systemd hands it a copy of the key
     ("rspamd", "", {"dkim"}),
     ("valkey", "", {"bayes"}),
@@ -114,7 +119,9 @@ def _read(output: str, secrets: dict[str, str]) -> set[str]:
 
 
 def _become(user: str) -> list[str]:
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+    # valkey's process has the group of those who may connect.
+    group = "_rspamd" if user == "valkey" else user
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"] if user else []
 
 
 @pytest.mark.parametrize(("service", "user", "expected"), _CAGES)

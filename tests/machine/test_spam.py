@@ -394,3 +394,33 @@ def test_the_idle_device_is_small(device: Machine) -> None:
     total = int(device.run("sh", "-c", script)) / 1024
     print(f"{total:.0f} MiB")
     assert total < 600
+
+
+# ---- Who may ask rspamd for what
+
+_FORGE = """\
+import http.client, socket, sys
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect("/run/rspamd-learn/controller.sock")
+who = {"User": "alice@example.com", "From": "alice@example.com", "Rcpt": "bob@example.org", "IP": "127.0.0.1"}
+connection.request("POST", "/checkv2", sys.stdin.buffer.read(), who)
+print(connection.getresponse().read().decode())
+"""
+
+
+def test_who_may_teach_may_not_have_mail_signed(device: Machine) -> None:
+    pid = device.run("systemctl", "show", "--property=MainPID", "--value", "dovecot").strip()
+    inside = ["nsenter", f"--target={pid}", "--mount", "--", "setpriv", "--reuid=vmail", "--regid=vmail"]
+    message = _message(_subject()).replace(b"Stranger <stranger@example.net>", ALICE.encode())
+    answer = device.run(*inside, "--clear-groups", "python3", "-c", _FORGE, stdin=message)
+    assert '"action":"reject"' in answer
+    assert "FROM_NOT_OWN" in answer
+    assert "dkim-signature" not in answer.lower()
+
+
+@pytest.mark.parametrize("service", ["rspamd", "valkey", "unbound", "postsrsd", "dovecot", "postfix"])
+def test_a_service_comes_back_however_often_it_dies(pupil: Machine, service: str) -> None:
+    for _ in range(7):
+        pupil.run("systemctl", "kill", "--signal=KILL", service)
+        pupil.run("timeout", "60", "sh", "-c", f"until systemctl is-active --quiet {service}; do sleep 0.1; done")

@@ -175,6 +175,22 @@ def test_hanging_services_with_open_ports_are_all_named_in_time(small: Machine) 
         assert named == {service.name for service in _ASKED if any(health.to_receive for health in service.health)}
 
 
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        ("mv {key} /data/kept", "dp1-rsa.example.com.key is missing"),
+        ("cp {key} /data/kept; echo rubbish > {key}", "read"),
+    ],
+)
+def test_a_key_that_cannot_sign_is_named(small: Machine, damage: str, text: str) -> None:
+    key = "/data/dkim/dp1-rsa.example.com.key"
+    with _damage(small, damage.format(key=key), f"cat /data/kept > {key}; chgrp _rspamd {key}; chmod 0640 {key}"):
+        (problem,) = [entry for entry in _status(small)["problems"] if "not signed with every key" in entry["found"]]
+    assert text in problem["found"]
+    assert "darkpipe dkim" in problem["remedy"]
+    assert not [entry for entry in _status(small)["problems"] if "signed" in entry["found"]]
+
+
 def _fill(machine: Machine, free: int) -> None:
     """Leave so many bytes free on the data disk."""
     now = os.statvfs(machine.data)
