@@ -78,6 +78,22 @@ def test_each_service_has_templates_and_a_check(component: Component) -> None:
         assert all(any((component.templates / folder).iterdir()) for folder in service.folders)
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [unit for unit in sorted(COMPONENTS.glob("*/units/*.service")) if "\nRestart=" in unit.read_text()],
+    ids=lambda unit: unit.stem,
+)
+def test_no_service_is_given_up(unit: Path) -> None:
+    """systemd gives up after five deaths in ten seconds (StartLimitBurst= in systemd.unit(5)), and nobody is there."""
+    assert "\nStartLimitIntervalSec=0\n" in unit.read_text().partition("[Service]")[0]
+
+
+def test_every_daemon_is_asked_whether_it_works() -> None:
+    daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
+    assert {"postfix", "rspamd"} < daemons
+    assert daemons == {service.name for service in Stack(SHIPPED).services if service.health}
+
+
 def test_numbers_stay_clear_of_those_that_debian_gives_out() -> None:
     numbers = [user.uid for user in Stack(SHIPPED).users]
     numbers += [group.gid for component in SHIPPED for group in component.groups]
