@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,25 +28,19 @@ _CODE: tuple[str, ...] = (
     "pyproject.toml",
 )
 _CODE += ("requirements.lock", "stack")
+_EXPENSIVE = (Stage.TOOLS, Stage.PACKAGES)
 
 
 class Bench:
-    """A checkout of its own and a cache of its own, which begins with results of ours.
+    """A checkout of its own and a cache of its own, which begins with the tools and the package layer of ours."""
 
-    Args:
-        folder: for the checkout, sites and results.
-        cache: an empty folder.
-        given: stages whose results the cache has from the beginning.
-    """
-
-    def __init__(self, folder: Path, cache: Path, given: Sequence[Stage]) -> None:
+    def __init__(self, folder: Path, cache: Path) -> None:
         self.checkout = folder / "checkout"
         self.cache = cache
         self.checkout.mkdir()
         for name in _CODE:
             subprocess.run(["cp", "-R", REPOSITORY / name, self.checkout / name], check=True)
-        # A package layer is found by the state that the archive was in at the last look.
-        for name in (*given, *(["archive"] if Stage.PACKAGES in given else [])):
+        for name in (*_EXPENSIVE, "archive"):
             subprocess.run(["cp", "-a", "--link", Cache.default().root / name, cache / name], check=True)
         # Locks are on files: whoever uses an entry of our cache must not seem to use one of this.
         for record in cache.glob("*/*/inputs.json"):
@@ -99,11 +93,11 @@ def sums(result: Path) -> str:
 
 
 @contextmanager
-def new_bench(folder: Path, given: Sequence[Stage] = (Stage.TOOLS, Stage.PACKAGES)) -> Iterator[Bench]:
+def new_bench(folder: Path) -> Iterator[Bench]:
     """Make a bench whose cache lies beside our own, so that its entries can be linked."""
     cache = Cache.default().root.with_name(f"bench-{os.getpid()}-{folder.name}")
     cache.mkdir()
     try:
-        yield Bench(folder, cache, given)
+        yield Bench(folder, cache)
     finally:
         remove_tree(cache)

@@ -1,1 +1,0 @@
-"""Other ways to what DarkPipe builds, to be measured beside it."""
