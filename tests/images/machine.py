@@ -58,6 +58,7 @@ class Machine:
     imaps: int = field(default_factory=free_port)
     closed: int = field(default_factory=free_port)
     _console: pexpect.spawn[str] | None = None
+    _logged_in: bool = False
 
     CLOSED_PORT = 8080
     """A port of the device that no component names."""
@@ -85,10 +86,16 @@ class Machine:
         if self.state is State.OFF:
             self.boot()
         if self.state is State.BOOTING:
-            self._log_in()
+            self.shell()
             self.run("systemctl is-system-running --wait", timeout=_BOOT_SECONDS)
             self.boot_seconds = time.monotonic() - self._started
             self.state = State.UP
+
+    def shell(self) -> None:
+        """Wait until the console of a booting device has a shell; calling it again does nothing."""
+        if not self._logged_in:
+            self._log_in()
+            self._logged_in = True
 
     def off(self) -> None:
         """Shut down in order."""
@@ -104,6 +111,7 @@ class Machine:
         console.expect("reboot: Restarting system", timeout=_COMMAND_SECONDS)
         self._started = time.monotonic()
         self.state = State.BOOTING
+        self._logged_in = False
         self.up()
 
     def cut_power(self) -> None:
@@ -170,6 +178,7 @@ class Machine:
             self._console.close(force=True)
             self._log_file.close()
         self._console = None
+        self._logged_in = False
         self.state = State.OFF
 
     def _alive(self) -> bool:
