@@ -6,8 +6,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.cache import Cache
@@ -21,6 +21,16 @@ SUITE = "trixie"
 FRESH = 24 * 3600
 """Seconds for which a look at the archive holds; Debian publishes a few times a day."""
 
+MAIN = "main"
+"""The archive area that needs no mention (Debian Policy §2.2)."""
+
+SOURCES_SCRIPT = """\
+for file in "$1/etc/apt/sources.list" "$1"/etc/apt/sources.list.d/*.list; do
+[ ! -e "$file" ] || sed -n 's/^\\(deb .*\\) {suite} .*/\\1 {more} {areas}/p' "$file"
+done >"$1/etc/apt/sources.list.d/zz-{more}.list"
+"""
+"""Shell: adds a suite to the sources of a root file system ($1), from the same mirrors as the main one."""
+
 STATE_SCRIPT = 'cd "$1/var/lib/apt/lists" && sha256sum ./*_Packages* | cut -d" " -f1 | sort | sha256sum | cut -d" " -f1'
 """Shell: prints the state of an archive: a hash over the package indices in a root file system ($1)."""
 
@@ -31,14 +41,29 @@ class Archive:
 
     Args:
         mirrors: mmdebstrap's MIRROR arguments; none means its own default, which has the updates and security suites.
+        suites: further suites, such as `trixie-backports`, from the same mirrors.
+        areas: archive areas (Debian Policy §2.2) that packages are taken from, for mirrors that are no whole lines.
     """
 
     mirrors: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+    areas: tuple[str, ...] = (MAIN,)
 
     @classmethod
     def from_environment(cls) -> Archive:
         """Read `$DARKPIPE_MIRROR`: apt source lines or a URL, several separated by newlines (mmdebstrap(1))."""
         return cls(tuple(line for line in os.environ.get("DARKPIPE_MIRROR", "").splitlines() if line.strip()))
+
+    def widened(self, suites: Sequence[str], areas: Sequence[str]) -> Archive:
+        """Give the same archive with further suites, and other areas."""
+        return replace(self, suites=tuple(suites), areas=tuple(areas))
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of mmdebstrap by which it uses all suites and areas; they come before the suite's name."""
+        names = " ".join(self.areas)
+        scripts = [SOURCES_SCRIPT.format(suite=SUITE, more=more, areas=names) for more in self.suites]
+        return (f"--components={','.join(self.areas)}", *(f"--setup-hook={script}" for script in scripts))
 
     @property
     def path_exclusions(self) -> tuple[str, ...]:
@@ -115,11 +140,17 @@ def look_at(cache: Cache, archive: Archive, architecture: str, tools: Sandbox) -
         # What the hook prints on standard output would get into the (empty) output of mmdebstrap.
         target = tools.inside(work / "state")
         hook = f"--customize-hook=({STATE_SCRIPT}) >{target}"
-        tools.run(["mmdebstrap", *options, hook, SUITE, "-", *archive.mirrors])
+        tools.run(["mmdebstrap", *options, *archive.options, hook, SUITE, "-", *archive.mirrors])
         digest = (work / "state").read_text().strip()
     return remember_state(cache, archive, architecture, digest)
 
 
 def _path(cache: Cache, archive: Archive, architecture: str) -> Path:
-    inputs = {"suite": SUITE, "mirrors": list(archive.mirrors), "architecture": architecture}
+    inputs = {
+        "suite": SUITE,
+        "mirrors": list(archive.mirrors),
+        "suites": list(archive.suites),
+        "areas": list(archive.areas),
+        "architecture": architecture,
+    }
     return cache.root / "archive" / f"{content_id(inputs)[:16]}.json"

@@ -100,7 +100,7 @@ def _build(made: Path, tools: Sandbox, profile: Profile, packages: PackageLayer,
     tree = made.parent / "esp"
     for folder in ("EFI/BOOT", "EFI/Linux", "loader"):
         (tree / folder).mkdir(parents=True)
-    shutil.copy(packages.loader / "systemd-bootx64.efi", tree / "EFI/BOOT/BOOTX64.EFI")
+    shutil.copy(packages.boot_files / "systemd-bootx64.efi", tree / "EFI/BOOT/BOOTX64.EFI")
     (tree / "loader/loader.conf").write_text(_LOADER_CONF)
     (made.parent / "os-release").write_text(_os_release())
     kernel = tree / f"EFI/Linux/darkpipe-{VERSION}.efi"
@@ -131,8 +131,8 @@ def _unified_kernel_image(
             f"--initrd={tools.inside(packages.initrd)}",
             f"--cmdline={kernel_command_line}",
             f"--os-release=@{tools.inside(os_release)}",
-            f"--uname={(packages.folder / 'kernel-version').read_text()}",
-            f"--stub={tools.inside(packages.loader / 'linuxx64.efi.stub')}",
+            f"--uname={packages.kernel_version}",
+            f"--stub={tools.inside(packages.boot_files / 'linuxx64.efi.stub')}",
             f"--output={tools.inside(target)}",
         ],
         environment={"SOURCE_DATE_EPOCH": str(BUILD_EPOCH)},

@@ -83,7 +83,7 @@ def _fetch(lock: Lock, debs: Path, tools: Sandbox, archive: Archive) -> None:
     def in_archive(step: str, *arguments: str) -> None:
         # What the hook prints on standard output would get into the (empty) output of mmdebstrap.
         hook = " ".join(("--customize-hook=sh", tools.inside(script), step, '"$1"', *arguments, ">&2"))
-        tools.run(["mmdebstrap", *options, hook, SUITE, "-", *archive.mirrors])
+        tools.run(["mmdebstrap", *options, *archive.options, hook, SUITE, "-", *archive.mirrors])
 
     in_archive("list", tools.inside(index))
     _check_available(lock, index.read_text(encoding="utf-8"))

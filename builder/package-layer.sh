@@ -21,8 +21,7 @@ finish() {
 	version=$(ls "$root/usr/lib/modules")
 	chroot "$root" mkinitramfs -o /boot/initrd.img "$version"
 	cp "$root/boot/initrd.img" "$results/initrd"
-	cp "$root/boot/vmlinuz-$version" "$results/vmlinuz"
-	cp -R "$root/usr/lib/systemd/boot/efi" "$results/efi"
+	sh -eu "$inputs/boot-files.sh" "$root" "$version" "$results"
 	printf '%s' "$version" >"$results/kernel-version"
 	chmod 0644 "$results/initrd" "$results/vmlinuz"
 	# What the archive says about each package that is installed: builder/packages.py takes the digests from it.

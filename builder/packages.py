@@ -10,10 +10,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.archive import STATE_SCRIPT, SUITE, Archive, State, last_state, look_at, remember_state
+from builder import foreign
+from builder.archive import MAIN, STATE_SCRIPT, SUITE, Archive, State, last_state, look_at, remember_state
 from builder.cache import Entry
 from builder.digests import content_id, tree_digests
 from builder.errors import ToolError
@@ -21,6 +22,8 @@ from builder.lock import Lock, installed_packages, packages_from_index, read_loc
 from builder.locked import check_fit, check_installed, gather
 from builder.profile import Profile
 from builder.progress import Advance
+from builder.sandbox import Sandbox
+from builder.tools import newest_tools, open_tools
 from builder.workshop import Stage, Workshop, WouldMakeError
 from stack.component import Component
 
@@ -31,7 +34,7 @@ LOCK_NAME = "packages.lock"
 """The record of all installed packages, in a package layer and in a result's folder."""
 
 _DIGEST = "digest"
-_CODE = ("packages.py", "package-layer.sh", "archive.py", "lock.py", "locked.py", "locked.sh")
+_CODE = (*foreign.CODE, "packages.py", "package-layer.sh", "archive.py", "lock.py", "locked.py", "locked.sh")
 _HOOK = Path(__file__).with_name("package-layer.sh")
 
 ARCHIVE = "archive"
@@ -44,7 +47,7 @@ class PackageLayer:
 
     Args:
         folder: holds `root.tar` (uncompressed, sorted, without kernel and device nodes), `vmlinuz`, `initrd`,
-            `packages.lock` and the loader's files.
+            `packages.lock` and what else belongs on the boot partition.
         digest: over all that is in the folder. The layer is what its bits are: when tools or archive have changed and
             these have not, nothing is made anew from them.
     """
@@ -68,9 +71,14 @@ class PackageLayer:
         return self.folder / "initrd"
 
     @property
-    def loader(self) -> Path:
-        """The folder with systemd's `*.efi` files."""
-        return self.folder / "efi"
+    def boot_files(self) -> Path:
+        """The folder with what the profile's `boot-files.sh` has collected."""
+        return self.folder / "boot"
+
+    @property
+    def kernel_version(self) -> str:
+        """The kernel's release, as uname(1) prints it."""
+        return (self.folder / "kernel-version").read_text()
 
     def lock(self) -> Lock:
         """The installed packages, with the digests of their files."""
@@ -92,6 +100,7 @@ def package_layer(
     Raises:
         BuildError: the archive cannot be reached and there is no older layer, or a package does not install.
     """
+    shop = _suited(shop, profile)
     inputs = shop.complete(_inputs(shop.archive, profile, components), _CODE)
     older = _same_but_for_the_archive(shop, inputs)
     state = last_state(shop.cache, shop.archive, profile.architecture)
@@ -99,7 +108,13 @@ def package_layer(
         if older and not shop.planning and (refresh or not (state and state.fresh)):
             with shop.stages.stage("Look at the archive"):
                 state = look_at(shop.cache, shop.archive, profile.architecture, shop.tools)
-        return _layer(_find(shop, inputs, state) or _make(shop, inputs, profile, components))
+        if found := _find(shop, inputs, state):
+            return _layer(found)
+        if foreign.is_foreign(profile.architecture) and not shop.planning:
+            # The nearer in time, the more of these tools have the versions that are being installed.
+            shop = _suited(shop, profile, refresh=True)
+            inputs = shop.complete(_inputs(shop.archive, profile, components), _CODE)
+        return _layer(_make(shop, inputs, profile, components))
     except ToolError as error:
         entry = shop.cache.find(Stage.PACKAGES, older[-1].identifier) if older and not refresh else None
         if entry is None:
@@ -121,8 +136,10 @@ def locked_layer(
         BuildError: a package is not to be had, or the lock is for something else.
     """
     check_fit(lock, profile.name, profile.architecture, package_names(profile, components))
+    shop = _suited(shop, profile)
     inputs = {**_inputs(shop.archive, profile, components), "lock": lock.text()}
-    del inputs["mirrors"]  # by their digests the packages are the same from everywhere
+    for key in ("mirrors", "suites", "areas"):
+        del inputs[key]  # by their digests the packages are the same from everywhere
 
     def make(made: Path, advance: Advance) -> None:
         debs = made.parent / "debs"
@@ -132,6 +149,19 @@ def locked_layer(
         check_installed(lock, PackageLayer(made, "").lock().packages)
 
     return _layer(shop.stage(Stage.PACKAGES, inputs, _CODE, make, "Debian packages of a lock; a few minutes"))
+
+
+def _suited(shop: Workshop, profile: Profile, *, refresh: bool = False) -> Workshop:
+    """Give a workshop with the archive's suites and the tools that a profile needs."""
+    plain = shop.archive.widened((), (MAIN,))
+    tools = shop.tools
+    if foreign.is_foreign(profile.architecture):
+        if shop.planning:
+            tree = newest_tools(foreign.FOREIGN_TOOLS, shop.cache, plain)
+            tools = Sandbox(tree.folder, shop.cache.root) if tree else tools
+        else:
+            tools = open_tools(foreign.FOREIGN_TOOLS, shop.cache, plain, shop.stages, refresh=refresh)
+    return replace(shop, archive=plain.widened(profile.suites, profile.areas), tools=tools)
 
 
 def _same_but_for_the_archive(shop: Workshop, inputs: Mapping[str, object]) -> list[Entry]:
@@ -174,17 +204,25 @@ def _inputs(archive: Archive, profile: Profile, components: Sequence[Component])
         "profile": profile.name,
         "suite": SUITE,
         "mirrors": list(archive.mirrors),
+        "suites": list(archive.suites),
+        "areas": list(archive.areas),
         "epoch": BUILD_EPOCH,
         "architecture": profile.architecture,
-        "packages": package_names(profile, components),
+        "packages": _requests(profile, components),
         "accounts": _accounts(components),
-        "initramfs": tree_digests(profile.initramfs),
+        "initramfs": tree_digests(*profile.initramfs),
+        "boot files": profile.boot_files.read_text(),
         "hooks": {component.name: component.package_hook.read_text() for component in _with_hook(components)},
     }
 
 
 def package_names(profile: Profile, components: Sequence[Component]) -> list[str]:
     """List the Debian packages that a profile and the components ask for, without what those depend on."""
+    return sorted(request.partition("/")[0] for request in _requests(profile, components))
+
+
+def _requests(profile: Profile, components: Sequence[Component]) -> list[str]:
+    """List what is asked for in apt-get(8)'s words: a package, or `PACKAGE/SUITE`."""
     return sorted({*profile.packages, *(name for component in components for name in component.packages)})
 
 
@@ -208,18 +246,29 @@ def _build(
     inputs.mkdir()
     for name, text in _accounts(components).items():
         (inputs / name).write_text(text)
-    shutil.copytree(profile.initramfs, inputs / "initramfs")
+    for folder in profile.initramfs:
+        shutil.copytree(folder, inputs / "initramfs", dirs_exist_ok=True)
+    shutil.copy(profile.boot_files, inputs / "boot-files.sh")
+    (made / "boot").mkdir()
     for number, component in enumerate(_with_hook(components)):
         (inputs / f"hook-{number:02}.sh").write_text(component.package_hook.read_text())
     shutil.copy(_HOOK, inputs / "package-layer.sh")
+    across = foreign.Foreign((), (), "")
+    if foreign.is_foreign(profile.architecture):
+        (work / "foreign").mkdir()
+        across = foreign.prepare(shop.tools, work / "foreign")
+    locked = tuple(mirrors) != shop.archive.mirrors
     script, given, results = (shop.tools.inside(path) for path in (inputs / "package-layer.sh", inputs, made))
     shop.tools.run(
         [
+            *across.prefix,
             "mmdebstrap",
+            *across.options,
             "--variant=minbase",
             "--mode=root",
             f"--arch={profile.architecture}",
-            f"--include={','.join(package_names(profile, components))}",
+            f"--include={','.join((package_names if locked else _requests)(profile, components))}",
+            *(() if locked else shop.archive.options),
             *shop.archive.path_exclusions,
             # Done by our own step; mmdebstrap's would make folders anew whose owner depends on who builds.
             "--skip=cleanup/apt",
@@ -227,6 +276,7 @@ def _build(
             f'--essential-hook=sh {script} accounts "$1" {given}',
             f"--customize-hook=({STATE_SCRIPT}) >{shop.tools.inside(work / 'state')}",
             f'--customize-hook=sh {script} finish "$1" {given} {results}',
+            *filter(None, (across.last_hook,)),
             "--verbose",
             SUITE,
             f"{results}/root.tar",

@@ -10,6 +10,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from builder.archive import MAIN
 from builder.errors import BuildError
 
 _UNITS = {"B": 1, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
@@ -82,14 +83,22 @@ class Profile(_Strict):
     description: str
     architecture: str
     packages: tuple[str, ...]
+    suites: tuple[str, ...] = ()
+    areas: tuple[str, ...] = (MAIN,)
     kernel_command_line: tuple[str, ...]
     partitions: tuple[Partition, ...]
     smallest_disk: Size
 
     @property
-    def initramfs(self) -> Path:
-        """Folder laid over `/etc/initramfs-tools` before the kernel is installed."""
-        return self.folder / "initramfs"
+    def initramfs(self) -> tuple[Path, ...]:
+        """Folders laid over `/etc/initramfs-tools` before the kernel is installed: everybody's, and the profile's own."""
+        folders = (self.folder.parent / "common/initramfs", self.folder / "initramfs")
+        return tuple(folder for folder in folders if folder.is_dir())
+
+    @property
+    def boot_files(self) -> Path:
+        """Shell script that collects the kernel, and what else the boot partition needs, from the root file system."""
+        return self.folder / "boot-files.sh"
 
     def partition(self, content: Content) -> Partition:
         """The partition that holds some content."""

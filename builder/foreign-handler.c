@@ -1,0 +1,57 @@
+/*
+ * How programs of another architecture are run while packages are installed (binfmt_misc, Documentation/admin-guide/
+ * binfmt-misc.rst, flags P and F): by the same program of this computer's architecture where there is one below
+ * /.native, else by qemu-user.
+ *
+ * argv: [0] this handler, [1] path of the program, [2] the argv[0] that it was to get, [3...] its arguments.
+ */
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define NATIVE "/.native"
+#define LIBRARIES "/usr/lib/x86_64-linux-gnu"
+#define LOADER LIBRARIES "/ld-linux-x86-64.so.2"
+#define EMULATOR NATIVE "/qemu-aarch64"
+#define LONGEST_PREFIX 6
+
+static void start(char **command)
+{
+	execv(command[0], command);
+	perror(command[0]);
+	exit(127);
+}
+
+int main(int argc, char **argv)
+{
+	char path[PATH_MAX], native[sizeof NATIVE + PATH_MAX];
+	char **command = calloc(argc + LONGEST_PREFIX, sizeof *command);
+	int count = 0;
+
+	if (argc < 3 || command == NULL) {
+		fputs("usage: handler PROGRAM ARGV0 [ARGUMENT...]\n", stderr);
+		return 127;
+	}
+	/* Alternatives and merged /usr: only the real name says which program it is. */
+	if (realpath(argv[1], path) == NULL)
+		snprintf(path, sizeof path, "%s", argv[1]);
+	snprintf(native, sizeof native, "%s%s", NATIVE, path);
+	if (access(native, X_OK) == 0) {
+		/* Its own loader: the one that the program names is not in the foreign root. */
+		command[count++] = LOADER;
+		command[count++] = "--library-path";
+		command[count++] = LIBRARIES;
+		command[count++] = "--argv0";
+		command[count++] = argv[2];
+		command[count++] = native;
+	} else {
+		command[count++] = EMULATOR;
+		command[count++] = "-0";
+		command[count++] = argv[2];
+		command[count++] = argv[1];
+	}
+	for (int i = 3; i < argc; i++)
+		command[count++] = argv[i];
+	start(command);
+}
