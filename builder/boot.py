@@ -22,6 +22,7 @@ from builder.cache import Cache
 from builder.emulator import Forward, Machine, qemu_command, write_log_of
 from builder.errors import BuildError
 from builder.greeting import free_port, wait_for_greeting
+from builder.packing import find_image, unpack_image
 from builder.progress import Stages
 from builder.run import run
 from builder.sandbox import Sandbox, check_namespaces, remove_tree
@@ -160,7 +161,7 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
         else:
             with stages.stage("Unpack the image"):
                 tools = open_tools(BUILD_TOOLS, cache, archive, stages)
-                _unpack(_image(machine.folder), disk, machine.size, work, tools)
+                _unpack(find_image(machine.folder), disk, machine.size, work, tools)
         if machine.log_writes:
             log = write_log_of(disk)
             log.unlink(missing_ok=True)
@@ -168,17 +169,9 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
         yield qemu_command(machine, emulator, disk, work)
 
 
-def _image(folder: Path) -> Path:
-    images = sorted(folder.glob("*.img.zst"))
-    if len(images) != 1:
-        raise BuildError(f"{folder} holds {len(images)} images", "name a folder that `darkpipe build` printed")
-    return images[0]
-
-
 def _unpack(image: Path, disk: Path, size: int, work: Path, tools: Sandbox) -> None:
     raw = work / "unpacked.img"
-    with image.open("rb") as stream:
-        tools.run(["zstd", "-q", "-d", "--sparse", "-o", tools.inside(raw)], stdin=stream)
+    unpack_image(image, raw, tools)
     if raw.stat().st_size > size:
         raise BuildError(f"a disk of {size:,} bytes is too small for the image", "choose a larger --size")
     os.truncate(raw, size)

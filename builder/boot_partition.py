@@ -1,143 +1,136 @@
-"""The boot partition: boot loader, unified kernel image, and the seed of one site."""
+"""The boot partitions: finished FAT file systems with what starts the system, and the seed of one site."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builder.frames import compress
+from builder import raspberry_pi, systemd_boot
+from builder.bmap import used_size
+from builder.digests import content_id, file_digest
+from builder.disk import Part, disk_id, root_partition_id
+from builder.frames import end_of_content
 from builder.packages import BUILD_EPOCH, PackageLayer
-from builder.profile import Content, Partition, Profile
+from builder.packing import Packing, pack
+from builder.profile import Content, Loader, Partition, Profile
 from builder.root import Root
 from builder.sandbox import Sandbox
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
 from model.document import SEED_NAME
+from model.layout import Table
 
-_LOADER_CONF = """\
-# One entry, no menu: somebody at the keyboard cannot change how the system starts.
-timeout 0
-editor no
-auto-entries no
-auto-firmware no
-"""
+_CODE = ("boot_partition.py", "frames.py", "packing.py", "raspberry_pi.py", "systemd_boot.py", "xz.py")
+
+Parts = Mapping[Content, Part]
+"""The FAT partitions of an image."""
 
 
-@dataclass(frozen=True)
-class BootPartition:
-    """A finished boot partition.
-
-    Args:
-        image: the FAT file system, sparse, in the partition's size.
-        frame: the same as one zstd frame.
-    """
-
-    image: Path
-    frame: Path
-
-
-def boot_partition(shop: Workshop, profile: Profile, packages: PackageLayer, root: Root) -> BootPartition:
-    """Give the generic boot partition, the same for everybody."""
+def boot_partitions(shop: Workshop, profile: Profile, packages: PackageLayer, root: Root) -> Parts:
+    """Give the generic FAT partitions, the same for everybody."""
+    wanted = [partition for partition in profile.partitions if partition.content not in (None, Content.ROOT)]
     inputs = {
         "version": VERSION,
         "epoch": BUILD_EPOCH,
+        "profile": profile.name,
         "packages": packages.digest,
         "root": root.root_hash,
         "command line": command_line(profile, root),
-        "loader": _LOADER_CONF,
-        "size": _size(profile),
+        "loader": profile.loader,
+        "packing": profile.packing,
+        "partitions": [partition.model_dump(mode="json") for partition in wanted],
     }
-    entry = shop.stage(
-        Stage.BOOT,
-        inputs,
-        ("boot_partition.py", "frames.py"),
-        lambda made, _: _build(made, shop.tools, profile, packages, root),
-    )
-    return BootPartition(entry / "boot.img", entry / "boot.zst")
+
+    def make(made: Path, _: object) -> None:
+        for partition in wanted:
+            assert partition.content is not None
+            tree = made.parent / "tree" / partition.content
+            tree.mkdir(parents=True)
+            _fill(profile, partition.content)(tree, shop.tools, profile, packages, command_line(profile, root))
+            _make_fat(made, tree, shop.tools, partition, root, profile.packing)
+
+    entry = shop.stage(Stage.BOOT, inputs, _CODE, make)
+    return {
+        content: _part(entry / f"{content}.img", entry / f"{content}.frame", partition)
+        for partition in wanted
+        if (content := partition.content)
+    }
 
 
-def seeded(generic: BootPartition, seed: str, work: Path, tools: Sandbox) -> BootPartition:
-    """Copy the generic boot partition into a workspace and put a seed into it.
+def seeded(parts: Parts, profile: Profile, seed: str, work: Path, tools: Sandbox) -> Parts:
+    """Copy the generic partition that takes the seed into a workspace, and put it there.
 
     Args:
         seed: a canonical `site.yaml`; it may hold password hashes.
     """
-    image = work / "boot.img"
-    tools.run(["cp", "--sparse=always", tools.inside(generic.image), tools.inside(image)])
+    image, frame = work / "seeded.img", work / "seeded.frame"
+    tools.run(["cp", "--sparse=always", tools.inside(parts[profile.seed].image), tools.inside(image)])
     source = work / SEED_NAME
     source.touch(mode=0o600)
     source.write_text(seed, encoding="utf-8")
     os.utime(source, (BUILD_EPOCH, BUILD_EPOCH))
     tools.run(["mcopy", "-i", tools.inside(image), "-p", "-m", tools.inside(source), "::/"])
     source.unlink()
-    frame = work / "boot.zst"
-    compress(image, frame, image.stat().st_size, tools)
-    return BootPartition(image, frame)
+    pack(image, frame, image.stat().st_size, tools, profile.packing)
+    return {**parts, profile.seed: _part(image, frame, profile.partition(profile.seed))}
+
+
+def parts_id(parts: Parts, root: Root) -> str:
+    """Give the id of an image that has these partitions."""
+    return content_id({"root": root.root_hash, "boot": {name: file_digest(part.frame) for name, part in parts.items()}})
 
 
 def command_line(profile: Profile, root: Root) -> str:
-    """The kernel's command line for a root; the initramfs script of the profile reads the `darkpipe.` words."""
+    """The kernel's command line for a root; the initramfs scripts of the profiles read the `darkpipe.` words."""
     own = (
         "root=/dev/mapper/root",
         "rootfstype=erofs",
         "ro",
-        f"darkpipe.root={root.partition_uuid}",
+        f"darkpipe.root={root_partition_id(profile, root)}",
         f"darkpipe.hash={root.root_hash}",
         f"darkpipe.tree={root.tree_offset}",
+        f"darkpipe.state={_state_mark(profile)}",
     )
     return " ".join((*own, *profile.kernel_command_line))
 
 
-def _size(profile: Profile) -> int:
-    partition: Partition = profile.partition(Content.BOOT)
-    assert partition.size is not None  # only the last partition has none
-    return partition.size
+def _state_mark(profile: Profile) -> str:
+    """The line by which the kernel tells the state partition in sysfs: MBR has no labels."""
+    if profile.table is Table.GPT:
+        return "PARTNAME=darkpipe-state"
+    return f"PARTN={profile.layout().partitions['state']}"
 
 
-def _build(made: Path, tools: Sandbox, profile: Profile, packages: PackageLayer, root: Root) -> None:
-    tree = made.parent / "esp"
-    for folder in ("EFI/BOOT", "EFI/Linux", "loader"):
-        (tree / folder).mkdir(parents=True)
-    shutil.copy(packages.boot_files / "systemd-bootx64.efi", tree / "EFI/BOOT/BOOTX64.EFI")
-    (tree / "loader/loader.conf").write_text(_LOADER_CONF)
-    (made.parent / "os-release").write_text(_os_release())
-    kernel = tree / f"EFI/Linux/darkpipe-{VERSION}.efi"
-    _unified_kernel_image(kernel, tools, packages, command_line(profile, root), made.parent / "os-release")
+Fill = Callable[[Path, Sandbox, Profile, PackageLayer, str], None]
+"""Fills an empty folder with the files of a partition; the last argument is the kernel's command line."""
+
+
+def _fill(profile: Profile, content: Content) -> Fill:
+    if content is Content.SPARE:
+        return lambda *_: None
+    if profile.loader is Loader.SYSTEMD_BOOT:
+        return systemd_boot.fill
+    return raspberry_pi.fill_slot if content is Content.BOOT else raspberry_pi.fill_first
+
+
+def _make_fat(made: Path, tree: Path, tools: Sandbox, partition: Partition, root: Root, packing: Packing) -> None:
     for path in (tree, *sorted(tree.rglob("*"))):
         os.utime(path, (BUILD_EPOCH, BUILD_EPOCH))
-    image = made / "boot.img"
+    assert partition.size is not None  # only the last partition has none
+    image = made / f"{partition.content}.img"
     with image.open("wb") as file:
-        file.truncate(_size(profile))
-    label = profile.partition(Content.BOOT).name.upper()
-    serial = root.root_hash[:8]
+        file.truncate(partition.size)
     environment = {"SOURCE_DATE_EPOCH": str(BUILD_EPOCH)}
     inside = tools.inside(image)
-    tools.run(["mkfs.vfat", "--invariant", "-F32", "-n", f"DP-{label}", "-i", serial, inside], environment=environment)
-    names = [tools.inside(path) for path in sorted(tree.iterdir())]
-    tools.run(["mcopy", "-i", inside, "-s", "-p", "-m", "-Q", *names, "::/"], environment=environment)
-    compress(image, made / "boot.zst", _size(profile), tools)
+    serial = content_id({"root": disk_id(root), "partition": partition.name})[:8]
+    label = f"DP-{partition.name.upper()}"
+    tools.run(["mkfs.vfat", "--invariant", "-F32", "-n", label, "-i", serial, inside], environment=environment)
+    if names := [tools.inside(path) for path in sorted(tree.iterdir())]:
+        tools.run(["mcopy", "-i", inside, "-s", "-p", "-m", "-Q", *names, "::/"], environment=environment)
+    pack(image, made / f"{partition.content}.frame", partition.size, tools, packing)
 
 
-def _unified_kernel_image(
-    target: Path, tools: Sandbox, packages: PackageLayer, kernel_command_line: str, os_release: Path
-) -> None:
-    tools.run(
-        [
-            "ukify",
-            "build",
-            f"--linux={tools.inside(packages.kernel)}",
-            f"--initrd={tools.inside(packages.initrd)}",
-            f"--cmdline={kernel_command_line}",
-            f"--os-release=@{tools.inside(os_release)}",
-            f"--uname={packages.kernel_version}",
-            f"--stub={tools.inside(packages.boot_files / 'linuxx64.efi.stub')}",
-            f"--output={tools.inside(target)}",
-        ],
-        environment={"SOURCE_DATE_EPOCH": str(BUILD_EPOCH)},
-    )
-
-
-def _os_release() -> str:
-    return f'ID=darkpipe\nNAME=DarkPipe\nPRETTY_NAME="DarkPipe {VERSION}"\nVERSION_ID={VERSION}\n'
+def _part(image: Path, frame: Path, partition: Partition) -> Part:
+    assert partition.size is not None  # only the last partition has none
+    return Part(image, frame, used_size(end_of_content(image), partition.size))

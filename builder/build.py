@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.archive import Archive
-from builder.bmap import BlockMap, Extent, make_map, used_size
-from builder.boot_partition import BootPartition, boot_partition, seeded
+from builder.bmap import make_map
+from builder.boot_partition import Parts, boot_partitions, parts_id, seeded
 from builder.cache import Cache
 from builder.digests import content_id, file_digest
-from builder.disk import Placed, disk_size, place, write_image
+from builder.disk import Part, disk_size, place, write_image
 from builder.errors import BuildError
 from builder.eviction import limit_from_environment, shrink
-from builder.frames import end_of_content
 from builder.lock import Lock
 from builder.packages import LOCK_NAME, PackageLayer, locked_layer, package_layer
 from builder.profile import Content, Profile
@@ -27,7 +26,7 @@ from builder.root import Root, RootTar, root_tar, verified_root
 from builder.sandbox import check_namespaces
 from builder.sbom import SBOM_NAME, sbom_text
 from builder.sums import MANIFEST_NAME, write_sums
-from builder.tools import BUILD_TOOLS, host_architecture, open_tools
+from builder.tools import BUILD_TOOLS, open_tools
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
 from model.document import dump_site
@@ -92,7 +91,6 @@ def build_image(
     Raises:
         BuildError: something that the user can act on; nothing half-made is left.
     """
-    _check_architecture(profile)
     check_output(output)
     components = load_components(SOURCE / "components")
     if held:
@@ -100,22 +98,22 @@ def build_image(
     else:
         packages = package_layer(shop, profile, components, refresh=refresh)
     project = project_layer(shop, profile, components, SOURCE)
-    tar = root_tar(shop, packages, project)
+    tar = root_tar(shop, profile, packages, project)
     root = verified_root(shop, profile, tar)
-    boot = boot_partition(shop, profile, packages, root)
+    boot = boot_partitions(shop, profile, packages, root)
     inputs = image_inputs(shop, written or site, profile, root, boot)
     with shop.cache.workspace() as work, shop.stages.stage(Stage.IMAGE.label):
-        personal = seeded(boot, dump_site(site), work, shop.tools)
-        ids = Ids(_image_id(root, boot), _image_id(root, personal))
+        personal = seeded(boot, profile, dump_site(site), work, shop.tools)
+        ids = Ids(parts_id(boot, root), parts_id(personal, root))
         name = f"darkpipe-{VERSION}-{profile.name}-{ids.seeded[:12]}"
         result = work / name
         result.mkdir(mode=0o700)  # the seed may hold password hashes
-        image = result / f"{name}.img.zst"
-        frames = {Content.BOOT: personal.frame, Content.ROOT: root.frame}
-        write_image(image, place(profile), root, frames, work, shop.tools)
+        image = result / f"{name}.img.{profile.packing}"
+        parts = {**personal, Content.ROOT: Part(root.image, root.frame, root.image.stat().st_size)}
+        extents = write_image(image, profile, root, parts, work, shop.tools)
         manifest = _manifest(image, ids, profile, components, packages, root)
         (result / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        (result / f"{name}.img.bmap").write_text(_block_map(place(profile), personal, root, work).text())
+        (result / f"{name}.img.bmap").write_text(make_map(disk_size(profile), extents).text())
         (result / LOCK_NAME).write_text(packages.lock().text())
         (result / SBOM_NAME).write_text(sbom_text(packages.lock(), ids.generic))
         write_sums(result)
@@ -127,7 +125,7 @@ def build_image(
 
 
 def image_inputs(
-    shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: BootPartition
+    shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: Parts
 ) -> dict[str, object]:
     """List all that an image is made from; each key of the site as a digest, since some are secret."""
     inputs: dict[str, object] = {
@@ -135,26 +133,19 @@ def image_inputs(
         "profile": profile.name,
         "partitions": [partition.model_dump(mode="json") for partition in profile.partitions],
         "root": root.root_hash,
-        "boot": file_digest(boot.frame),
+        "boot": {name: file_digest(part.frame) for name, part in boot.items()},
     }
     if site:
         inputs["site"] = {key: content_id({key: value}) for key, value in site.model_dump(mode="json").items()}
-    code = ("bmap.py", "boot_partition.py", "build.py", "disk.py", "frames.py", "lock.py", "sbom.py", "sums.py")
-    return shop.complete(inputs, code)
+    names = ("bmap", "boot_partition", "build", "disk", "frames", "lock", "packing", "sbom", "sums", "xz")
+    return shop.complete(inputs, tuple(f"{name}.py" for name in names))
 
 
 def build_root_tar(shop: Workshop, profile: Profile) -> RootTar:
     """Build the root file system alone, as the tar that every shell of the home stack is made from."""
     components = load_components(SOURCE / "components")
     packages = package_layer(shop, profile, components)
-    return root_tar(shop, packages, project_layer(shop, profile, components, SOURCE))
-
-
-def _check_architecture(profile: Profile) -> None:
-    here = host_architecture()
-    if profile.architecture != here:
-        message = f"the profile {profile.name} is for {profile.architecture}, and this computer is {here}"
-        raise BuildError(message, f"build it on a computer with {profile.architecture}; across, it is not built yet")
+    return root_tar(shop, profile, packages, project_layer(shop, profile, components, SOURCE))
 
 
 def check_output(output: Path) -> None:
@@ -170,10 +161,6 @@ def check_output(output: Path) -> None:
         raise BuildError(f"{output} cannot be written: {error.strerror}", "choose another folder: --output") from error
 
 
-def _image_id(root: Root, boot: BootPartition) -> str:
-    return content_id({"root": root.root_hash, "boot": file_digest(boot.frame)})
-
-
 def _manifest(
     image: Path,
     ids: Ids,
@@ -182,7 +169,6 @@ def _manifest(
     packages: PackageLayer,
     root: Root,
 ) -> dict[str, object]:
-    placed = place(profile)
     return {
         "version": VERSION,
         "profile": profile.name,
@@ -191,31 +177,26 @@ def _manifest(
         "image": {
             "file": image.name,
             "compressed_bytes": image.stat().st_size,
-            "bytes": disk_size(placed),
+            "bytes": disk_size(profile),
             "smallest_disk_bytes": profile.smallest_disk,
         },
+        "loader": profile.loader,
+        "table": profile.table,
         "partitions": [
-            {"label": row.partition.label, "start": row.start, "bytes": row.size, "type": row.partition.type}
-            for row in placed
+            {
+                "number": row.number,
+                "label": row.partition.label,
+                "start": row.start,
+                "bytes": row.size,
+                "type": row.partition.type,
+                "content": row.partition.content,
+            }
+            for row in place(profile)
         ],
         "root": {"hash": root.root_hash, "bytes": root.image.stat().st_size},
         "components": [component.name for component in components],
         "packages": packages.packages(),
     }
-
-
-def _block_map(placed: Sequence[Placed], boot: BootPartition, root: Root, work: Path) -> BlockMap:
-    """Map what `write_image` has put together; `work` still holds the image's two ends."""
-    size = disk_size(placed)
-    extents = [Extent(0, placed[0].start, work / "head")]
-    for row in placed:
-        if row.partition.content is Content.BOOT:
-            extents.append(Extent(row.start, used_size(end_of_content(boot.image), row.size), boot.image))
-        else:
-            extents.append(Extent(row.start, root.image.stat().st_size, root.image))
-    end = placed[-1].start + placed[-1].size
-    extents.append(Extent(end, size - end, work / "tail"))
-    return make_map(size, extents)
 
 
 def publish(result: Path, output: Path) -> Path:

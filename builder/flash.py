@@ -20,6 +20,7 @@ from typing import IO
 
 from builder.bmap import BlockMap, Range, parse_map
 from builder.errors import BuildError
+from builder.packing import Packing, find_image
 from builder.progress import Advance, Stages
 from builder.sandbox import Sandbox
 from builder.sums import MANIFEST_NAME, check_sums
@@ -55,15 +56,15 @@ def open_image(path: Path) -> Image:
         BuildError: it is no such folder, or it does not fit its sums.
     """
     folder = path if path.is_dir() else path.parent
-    images = sorted(folder.glob("*.img.zst"))
-    if len(images) != 1 or (path != folder and path != images[0]):
+    packed = find_image(folder)
+    if path not in (folder, packed):
         raise BuildError(f"{path} is no result of darkpipe build", "name the folder that it printed")
     if faults := check_sums(folder):
         raise BuildError(f"{folder} is damaged: {'; '.join(faults)}", "copy or build it again")
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        block_map = parse_map(images[0].with_suffix(".bmap").read_text(encoding="utf-8"))
-        return Image(images[0], block_map, int(manifest["image"]["smallest_disk_bytes"]))
+        block_map = parse_map(packed.with_suffix(".bmap").read_text(encoding="utf-8"))
+        return Image(packed, block_map, int(manifest["image"]["smallest_disk_bytes"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BuildError(f"{folder} cannot be read: {error}", "copy or build it again") from error
 
@@ -173,7 +174,7 @@ def _open_direct(target: Path) -> tuple[bool, int]:
 
 @contextmanager
 def _unpacked(packed: Path, tools: Sandbox) -> Iterator[IO[bytes]]:
-    command = tools.command(["zstd", "-q", "-d", "-c"])
+    command = tools.command(Packing.of(packed).unpack)
     with packed.open("rb") as stream, subprocess.Popen(command, stdin=stream, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:

@@ -32,50 +32,18 @@ _HOST_HANDLER = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 _PAIRS = {("amd64", "arm64")}
 """Computer and image that foreign-handler.c is written for."""
 
+_COREUTILS = (
+    "basename", "cat", "chmod", "chown", "comm", "cp", "cut", "date", "dirname", "env", "expr", "false", "head",
+    "id", "install", "ln", "ls", "md5sum", "mkdir", "mktemp", "mv", "printf", "readlink", "rm", "rmdir",
+    "sha256sum", "sleep", "sort", "stat", "tail", "tee", "test", "touch", "tr", "true", "uniq", "wc",
+)  # fmt: skip
+
 # What must not be here: dpkg, uname and arch, which tell what processor they run on; ldconfig and python3, whose
 # results depend on it; and whatever has libraries in folders of its own.
 _PROGRAMS = {
     "bash": ("bash",),
     "bzip2": ("bzip2",),
-    "coreutils": (
-        "basename",
-        "cat",
-        "chmod",
-        "chown",
-        "comm",
-        "cp",
-        "cut",
-        "date",
-        "dirname",
-        "env",
-        "expr",
-        "false",
-        "head",
-        "id",
-        "install",
-        "ln",
-        "ls",
-        "md5sum",
-        "mkdir",
-        "mktemp",
-        "mv",
-        "printf",
-        "readlink",
-        "rm",
-        "rmdir",
-        "sha256sum",
-        "sleep",
-        "sort",
-        "stat",
-        "tail",
-        "tee",
-        "test",
-        "touch",
-        "tr",
-        "true",
-        "uniq",
-        "wc",
-    ),  # fmt: skip
+    "coreutils": _COREUTILS,
     "cpio": ("cpio",),
     "dash": ("dash",),
     "diffutils": ("cmp", "diff"),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.sandbox import Sandbox
-
 _CHUNK = 2**20
 _BLOCK = 128 * 1024
 """The largest block, RFC 8878 §3.1.1.2.4."""
@@ -18,20 +16,6 @@ _MAGIC = (0xFD2FB528).to_bytes(4, "little")
 _NO_CONTENT_SIZE = b"\x00"
 _WINDOW_128_KIB = b"\x38"
 _RLE_BLOCK = 1
-
-
-def compress(source: Path, target: Path, size: int, tools: Sandbox) -> None:
-    """Compress a file, as if it were followed by zeros up to `size` bytes.
-
-    Args:
-        source: the content; zeros at its end, in whole MiB, cost nothing.
-        target: becomes a zstd file of one or two frames, the same for the same content.
-    """
-    used = end_of_content(source)
-    script = 'head -c "$3" "$1" | zstd -q -3 -T0 -f -o "$2"'
-    tools.run(["sh", "-euc", script, "compress", tools.inside(source), tools.inside(target), str(used)])
-    with target.open("ab") as file:
-        file.write(zero_frame(size - used))
 
 
 def end_of_content(path: Path) -> int:

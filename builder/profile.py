@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from builder.archive import MAIN
 from builder.errors import BuildError
+from builder.packing import Packing
+from model.layout import FileSystem, Layout, Table
 
 _UNITS = {"B": 1, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 
@@ -26,15 +29,21 @@ Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 
 
 class PartitionType(StrEnum):
-    """Partition types by systemd's names (repart.d(5), Discoverable Partitions Specification)."""
+    """Partition types by systemd's names (repart.d(5), Discoverable Partitions Specification), and `fat`."""
 
     ESP = "esp"
     ROOT_X86_64 = "root-x86-64"
     LINUX_GENERIC = "linux-generic"
+    FAT = "fat"
 
-    @property
-    def uuid(self) -> str:
-        """The type's GUID in the partition table."""
+    def code(self, table: Table) -> str:
+        """The type as it stands in the partition table, and as sfdisk(8) shows it: a GUID, or a hexadecimal number.
+
+        Raises:
+            KeyError: such a table has no such type.
+        """
+        if table is Table.DOS:
+            return {PartitionType.FAT: "c", PartitionType.LINUX_GENERIC: "83"}[self]
         return {
             PartitionType.ESP: "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
             PartitionType.ROOT_X86_64: "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
@@ -43,17 +52,27 @@ class PartitionType(StrEnum):
 
 
 class Content(StrEnum):
-    """What the builder puts into a partition."""
+    """What the builder puts into a partition.
+
+    `boot` starts the system, `seed` is where a site's seed lies if that is not the same, `spare` is an empty file system
+    for what starts a later version.
+    """
 
     BOOT = "boot"
     ROOT = "root"
+    SEED = "seed"
+    SPARE = "spare"
 
 
-class FileSystem(StrEnum):
-    """What the device makes in a partition at its first start."""
+class Loader(StrEnum):
+    """What starts the kernel."""
 
-    EXT4 = "ext4"
-    BTRFS = "btrfs"
+    SYSTEMD_BOOT = "systemd-boot"
+    RASPBERRY_PI = "raspberry-pi"
+
+
+_PRIMARY = 3
+"""Partitions before the extended one."""
 
 
 class _Strict(BaseModel):
@@ -61,11 +80,16 @@ class _Strict(BaseModel):
 
 
 class Partition(_Strict):
-    """One row of the disk table; a partition without a size takes the rest of the disk."""
+    """One row of the disk table; a partition without a size takes the rest of the disk.
+
+    Args:
+        start_size: its size in the image, where the table has all partitions from the beginning.
+    """
 
     name: str
     type: PartitionType
     size: Size | None = None
+    start_size: Size | None = None
     content: Content | None = None
     format: FileSystem | None = None
 
@@ -86,12 +110,15 @@ class Profile(_Strict):
     suites: tuple[str, ...] = ()
     areas: tuple[str, ...] = (MAIN,)
     kernel_command_line: tuple[str, ...]
+    loader: Loader
+    packing: Packing = Packing.ZSTD
+    table: Table = Table.GPT
     partitions: tuple[Partition, ...]
     smallest_disk: Size
 
     @property
     def initramfs(self) -> tuple[Path, ...]:
-        """Folders laid over `/etc/initramfs-tools` before the kernel is installed: everybody's, and the profile's own."""
+        """Folders laid over `/etc/initramfs-tools` before packages are installed: everybody's, and the profile's own."""
         folders = (self.folder.parent / "common/initramfs", self.folder / "initramfs")
         return tuple(folder for folder in folders if folder.is_dir())
 
@@ -103,6 +130,26 @@ class Profile(_Strict):
     def partition(self, content: Content) -> Partition:
         """The partition that holds some content."""
         return next(partition for partition in self.partitions if partition.content is content)
+
+    @property
+    def seed(self) -> Content:
+        """What the partition with the seed holds otherwise."""
+        return Content.SEED if any(p.content is Content.SEED for p in self.partitions) else Content.BOOT
+
+    def layout(self) -> Layout:
+        """What the device is told of its disk."""
+        numbers = {partition.name: number for number, partition in self.numbered()}
+        return Layout(
+            table=self.table,
+            boot=self.partition(self.seed).name,
+            partitions=numbers if self.table is Table.DOS else {},
+            formats={partition.name: partition.format for partition in self.partitions if partition.format},
+        )
+
+    def numbered(self) -> Iterator[tuple[int, Partition]]:
+        """Give the partitions with their numbers; in a table of MBR the fourth holds the further ones."""
+        for number, partition in enumerate(self.partitions, start=1):
+            yield number + (self.table is Table.DOS and number > _PRIMARY), partition
 
 
 def find_profile(profiles: Path, name: str) -> Profile:

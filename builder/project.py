@@ -18,6 +18,7 @@ from builder.progress import Advance
 from builder.sandbox import Sandbox
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
+from model.layout import Table
 from stack.component import Component
 
 CODE = ("model", "stack", "firstboot", "home")
@@ -83,7 +84,9 @@ def _build(
         shutil.copytree(source / name, tree / _CODE_FOLDER / name, ignore=_CACHED)
     for component in components:
         _add_component(tree, component)
-    _add_repart_definitions(tree / _DATA_FOLDER / "repart.d", profile)
+    if profile.table is Table.GPT:
+        _add_repart_definitions(tree / _DATA_FOLDER / "repart.d", profile)
+    (tree / _DATA_FOLDER / "disk.json").write_text(profile.layout().model_dump_json(indent=1) + "\n")
     image = {"version": VERSION, "profile": profile.name, "project": identifier}
     (tree / _DATA_FOLDER / "image.json").write_text(json.dumps(image, indent=1, sort_keys=True) + "\n")
     compiled = tools.inside(tree / _CODE_FOLDER)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from builder.digests import content_id, file_digest
 from builder.errors import BuildError
-from builder.frames import compress
 from builder.packages import BUILD_EPOCH, PackageLayer
+from builder.packing import Packing, pack
 from builder.profile import Content, Profile
 from builder.project import ProjectLayer, end_of_members
 from builder.sandbox import Sandbox
@@ -30,7 +30,7 @@ class Root:
     """A finished root.
 
     Args:
-        folder: holds `root.erofs` (file system, then hash tree) and `root.zst` (the partition, compressed).
+        folder: holds `root.erofs` (file system, then hash tree) and `root.frame` (the partition, compressed).
         root_hash: dm-verity's root hash, 64 hexadecimal digits.
         tree_offset: where the hash tree begins in the partition, in bytes.
     """
@@ -46,8 +46,8 @@ class Root:
 
     @property
     def frame(self) -> Path:
-        """The root partition in its full size as one zstd frame."""
-        return self.folder / "root.zst"
+        """The root partition in its full size, compressed."""
+        return self.folder / "root.frame"
 
     @property
     def partition_uuid(self) -> str:
@@ -68,9 +68,9 @@ class RootTar:
     digest: str
 
 
-def root_tar(shop: Workshop, packages: PackageLayer, project: ProjectLayer) -> RootTar:
+def root_tar(shop: Workshop, profile: Profile, packages: PackageLayer, project: ProjectLayer) -> RootTar:
     """Give `root.tar`: the package layer with the project layer behind it, whose files win."""
-    inputs = {"packages": packages.digest, "project": project.digest}
+    inputs = {"profile": profile.name, "packages": packages.digest, "project": project.digest}
     code = ("root.py", "project.py")
     entry = shop.stage(Stage.TAR, inputs, code, lambda made, _: _join(made, packages.tar, project.tar))
     return RootTar(entry / "root.tar", (entry / _DIGEST).read_text())
@@ -84,9 +84,16 @@ def verified_root(shop: Workshop, profile: Profile, tar: RootTar) -> Root:
     """
     size = profile.partition(Content.ROOT).size
     assert size is not None  # only the last partition has none
-    inputs = {"tar": tar.digest, "compression": _COMPRESSION, "size": size}
+    inputs = {
+        "profile": profile.name,
+        "tar": tar.digest,
+        "compression": _COMPRESSION,
+        "size": size,
+        "packing": profile.packing,
+    }
+    code = ("root.py", "frames.py", "packing.py", "xz.py")
     entry = shop.stage(
-        Stage.ROOT, inputs, ("root.py", "frames.py"), lambda made, _: _build(made, tar, size, shop.tools)
+        Stage.ROOT, inputs, code, lambda made, _: _build(made, tar, size, profile.packing, shop.tools)
     )
     root_hash, offset = (entry / "verity").read_text().split()
     return Root(entry, root_hash, int(offset))
@@ -101,7 +108,7 @@ def _join(made: Path, first: Path, second: Path) -> None:
     (made / _DIGEST).write_text(file_digest(target))
 
 
-def _build(made: Path, tar: RootTar, size: int, tools: Sandbox) -> None:
+def _build(made: Path, tar: RootTar, size: int, packing: Packing, tools: Sandbox) -> None:
     # Salt and UUIDs: random ones would make every build another image, and those of an entry's id, which covers the
     # tools' versions, another one for every user.
     identifier = content_id({"tar": tar.digest, "compression": _COMPRESSION})
@@ -144,7 +151,7 @@ def _build(made: Path, tar: RootTar, size: int, tools: Sandbox) -> None:
     if used > size:
         raise BuildError(f"the root needs {used:,} bytes and its partition has {size:,}", "leave out a component")
     (made / "verity").write_text(f"{match.group(1)} {offset}\n")
-    compress(image, made / "root.zst", size, tools)
+    pack(image, made / "root.frame", size, tools, packing, stored=True)
 
 
 def _uuid(identifier: str, purpose: str) -> str:

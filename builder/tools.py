@@ -56,6 +56,7 @@ BUILD_TOOLS = ToolsTree(
         "mtools",
         "python3",
         "systemd-ukify",
+        "xz-utils",
         "zstd",
     ),
 )

@@ -14,13 +14,18 @@ from builder.bmap import BLOCK, BlockMap, digest_of, parse_map
 from builder.errors import BuildError, ToolError
 from builder.lock import Installed, Lock, installed_packages, read_lock
 from builder.packages import LOCK_NAME
-from builder.profile import PartitionType
+from builder.packing import Packing, unpack_image
+from builder.profile import Content, Loader, PartitionType
+from builder.raspberry_pi import COMMAND_LINE
 from builder.sandbox import Sandbox
 from builder.sbom import SBOM_NAME, package_url, sbom_packages
 from builder.sums import MANIFEST_NAME, SIGNATURE_NAME, check_sums, signer
+from model.layout import Table
 
 _CHUNK = 2**20
 _SECTOR = 512
+_EXTENDED = "f"
+"""The type of the partition that holds the logical ones."""
 
 PROVES = """\
 What this proves: image, block map, partitions, root file system, bill of materials and lock belong together, and the
@@ -92,12 +97,11 @@ class _Image:
         self._folder, self._tools, self._work = folder, tools, work
         self._manifest = _read_manifest(folder / MANIFEST_NAME)
         self._name = str(_get(self._manifest, "image", "file"))
-        expected = f"darkpipe-{self._get('version')}-{self._get('profile')}-{self._get('ids', 'seeded')[:12]}.img.zst"
-        if self._name != expected:
-            raise Fault(f"the manifest names the image {self._name}; by its version, profile and id it is {expected}")
+        stem = f"darkpipe-{self._get('version')}-{self._get('profile')}-{self._get('ids', 'seeded')[:12]}"
+        if self._name not in {f"{stem}.img.{packing}" for packing in Packing}:
+            raise Fault(f"the manifest names the image {self._name}; by its version, profile and id it is {stem}.img")
         self.raw = work / "image.raw"
-        with (folder / self._name).open("rb") as packed:
-            tools.run(["zstd", "-q", "-d", "--sparse", "-o", tools.inside(self.raw)], stdin=packed)
+        unpack_image(folder / self._name, self.raw, tools)
         if self.raw.stat().st_size != self._get("image", "bytes"):
             raise Fault(f"the image has {self.raw.stat().st_size:,} bytes; expected {self._get('image', 'bytes'):,}")
         self._root = work / "root.erofs"
@@ -115,7 +119,7 @@ class _Image:
         return _get(self._manifest, *keys)
 
     def _block_map(self) -> str:
-        path = self._folder / self._name.replace(".img.zst", ".img.bmap")
+        path = (self._folder / self._name).with_suffix(".bmap")
         try:
             block_map = parse_map(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -131,23 +135,31 @@ class _Image:
             warnings = self._tools.run(["sfdisk", "--json", self._tools.inside(self.raw)], stdout=file)
         if warnings:
             raise Fault(f"the partition table is damaged: {warnings}")
-        rows = json.loads(output.read_text())["partitiontable"]["partitions"]
-        found = [
-            {
-                "label": row["name"],
-                "start": row["start"] * _SECTOR,
-                "bytes": row["size"] * _SECTOR,
-                "type": row["type"].lower(),
-            }
-            for row in rows
+        found = json.loads(output.read_text())["partitiontable"]
+        table, stated = Table(self._get("table")), self._get("partitions")
+        if found["label"] != table:
+            raise Fault(f"the partition table is a {found['label']}; the manifest says {table}")
+        if table is Table.DOS and found["id"] != f"0x{self._get('root', 'hash')[:8]}":
+            raise Fault(f"the disk has the identifier {found['id']}, which does not follow from the root hash")
+        rows = [_row(row, table) for row in found["partitions"] if row["type"] != _EXTENDED]
+        wanted = [
+            (
+                row["number"] if table is Table.DOS else row["label"],
+                row["start"],
+                row["bytes"],
+                PartitionType(row["type"]).code(table),
+            )
+            for row in stated
         ]
-        wanted = [{**row, "type": PartitionType(row["type"]).uuid} for row in self._get("partitions")]
-        if found != wanted:
-            raise Fault(f"the image has the partitions {found}; the manifest says {wanted}")
-        return f"{', '.join(row['label'] for row in found)}: as in the manifest"
+        if rows != wanted:
+            raise Fault(f"the image has the partitions {rows}; the manifest says {wanted}")
+        return f"{', '.join(row['label'] for row in stated)}: as in the manifest"
+
+    def _start(self, content: Content) -> int:
+        return int(next(row["start"] for row in self._get("partitions") if row["content"] == content))
 
     def _verity(self) -> str:
-        start = next(row["start"] for row in self._get("partitions") if row["type"].startswith("root"))
+        start = self._start(Content.ROOT)
         _copy_range(self.raw, self._root, start, self._get("root", "bytes"))
         words = dict(word.partition("=")[::2] for word in self._command_line().split())
         root_hash, stated = words.get("darkpipe.hash", ""), self._get("root", "hash")
@@ -162,8 +174,11 @@ class _Image:
         return f"every block fits the root hash {root_hash[:16]}…, which kernel and manifest name"
 
     def _command_line(self) -> str:
-        start = next(row["start"] for row in self._get("partitions") if row["type"] == PartitionType.ESP)
-        partition = f"{self._tools.inside(self.raw)}@@{start}"
+        partition = f"{self._tools.inside(self.raw)}@@{self._start(Content.BOOT)}"
+        if self._get("loader") == Loader.RASPBERRY_PI:
+            text = self._work / COMMAND_LINE
+            self._tools.run(["mcopy", "-i", partition, f"::/{COMMAND_LINE}", self._tools.inside(text)])
+            return text.read_text(encoding="utf-8")
         kernel = self._work / "kernel.efi"
         path = f"::/EFI/Linux/darkpipe-{self._get('version')}.efi"
         self._tools.run(["mcopy", "-i", partition, path, self._tools.inside(kernel)])
@@ -187,6 +202,12 @@ class _Image:
             raise Fault(f"the packages of {MANIFEST_NAME} are not those of {LOCK_NAME}")
         _check_sbom(self._folder / SBOM_NAME, lock, self._get("ids", "generic"))
         return f"{len(installed)} are in the image, in {LOCK_NAME}, {SBOM_NAME} and {MANIFEST_NAME} alike"
+
+
+def _row(row: Mapping[str, Any], table: Table) -> tuple[Any, int, int, str]:
+    """Give a row of sfdisk(8)'s JSON: number or label, start and size in bytes, type."""
+    name = int(re.findall(r"\d+$", row["node"])[0]) if table is Table.DOS else row["name"]
+    return name, row["start"] * _SECTOR, row["size"] * _SECTOR, row["type"].lower()
 
 
 def _check_sbom(path: Path, lock: Lock, image: str) -> None:

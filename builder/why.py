@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from builder.archive import FRESH, Archive, last_state
-from builder.boot_partition import boot_partition
+from builder.boot_partition import boot_partitions
 from builder.build import SOURCE, image_inputs
 from builder.cache import Cache, Entry
 from builder.differences import differences
 from builder.lock import Lock
 from builder.packages import ARCHIVE, LOCK_NAME, PackageLayer, locked_layer, package_layer
-from builder.profile import Profile
+from builder.profile import Content, Profile
 from builder.progress import Stages
 from builder.project import project_layer
 from builder.root import root_tar, verified_root
@@ -105,12 +105,12 @@ def _judge_layers(
         found[Stage.PROJECT] = project.tar.parent
     if not missing:
         with _noting(missing):
-            tar = root_tar(shop, packages, project)
+            tar = root_tar(shop, profile, packages, project)
             found[Stage.TAR] = tar.path.parent
             root = verified_root(shop, profile, tar)
             found[Stage.ROOT] = root.folder
-            boot = boot_partition(shop, profile, packages, root)
-            found[Stage.BOOT] = boot.image.parent
+            boot = boot_partitions(shop, profile, packages, root)
+            found[Stage.BOOT] = boot[Content.BOOT].image.parent
             missing[Stage.IMAGE] = image_inputs(shop, site, profile, root, boot)
     entries = shop.cache.entries()
     for stage in Stage:
@@ -160,7 +160,14 @@ def _made(entries: Sequence[Entry], stage: Stage, inputs: Mapping[str, object]) 
 def _comparable(entry: Entry, kind: str, name: str, inputs: Mapping[str, object]) -> bool:
     # A layer that is held to a lock does not follow the archive: the two kinds have no common history.
     held = (_LOCK in entry.inputs) == (_LOCK in inputs)
-    return entry.kind == kind and entry.name == name and bool(entry.inputs) and held
+    alike = _profile(entry.inputs) == _profile(inputs)
+    return entry.kind == kind and entry.name == name and bool(entry.inputs) and held and alike
+
+
+def _profile(inputs: Mapping[str, object]) -> object:
+    """Name the platform that a result is for."""
+    profile = inputs.get("profile")
+    return profile.get("name") if isinstance(profile, Mapping) else profile
 
 
 def _reasons(before: Entry, entry: Entry) -> tuple[str, ...]:
