@@ -9,24 +9,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from builder.archive import Archive
 from builder.cache import Cache
-from builder.emulator import Forward, Machine, qemu_command, write_log_of
+from builder.emulator import DirectBoot, Forward, Machine, qemu_command, raspberry_pi_command, write_log_of
 from builder.errors import BuildError
+from builder.firmware import FirmwareError, Model, boot_partition, read_slot
 from builder.greeting import free_port, wait_for_greeting
 from builder.packing import find_image, unpack_image
+from builder.profile import Content, Loader
 from builder.progress import Stages
 from builder.run import run
 from builder.sandbox import Sandbox, check_namespaces, remove_tree
-from builder.tools import BUILD_TOOLS, EMULATOR, open_tools
+from builder.sums import read_manifest
+from builder.tools import BUILD_TOOLS, EMULATOR, EMULATOR_ARM64, open_tools
 
 _CONSOLE_LIFETIME = 7 * 24 * 3600
 _EARLY_DEATH = 1.0
@@ -152,7 +155,10 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
     cache = Cache(Cache.default().root, remove_tree)
     stages = Stages()
     archive = Archive.from_environment()
-    emulator = open_tools(EMULATOR, cache, archive, stages)
+    manifest = read_manifest(machine.folder)
+    on_pi = manifest.get("loader") == Loader.RASPBERRY_PI
+    emulator = open_tools(EMULATOR_ARM64 if on_pi else EMULATOR, cache, archive, stages)
+    tools = open_tools(BUILD_TOOLS, cache, archive, stages)
     with cache.workspace() as work:
         kept = disk is not None
         disk = disk or work / "disk.img"
@@ -160,13 +166,40 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
             stages.say(f"{disk} is there already and is used as it is.")
         else:
             with stages.stage("Unpack the image"):
-                tools = open_tools(BUILD_TOOLS, cache, archive, stages)
                 _unpack(find_image(machine.folder), disk, machine.size, work, tools)
         if machine.log_writes:
             log = write_log_of(disk)
             log.unlink(missing_ok=True)
             log.touch(mode=0o600)
-        yield qemu_command(machine, emulator, disk, work)
+        if on_pi:
+            yield raspberry_pi_command(machine, emulator, disk, _firmware(manifest, disk, work, tools))
+        else:
+            yield qemu_command(machine, emulator, disk, work)
+
+
+def _firmware(manifest: Mapping[str, Any], disk: Path, work: Path, tools: Sandbox) -> DirectBoot:
+    """Read from a disk what the Raspberry Pi's firmware would load.
+
+    Raises:
+        BuildError: it would load nothing.
+    """
+    starts = {row["number"]: row["start"] for row in manifest["partitions"]}
+    first = starts[next(row["number"] for row in manifest["partitions"] if row["content"] == Content.SEED)]
+
+    def fetch(start: int, name: str) -> Path:
+        target = work / name
+        # The disk may lie anywhere; the tools see it as a folder of its own.
+        copy = ["mcopy", "-n", "-o", "-i", f"/outside/{disk.name}@@{start}", f"::/{name}", tools.inside(target)]
+        run(["env", f"DARKPIPE_OUTSIDE={disk.parent}", *tools.command(copy)])
+        return target
+
+    try:
+        slot = starts[boot_partition(fetch(first, "autoboot.txt").read_text())]
+        files = read_slot(fetch(slot, "config.txt").read_text(), Model.PI4)
+        command_line = fetch(slot, files.command_line).read_text().strip()
+        return DirectBoot(fetch(slot, files.kernel), fetch(slot, files.initramfs), command_line)
+    except (FirmwareError, KeyError) as error:
+        raise BuildError(f"{disk}: {error}", "build the image again") from error
 
 
 def _unpack(image: Path, disk: Path, size: int, work: Path, tools: Sandbox) -> None:

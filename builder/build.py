@@ -124,9 +124,7 @@ def build_image(
     return published
 
 
-def image_inputs(
-    shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: Parts
-) -> dict[str, object]:
+def image_inputs(shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: Parts) -> dict[str, object]:
     """List all that an image is made from; each key of the site as a digest, since some are secret."""
     inputs: dict[str, object] = {
         "version": VERSION,

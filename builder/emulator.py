@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +63,50 @@ class Machine:
     log_writes: bool = False
 
 
+@dataclass(frozen=True)
+class DirectBoot:
+    """What a machine without firmware is started with; the files lie below the cache."""
+
+    kernel: Path
+    initramfs: Path
+    command_line: str
+
+
 def write_log_of(disk: Path) -> Path:
     """Name the file beside a disk that takes the log of what is written to it.
 
     Its format is that of the kernel's Documentation/admin-guide/device-mapper/log-writes.rst.
     """
     return disk.with_name(f"{disk.name}.writes")
+
+
+def raspberry_pi_command(machine: Machine, emulator: Sandbox, disk: Path, started: DirectBoot) -> list[str]:
+    """Give the host's command line for an image of the Raspberry Pi; the caller adds where the console goes.
+
+    QEMU has no Pi that Debian's kernel runs on: it is the machine `virt`, started as the Pi's firmware would do it.
+
+    Args:
+        emulator: the tools tree with QEMU for arm64.
+        disk: the machine's raw disk.
+        started: what the firmware would load.
+    """
+    seen, kept = _seen(machine, emulator, disk)
+    # The kernel tries only the first console of a driver's: that of a Pi 5 would keep it from the machine's own.
+    words = [word for word in started.command_line.split() if not word.startswith("console=")]
+    words += ["console=tty0", "console=ttyAMA0,115200"]
+    if machine.shell:
+        words += [f"systemd.set_credential={name}:{value}" for name, value in _SHELL_CREDENTIALS.items()]
+    argv = [
+        "qemu-system-aarch64",
+        *("-machine", "virt,gic-version=3"),
+        *("-accel", "tcg,tb-size=512", "-cpu", "cortex-a72", "-smp", "1"),
+        *("-m", str(machine.memory)),
+        *("-display", "none", "-monitor", "none", "-no-user-config"),
+        *("-kernel", emulator.inside(started.kernel), "-initrd", emulator.inside(started.initramfs)),
+        *("-append", " ".join(words)),
+        *_devices(machine, seen, kept),
+    ]
+    return _outside(emulator.command(argv), disk, kept)
 
 
 def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) -> list[str]:
@@ -80,15 +119,7 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
     """
     variables = work / "efivars.fd"
     shutil.copyfile(emulator.tree / _VARIABLES.lstrip("/"), variables)
-    kept = machine.disk is not None
-    seen = f"/outside/{disk.name}" if kept else emulator.inside(disk)
-    network = ",".join(
-        [
-            "user,model=virtio-net-pci",
-            *(f"hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in machine.forwards),
-            *(["restrict=on"] if machine.offline else []),
-        ]
-    )
+    seen, kept = _seen(machine, emulator, disk)
     argv = [
         "qemu-system-x86_64",
         *("-machine", "q35"),
@@ -97,22 +128,45 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
         *("-display", "none", "-monitor", "none", "-no-user-config"),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
         *("-drive", f"if=pflash,format=raw,file={emulator.inside(variables)}"),
+        *_devices(machine, seen, kept),
+        *(_shell_credentials() if machine.shell else ()),
+    ]
+    return _outside(emulator.command(argv), disk, kept)
+
+
+def _seen(machine: Machine, emulator: Sandbox, disk: Path) -> tuple[str, bool]:
+    """Tell where the tools see the disk, and whether it is kept."""
+    kept = machine.disk is not None
+    return (f"/outside/{disk.name}" if kept else emulator.inside(disk)), kept
+
+
+def _outside(command: Sequence[str], disk: Path, kept: bool) -> list[str]:
+    return ["env", f"DARKPIPE_OUTSIDE={disk.parent}", *command] if kept else list(command)
+
+
+def _devices(machine: Machine, seen: str, kept: bool) -> tuple[str, ...]:
+    network = ",".join(
+        [
+            "user,model=virtio-net-pci",
+            *(f"hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in machine.forwards),
+            *(["restrict=on"] if machine.offline else []),
+        ]
+    )
+    return (
         *(_logged_disk(seen) if machine.log_writes else _disk(seen, kept)),
         *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
         *("-device", "virtio-rng-pci"),
         *("-nic", network),
-        *(_shell_credentials() if machine.shell else ()),
-    ]
-    command = emulator.command(argv)
-    if kept:
-        return ["env", f"DARKPIPE_OUTSIDE={disk.parent}", *command]
-    return list(command)
+    )
+
+
+_SHELL_CREDENTIALS = {"agetty.autologin": "root", "login.noauth": "yes"}
+"""They let the console log in as root (agetty(8), login(1))."""
 
 
 def _shell_credentials() -> tuple[str, ...]:
-    """Let the console log in as root: only who runs the machine can set its SMBIOS strings (agetty(8), login(1))."""
-    credentials = {"agetty.autologin": "root", "login.noauth": "yes"}
-    pairs = (f"type=11,value=io.systemd.credential:{name}={value}" for name, value in credentials.items())
+    """Only who runs the machine can set its SMBIOS strings (systemd.system-credentials(7))."""
+    pairs = (f"type=11,value=io.systemd.credential:{name}={value}" for name, value in _SHELL_CREDENTIALS.items())
     return tuple(word for pair in pairs for word in ("-smbios", pair))
 
 

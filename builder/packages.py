@@ -151,6 +151,22 @@ def locked_layer(
     return _layer(shop.stage(Stage.PACKAGES, inputs, _CODE, make, "Debian packages of a lock; a few minutes"))
 
 
+def install(shop: Workshop, profile: Profile, components: Sequence[Component], work: Path) -> PackageLayer:
+    """Install a package layer from the archive as it is now, and keep nothing of it: for comparisons.
+
+    Args:
+        work: an empty folder below the cache.
+
+    Raises:
+        BuildError: the archive cannot be reached, or a package does not install.
+    """
+    shop = _suited(shop, profile)
+    made = work / "layer"
+    made.mkdir()
+    _build(made, shop, profile, components, lambda *_: None, shop.archive.mirrors)
+    return _layer(made)
+
+
 def _suited(shop: Workshop, profile: Profile, *, refresh: bool = False) -> Workshop:
     """Give a workshop with the archive's suites and the tools that a profile needs."""
     plain = shop.archive.widened((), (MAIN,))

@@ -61,9 +61,14 @@ def fill_slot(tree: Path, tools: Sandbox, profile: Profile, packages: PackageLay
         shutil.copy(path, tree)
     shutil.copy(packages.kernel, tree / KERNEL)
     shutil.copy(packages.initrd, tree / INITRAMFS)
-    (tree / "config.txt").write_text(_CONFIG)
+    (tree / "config.txt").write_text(config())
     # The firmware takes the first line only.
     (tree / COMMAND_LINE).write_text(f"{command_line}\n")
+
+
+def config() -> str:
+    """Write config.txt, which is the same for all boards and both slots."""
+    return _CONFIG
 
 
 def autoboot(slot: int, other: int) -> str:

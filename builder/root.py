@@ -92,9 +92,7 @@ def verified_root(shop: Workshop, profile: Profile, tar: RootTar) -> Root:
         "packing": profile.packing,
     }
     code = ("root.py", "frames.py", "packing.py", "xz.py")
-    entry = shop.stage(
-        Stage.ROOT, inputs, code, lambda made, _: _build(made, tar, size, profile.packing, shop.tools)
-    )
+    entry = shop.stage(Stage.ROOT, inputs, code, lambda made, _: _build(made, tar, size, profile.packing, shop.tools))
     root_hash, offset = (entry / "verity").read_text().split()
     return Root(entry, root_hash, int(offset))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from builder.digests import file_digest
 from builder.errors import BuildError, ToolError
@@ -15,6 +17,21 @@ SUMS_NAME = "SHA256SUMS"
 SIGNATURE_NAME = "SHA256SUMS.sig"
 NAMESPACE = "darkpipe-release"
 """A signature that was made for something else with the same key is none for a release (PROTOCOL.sshsig)."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a result's folder.
+
+    Raises:
+        BuildError: it is no such folder.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{folder} has no manifest: {error}", "name a folder that `darkpipe build` printed") from error
+    if not isinstance(manifest, dict):
+        raise BuildError(f"{folder / MANIFEST_NAME} is no manifest", "copy or build the image again")
+    return manifest
 
 
 def write_sums(folder: Path) -> None:

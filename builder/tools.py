@@ -63,6 +63,8 @@ BUILD_TOOLS = ToolsTree(
 
 EMULATOR = ToolsTree("emulator", ("ovmf", "qemu-system-x86", "qemu-utils"))
 
+EMULATOR_ARM64 = ToolsTree("emulator for arm64", ("ipxe-qemu", "qemu-system-arm", "qemu-utils"))
+
 
 def open_tools(tree: ToolsTree, cache: Cache, archive: Archive, stages: Stages, *, refresh: bool = False) -> Sandbox:
     """Give a sandbox of a tools tree; the tree is installed from Debian's archive when the cache lacks it.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tests.foreign.command import foreign
 from tests.fresh.command import fresh
 from tests.lint import lint, reformat
 from tests.locks import make_locks
@@ -38,7 +39,8 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
     """Run the tests: all tiers in the order of their cost, or those that are named.
 
     A tier is a folder below tests/. The tests end after the first tier that fails. `./dev test fresh` is another
-    thing: both commands of the README in fresh Debian systems; `./dev test reproducible` compares package layers.
+    thing: both commands of the README in fresh Debian systems; `./dev test reproducible` and `./dev test foreign` compare
+    package layers.
 
     \b
     Examples:
@@ -47,6 +49,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
       ./dev test images -- -k reboot -x
       ./dev test fresh --help
       ./dev test reproducible --help
+      ./dev test foreign --help
     """
     chosen = [name for name in TIERS if not tiers or name in tiers]
     outcomes = run_tiers(chosen, pytest_arguments)
@@ -98,6 +101,7 @@ def run_lock(upgrade: bool) -> None:
     make_locks(upgrade=upgrade)
 
 
+dev.add_command(foreign)
 dev.add_command(fresh)
 dev.add_command(power)
 dev.add_command(reproducible)
@@ -111,7 +115,7 @@ def main() -> None:
         ours, pytest_arguments = ours[:cut], ours[cut + 1 :]
     # The launcher takes --yes anywhere on the line; here it means nothing more.
     ours = [argument for argument in ours if argument != "--yes"]
-    if ours[:2] in (["test", "fresh"], ["test", "reproducible"]):
+    if ours[:2] in (["test", "foreign"], ["test", "fresh"], ["test", "reproducible"]):
         ours = ours[1:]
     dev.main(ours, prog_name="dev", obj=tuple(pytest_arguments))
 

@@ -10,9 +10,10 @@ from builder.compare.image import compare_images
 from builder.compare.regions import differing_ranges
 from builder.differences import differences
 from builder.errors import BuildError
+from builder.packing import Packing
 from builder.sandbox import Sandbox
 
-_IMAGES = (".img", ".img.zst")
+_IMAGES = (".img", *(f".img.{packing}" for packing in Packing))
 
 
 def compare(first: Path, second: Path, cache: Cache, tools: Sandbox) -> list[str]:

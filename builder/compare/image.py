@@ -12,9 +12,10 @@ from builder.compare.regions import Difference, Map, differing_ranges
 from builder.compare.root import FILE_SYSTEM
 from builder.compare.trees import LIST_TREE, Listing, differing_files, read_listing
 from builder.errors import ToolError
+from builder.packing import Packing, unpack_image
 from builder.sandbox import Sandbox
 
-_COMPRESSED = ".zst"
+_COMPRESSED = tuple(f".{packing}" for packing in Packing)
 _MOST = 100
 """Lines about one kind of thing; a longer list helps nobody."""
 
@@ -23,21 +24,21 @@ def compare_images(first: Path, second: Path, work: Path, tools: Sandbox) -> lis
     """Name what differs between two images; nothing when they are equal.
 
     Args:
-        first: a raw image, or a compressed one (`.zst`).
+        first: a raw image, or a compressed one (`.zst`, `.xz`).
         second: likewise.
         work: an empty folder below the cache; unpacked images take their space there.
     """
     both = (first, second)
-    if all(path.suffix == _COMPRESSED for path in both) and not differing_ranges(*both):
+    if all(path.suffix in _COMPRESSED for path in both) and not differing_ranges(*both):
         return []
     raw, broken = [], []
     for path, name in zip(both, ("first", "second"), strict=True):
         target = work / f"{name}.img"
-        reason = _unpack(path, target, tools) if path.suffix == _COMPRESSED else _take(path, target)
+        reason = _unpack(path, target, tools) if path.suffix in _COMPRESSED else _take(path, target)
         raw.append(target)
         broken += [f"the {name} cannot be unpacked: {reason}"] if reason else []
     lines = [] if broken else compare_raw(raw[0], raw[1], work, tools)
-    if not lines and all(path.suffix == _COMPRESSED for path in both):
+    if not lines and all(path.suffix in _COMPRESSED for path in both):
         lines = [*broken, *map(str, _compressed_differences(*both))]
     return lines or broken
 
@@ -97,6 +98,8 @@ def _list_files(image: Path, start: int, work: Path, tools: Sandbox) -> Listing:
 
 def _unpack(path: Path, target: Path, tools: Sandbox) -> str:
     """Unpack an image, with holes for its zeros; give what is wrong with it, empty when nothing is."""
+    if Packing.of(path) is Packing.XZ:
+        return _unpack_xz(path, target, tools)
     frames, problem = read_frames(path.read_bytes())
     with target.open("wb") as image:
         for number, frame in enumerate(frames, start=1):
@@ -117,6 +120,14 @@ def _unpack(path: Path, target: Path, tools: Sandbox) -> str:
     return problem
 
 
+def _unpack_xz(path: Path, target: Path, tools: Sandbox) -> str:
+    try:
+        unpack_image(path, target, tools)
+    except ToolError as error:
+        return str(error).splitlines()[2]
+    return ""
+
+
 def _take(path: Path, target: Path) -> str:
     if target.parent in path.parents:
         target.symlink_to(path)
@@ -126,6 +137,9 @@ def _take(path: Path, target: Path) -> str:
 
 
 def _compressed_differences(first: Path, second: Path) -> list[Difference]:
+    if Packing.XZ in {Packing.of(path) for path in (first, second)}:
+        known = Map(max(path.stat().st_size for path in (first, second)), "compressed file")
+        return known.split(differing_ranges(first, second))
     packed = [path.read_bytes() for path in (first, second)]
     # Of the two the one whose structure is whole tells best what lies where.
     frames, _ = min((read_frames(data) for data in packed), key=lambda found: bool(found[1]))

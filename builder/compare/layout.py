@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.compare.fat import Fat, File
+from builder.compare.mbr import mbr_regions, read_mbr
 from builder.compare.pe import pe_sections
 from builder.compare.reader import Reader
 from builder.compare.regions import Map, Region
@@ -32,14 +33,16 @@ class Images:
 
     def rows(self) -> list[Row]:
         """The partitions; none when no image has a table."""
-        return _first(read_table, self._readers) or []
+        return _first(read_table, self._readers) or _first(read_mbr, self._readers) or []
 
     def map(self) -> Map:
         """Name every byte, as exactly as the structures allow."""
         size = max(reader.size for reader in self._readers)
         found = Map(size, "outside of all partitions")
         rows = self.rows()
-        if rows:
+        if fields := _first(_mbr_regions, self._readers):
+            found.add(fields)
+        elif rows:
             found.add(table_regions(min(reader.size for reader in self._readers), rows))
         for row in rows:
             name = f"partition {row.label}"
@@ -63,6 +66,11 @@ def _first(parse: Callable[[Reader], _T], readers: Iterable[Reader]) -> _T | Non
         except ValueError:
             continue
     return None
+
+
+def _mbr_regions(image: Reader) -> list[Region]:
+    read_mbr(image)
+    return list(mbr_regions(image))
 
 
 def _root_regions(partition: Reader) -> list[Region]:

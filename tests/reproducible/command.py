@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -68,24 +69,26 @@ def reproducible(planted: bool, second: Path | None) -> None:
 def _install(cache: Cache, *, planted: bool) -> PackageLayer:
     ready = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
     shop = Workshop(Sandbox(ready.tools.tree, cache.root), cache, ready.archive, ready.stages)
-    with tempfile.TemporaryDirectory() as folder:
-        components = load_components(SOURCE / "components")
-        wanted = _plant(components, Path(folder), planted)
+    with plant(load_components(SOURCE / "components"), planted) as wanted:
         try:
             return package_layer(shop, load_profile(SOURCE / "profiles/x64"), wanted)
         except BuildError as error:
             raise click.ClickException(str(error)) from error
 
 
-def _plant(components: Sequence[Component], folder: Path, planted: bool) -> Sequence[Component]:
+@contextmanager
+def plant(components: Sequence[Component], planted: bool) -> Iterator[Sequence[Component]]:
+    """Give components of which one, if that is wanted, writes a random file when it is installed: `/etc/planted`."""
     if not planted:
-        return components
+        yield components
+        return
     first = next(component for component in components if component.package_hook.is_file())
-    subprocess.run(["cp", "-R", f"{first.folder}/.", str(folder)], check=True)
-    with (folder / first.package_hook.name).open("a") as hook:
-        hook.write(_HOOK)
-    changed = first.model_copy(update={"folder": folder})
-    return [changed if component is first else component for component in components]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["cp", "-R", f"{first.folder}/.", folder], check=True)
+        with Path(folder, first.package_hook.name).open("a") as hook:
+            hook.write(_HOOK)
+        changed = first.model_copy(update={"folder": Path(folder)})
+        yield [changed if component is first else component for component in components]
 
 
 def _install_elsewhere(cache: Path, *, planted: bool) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from builder.disk import disk_size, place, table_script
+from builder.disk import Placed, disk_id, disk_size, place, root_partition_id, table_script
 from builder.errors import BuildError
 from builder.profile import Content, find_profile, load_profile
 from builder.project import repart_definition
@@ -44,22 +45,58 @@ def test_wrong_profile_is_refused(tmp_path: Path, old: str, new: str) -> None:
 
 
 def test_layout_of_x64() -> None:
-    placed = place(load_profile(PROFILES / "x64"))
-    assert [(row.partition.name, row.start, row.size) for row in placed] == [
-        ("esp", 2**20, 2**30),
-        ("root-a", 2**20 + 2**30, 3 * 2**30),
-    ]
-    assert disk_size(placed) == 4 * 2**30 + 2 * 2**20
-
-
-def test_all_fixed_sizes_fit_the_smallest_disk_with_room_for_mail() -> None:
     profile = load_profile(PROFILES / "x64")
+    assert [(row.number, row.partition.name, row.start, row.size) for row in place(profile)] == [
+        (1, "esp", 2**20, 2**30),
+        (2, "root-a", 2**20 + 2**30, 3 * 2**30),
+    ]
+    assert disk_size(profile) == 4 * 2**30 + 2 * 2**20
+
+
+def test_layout_of_the_raspberry_pi() -> None:
+    """All partitions are in the image; a logical one has room before it for the sector that describes it."""
+    profile = load_profile(PROFILES / "raspberrypi")
+    placed = place(profile)
+    assert [(row.number, row.partition.name) for row in placed] == [
+        (1, "boot"),
+        (2, "boot-a"),
+        (3, "boot-b"),
+        (5, "root-a"),
+        (6, "root-b"),
+        (7, "state"),
+        (8, "data"),
+    ]
+    gaps = [after.start - before.end for before, after in itertools.pairwise(placed)]
+    assert gaps == [0, 0, 2**20, 2**20, 2**20, 2**20]
+    assert disk_size(profile) == placed[-1].end
+    script = table_script(profile, ROOT)
+    assert f"label-id: 0x{disk_id(ROOT)}" in script
+    assert "4 : " in script
+    assert root_partition_id(profile, ROOT) == f"{disk_id(ROOT)}-05"
+
+
+def test_what_the_device_is_told_of_its_disk() -> None:
+    layout = load_profile(PROFILES / "raspberrypi").layout()
+    assert layout.partitions == {place.partition.name: place.number for place in _placed("raspberrypi")}
+    assert (layout.boot, set(layout.formats)) == ("boot", {"state", "data"})
+    layout = load_profile(PROFILES / "x64").layout()
+    assert (layout.boot, layout.partitions, set(layout.formats)) == ("esp", {}, {"state", "data"})
+
+
+def _placed(name: str) -> tuple[Placed, ...]:
+    return place(load_profile(PROFILES / name))
+
+
+@pytest.mark.parametrize("name", ["x64", "raspberrypi"])
+def test_all_fixed_sizes_fit_the_smallest_disk_with_room_for_mail(name: str) -> None:
+    profile = load_profile(PROFILES / name)
     fixed = sum(partition.size or 0 for partition in profile.partitions)
     assert profile.smallest_disk - fixed > 6 * 10**9
+    assert disk_size(profile) < profile.smallest_disk
 
 
 def test_table_names_the_root_by_its_hash() -> None:
-    script = table_script(place(load_profile(PROFILES / "x64")), ROOT)
+    script = table_script(load_profile(PROFILES / "x64"), ROOT)
     assert f"uuid={ROOT.partition_uuid}" in script
     assert ROOT.partition_uuid.replace("-", "") == ROOT.root_hash[:32]
     assert 'name="darkpipe-root-a"' in script

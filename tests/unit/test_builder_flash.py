@@ -121,7 +121,7 @@ def test_an_image_that_changes_while_it_is_written_is_found(image: Image, target
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="no result of darkpipe build"):
+    with pytest.raises(BuildError, match="holds 0 images"):
         open_image(tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""Comparisons of package layers for another architecture, made in two ways."""
