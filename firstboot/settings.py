@@ -20,9 +20,7 @@ from pydantic import ValidationError
 
 from firstboot import login as account
 from firstboot.console import announce
-from firstboot.disk import DiskError
 from firstboot.login import LoginError
-from firstboot.seed import SeedError
 from firstboot.wifi import supplicant_configuration
 from model.settings import Keyboard, Settings
 from stack.durable import write_atomically
@@ -39,8 +37,8 @@ LOCAL_TIME = PurePosixPath("/run/darkpipe/localtime")
 _ZONES = PurePosixPath("/usr/share/zoneinfo")
 _SCREEN = Path("/dev/tty1")
 _HOST_NAME = Path("/etc/hostname")
-_FOLDERS = (account.USER_RECORDS, account.AUTHORIZED_KEYS, account.SUDOERS)
-_FILES = (account.SSHD, SUPPLICANT, LOCAL_TIME)
+_FOLDERS = (account.USER_RECORDS, account.AUTHORIZED_KEYS, account.SUDOERS, SUPPLICANT.parent)
+_FILES = (account.SSHD, LOCAL_TIME)
 
 
 class SettingsError(Exception):
@@ -111,17 +109,17 @@ def put(effect: Effect, root: Path = Path("/")) -> None:
         root: what stands for `/` in a test.
     """
     for folder in _FOLDERS:
-        shutil.rmtree(_below(root, folder), ignore_errors=True)
+        # Also when nothing goes in: the cages of services that start later hide the folders that they find, and would
+        # not hide one that was removed and made anew.
+        _below(root, folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+        for old in _below(root, folder).iterdir():
+            old.unlink()
     for file in _FILES:
         _below(root, file).unlink(missing_ok=True)
     for path, made in effect.files.items():
-        target = _below(root, path)
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_atomically(target, made.content, made.mode)
+        write_atomically(_below(root, path), made.content, made.mode)
     for path, leads_to in effect.links.items():
-        target = _below(root, path)
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        target.symlink_to(leads_to)
+        _below(root, path).symlink_to(leads_to)
 
 
 def without_unusable(settings: Settings, complain: Callable[[str], object], root: Path = Path("/")) -> Settings:
@@ -175,7 +173,7 @@ def ensure_host_key(path: Path, scratch: Path = Path("/run/darkpipe")) -> str | 
         scratch: a folder in memory, where nothing is left of it.
 
     Returns:
-        The fingerprint of a key that was made now.
+        The fingerprint of a key that was made now, else None.
 
     Raises:
         SettingsError: it cannot be kept.
@@ -250,7 +248,7 @@ class Complaints:
         """Tell why the steps inside could not be finished."""
         try:
             yield
-        except (SettingsError, LoginError, SeedError, DiskError, OSError) as error:
+        except (SettingsError, LoginError, OSError) as error:
             self.add(str(error))
 
 
