@@ -38,6 +38,8 @@ class Zone(StrEnum):
 
     LAN = "lan"
     """Any network but the tunnel's."""
+    HOME = "home"
+    """The same, but only addresses that no network outside of a home or an office has."""
     TUNNEL = "tunnel"
     """The tunnel to the relay, which names the true client in a PROXY header."""
     DEVICE = "device"

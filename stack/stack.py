@@ -54,6 +54,11 @@ class Stack:
         return self._ports(Zone.LAN)
 
     @property
+    def home_ports(self) -> tuple[Port, ...]:
+        """Every port that only neighbours in the home's own networks may reach, in ascending order."""
+        return self._ports(Zone.HOME)
+
+    @property
     def tunnel_ports(self) -> tuple[Port, ...]:
         """Every port that the relay may reach, in ascending order."""
         return self._ports(Zone.TUNNEL)

@@ -110,6 +110,11 @@ class Machine:
         return self._scratch / "data"
 
     @property
+    def state(self) -> Path:
+        """The device's /state, seen from outside."""
+        return self._scratch / "state"
+
+    @property
     def boot_partition(self) -> Path:
         """The folder that stands for the boot partition."""
         return self._scratch / "boot"
@@ -139,6 +144,8 @@ class Machine:
             "--register=no",
             # Otherwise it asks for this computer's machine id, which a system that was never booted lacks.
             "--link-journal=no",
+            # The device has a time zone of its own.
+            "--timezone=off",
             f"--machine=darkpipe-{os.getpid()}-{id(self) & 0xFFFF:x}",
             # What the device keeps on /state: the same machine from start to start.
             f"--uuid={self._uuid}",
@@ -395,6 +402,7 @@ def why_not() -> str | None:
     needed = {
         "systemd-nspawn": "systemd-container",
         "swaks": "swaks",
+        "ssh": "openssh-client",
         "strace": "strace",
         "nsenter": "util-linux",
         "ip": "iproute2",

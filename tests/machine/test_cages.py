@@ -26,6 +26,9 @@ _PLANTED = "/var/lib/darkpipe-planted"
 _NEIGHBOUR = "/data/neighbour/planted"
 """Open to everybody as well, in a volume of the future: only a cage that hides it keeps it from others."""
 
+_PLACES = ("/state/settings.json", "/run/wpa_supplicant/wpa_supplicant.conf", "/run/userdb/1000.user-privileged")
+"""What darkpipe-settings.service reads and makes on a device that has settings; planted here, for root's eyes only."""
+
 _SECRETS = {
     "key": "/data/tls/mail.pem",
     "srs": "/data/srs/key",
@@ -40,6 +43,9 @@ _SECRETS = {
     "srs-copy": "/run/credentials/postsrsd.service/key",
     "bayes": "/data/valkey/appendonlydir/*.incr.aof",
     "neighbour": _NEIGHBOUR,
+    "settings": _PLACES[0],
+    "wifi": _PLACES[1],
+    "login": _PLACES[2],
     "planted": _PLANTED,
 }
 """What is to be kept apart; of several files, the first is looked for."""
@@ -81,7 +87,10 @@ _CAGES = [
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.
-    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy"}),
+    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login"}),
+    # Before them all as well. It has no right to read what users keep for themselves.
+    ("darkpipe-settings", "", set(_SECRETS) - {"planted", "srs-copy", "mail", "queue", "bayes"}),
+    ("darkpipe-wifi@", "", set()),  # systemd hands it a copy of the configuration
 ]
 _DAEMONS = [cage for cage in _CAGES if cage[0] in {"postfix", "dovecot", "rspamd", "valkey", "unbound"}]
 
@@ -89,7 +98,9 @@ _DAEMONS = [cage for cage in _CAGES if cage[0] in {"postfix", "dovecot", "rspamd
 @pytest.mark.parametrize("unit", _UNITS)
 def test_a_unit_is_tight_or_says_why_not(device: Machine, unit: str) -> None:
     report = device.run("systemd-analyze", "security", "--no-pager", unit)
-    found = re.search(rf"Overall exposure level for {re.escape(unit)}: ([0-9.]+) ", report)
+    # Of a template, systemd judges an instance that it makes up.
+    name = re.escape(unit).replace("@", "@[a-z_]*")
+    found = re.search(rf"Overall exposure level for {name}: ([0-9.]+) ", report)
     assert found, report
     reason = _REASON.search(device.run("cat", f"/etc/systemd/system/{unit}"))
     if reason is None:
@@ -103,6 +114,8 @@ def secrets(device: Machine) -> Iterator[dict[str, str]]:
     """Where each secret lies, each with something in it; the probe that looks for them is in place."""
     device.run("install", "-D", "--mode=0644", "/etc/hostname", _NEIGHBOUR)
     device.run("install", "--mode=0644", "/etc/hostname", _PLANTED)
+    for place in _PLACES:
+        device.run("install", "-D", "--mode=0600", "/etc/hostname", place)
     # With a LAN: Postfix's processes learn the device's addresses when they start, and stay for the tests after these.
     with device.lan():
         for recipient, folder in (("alice@example.com", "mail"), ("friend@example.net", "queue")):
@@ -111,7 +124,7 @@ def secrets(device: Machine) -> Iterator[dict[str, str]]:
     paths = {name: device.run("sh", "-c", f"ls -1 {pattern}").split()[0] for name, pattern in _SECRETS.items()}
     device.run("tee", _PROBE, stdin=_SCRIPT.format(paths=" ".join(paths.values())).encode())
     yield paths
-    device.run("rm", "-r", _PROBE, _PLANTED, str(Path(_NEIGHBOUR).parent))
+    device.run("rm", "-r", _PROBE, _PLANTED, str(Path(_NEIGHBOUR).parent), *_PLACES)
 
 
 def _read(output: str, secrets: dict[str, str]) -> set[str]:
