@@ -54,8 +54,8 @@ class PartitionType(StrEnum):
 class Content(StrEnum):
     """What the builder puts into a partition.
 
-    `boot` starts the system, `seed` is where a site's seed lies if that is not the same, `spare` is an empty file system
-    for what starts a later version.
+    `boot` starts the system, `seed` is where a site's seed lies if that is not the same, `spare` is an empty file
+    system for what starts a later version.
     """
 
     BOOT = "boot"
@@ -118,7 +118,7 @@ class Profile(_Strict):
 
     @property
     def initramfs(self) -> tuple[Path, ...]:
-        """Folders laid over `/etc/initramfs-tools` before packages are installed: everybody's, and the profile's own."""
+        """Folders laid over `/etc/initramfs-tools` before packages are installed: everybody's, the profile's own."""
         folders = (self.folder.parent / "common/initramfs", self.folder / "initramfs")
         return tuple(folder for folder in folders if folder.is_dir())
 

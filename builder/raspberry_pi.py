@@ -1,4 +1,4 @@
-"""The boot partitions of the Raspberry Pi: what its firmware reads, in the form of the documentation's config.txt pages.
+"""The boot partitions of the Raspberry Pi: what its firmware reads (Raspberry Pi documentation, "config.txt").
 
 The first partition says which of two slots is started (autoboot.txt). A slot has all of its own: the firmware's second
 half (Pi 4; the Pi 5 has it in its EEPROM), config.txt, device trees, kernel, initramfs and command line.

@@ -39,8 +39,8 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
     """Run the tests: all tiers in the order of their cost, or those that are named.
 
     A tier is a folder below tests/. The tests end after the first tier that fails. `./dev test fresh` is another
-    thing: both commands of the README in fresh Debian systems; `./dev test reproducible` and `./dev test foreign` compare
-    package layers.
+    thing: both commands of the README in fresh Debian systems; `./dev test reproducible` and `./dev test foreign`
+    compare package layers.
 
     \b
     Examples:
