@@ -71,6 +71,7 @@ def schema() -> None:
 @darkpipe.command()
 @click.argument("site", type=click.Path(path_type=Path))
 @click.option("--profile", default="x64", show_default=True, metavar="NAME", help="Platform to build for.")
+@click.option("--all", "everything", is_flag=True, help="Build for every platform, as one release.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -97,6 +98,7 @@ def schema() -> None:
 def build(
     site: Path,
     profile: str,
+    everything: bool,
     output: Path,
     refresh: bool,
     lock_file: Path | None,
@@ -107,7 +109,8 @@ def build(
 
     Needs no root, no Docker and no loop devices, but on systems that are not like Debian a container engine: there the
     same build runs in a container of $DARKPIPE_CONTAINER_IMAGE (debian:trixie when unset). The last line on standard
-    output is the folder with the compressed image, its manifest and checksums.
+    output is the folder with the compressed image, its manifest and checksums; with --all it holds a folder for each
+    platform, and one manifest and one list of checksums for all of them.
 
     A look at Debian's archive holds for 24 hours. After that, or with --refresh, a build looks again, and makes the
     package layer anew if Debian has published something; with --refresh the build tools as well, which else hold for 30
@@ -116,7 +119,8 @@ def build(
     \b
     Examples:
       ./darkpipe build examples/home.yaml
-      ./darkpipe build my-site.yaml --refresh
+      ./darkpipe build my-site.yaml --profile raspberrypi
+      ./darkpipe build my-site.yaml --all --refresh
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
@@ -124,14 +128,17 @@ def build(
     from builder.cache import Cache
     from builder.lock import read_lock
     from builder.passwords import settle_passwords
-    from builder.profile import find_profile
+    from builder.profile import all_profiles, find_profile
     from builder.progress import Stages
+    from builder.release import build_release
     from builder.sandbox import remove_tree
     from builder.where import builds_here
     from model.document import read_site
 
     if packages and not lock_file:
         raise BuildError("--packages needs a lock that says which packages", "add --lock FILE; darkpipe lock makes one")
+    if everything and lock_file:
+        raise BuildError("--all takes no lock, which is for one platform", "build the platforms one by one")
     held = Held(read_lock(lock_file), packages) if lock_file else None
     wanted = read_site(site)
     chosen = find_profile(SOURCE / "profiles", profile)
@@ -140,12 +147,15 @@ def build(
     if not builds_here():
         from builder.container import build_in_container, given
 
-        options = given(profile=profile, refresh=refresh, lock=lock_file, packages=packages)
+        options = given(profile=profile, all=everything, refresh=refresh, lock=lock_file, packages=packages)
         click.echo(build_in_container(wanted, seed, options, output, stages))
         return
     store = Cache(Cache.default().root, remove_tree)
     shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
-    result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
+    if everything:
+        result = build_release(shop, seed, all_profiles(SOURCE / "profiles"), output, written=wanted, refresh=refresh)
+    else:
+        result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
     click.echo(result)
 

@@ -167,6 +167,18 @@ def find_profile(profiles: Path, name: str) -> Profile:
     return load_profile(profiles / name)
 
 
+def all_profiles(profiles: Path) -> tuple[Profile, ...]:
+    """Read all profiles, in the order of their names.
+
+    Args:
+        profiles: the folder with one folder for each profile.
+
+    Raises:
+        BuildError: a file breaks the model.
+    """
+    return tuple(load_profile(path.parent) for path in sorted(profiles.glob("*/profile.yaml")))
+
+
 def load_profile(folder: Path) -> Profile:
     """Read `profile.yaml` of a folder.
 

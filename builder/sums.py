@@ -35,8 +35,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS as sha256sum(1) reads it."""
-    lines = (f"{file_digest(path)}  {path.name}\n" for path in sorted(folder.iterdir()))
+    """Write SHA256SUMS as sha256sum(1) reads it, for all files in a folder and its folders."""
+    lines = [f"{file_digest(folder / name)}  {name}\n" for name in sorted(_files(folder))]
     (folder / SUMS_NAME).write_text("".join(lines))
 
 
@@ -48,11 +48,11 @@ def check_sums(folder: Path) -> list[str]:
     except (OSError, UnicodeDecodeError):
         return [f"{SUMS_NAME} is missing or cannot be read"]
     for line in lines:
-        match = re.fullmatch(r"([0-9a-f]{64})  ([^/]+)", line)
+        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
         if not match or match[2] in listed:
             return [f"{SUMS_NAME} has a line that is no sum of a file: {line[:80]!r}"]
         listed[match[2]] = match[1]
-    there = {path.name for path in folder.iterdir()} - {SUMS_NAME, SIGNATURE_NAME}
+    there = _files(folder) - {SUMS_NAME, SIGNATURE_NAME}
     faults = [f"{name} is missing" for name in sorted(set(listed) - there)]
     faults += [f"{name} is in the folder, and not in {SUMS_NAME}" for name in sorted(there - set(listed))]
     for name in sorted(there & set(listed)):
@@ -62,6 +62,11 @@ def check_sums(folder: Path) -> list[str]:
         elif file_digest(path) != listed[name]:
             faults.append(f"{name} is not what {SUMS_NAME} says")
     return faults
+
+
+def _files(folder: Path) -> set[str]:
+    """Name everything that is no folder, relative to the folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def sign(folder: Path, key: Path) -> Path:

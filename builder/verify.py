@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from builder.bmap import BLOCK, BlockMap, digest_of, parse_map
+from builder.digests import content_id
 from builder.errors import BuildError, ToolError
 from builder.lock import Installed, Lock, installed_packages, read_lock
 from builder.packages import LOCK_NAME
 from builder.packing import Packing, unpack_image
 from builder.profile import Content, Loader, PartitionType
 from builder.raspberry_pi import COMMAND_LINE
+from builder.release import release_id, results
 from builder.sandbox import Sandbox
 from builder.sbom import SBOM_NAME, package_url, sbom_packages
 from builder.sums import MANIFEST_NAME, SIGNATURE_NAME, check_sums, signer
@@ -57,6 +59,18 @@ def verify(folder: Path, tools: Sandbox, work: Path, allowed_signers: Path | Non
     """
     yield _finding("sums", lambda: _sums(folder))
     yield _finding("signature", lambda: _signature(folder, allowed_signers))
+    if not (parts := _results(folder)):
+        yield from _image_findings(folder, tools, work)
+        return
+    yield _finding("release", lambda: _release(folder, parts))
+    for name in sorted(parts):
+        own = work / content_id({"result": name})[:12]
+        own.mkdir()
+        for finding in _image_findings(folder / Path(name).name, tools, own):
+            yield Finding(f"{Path(name).name}: {finding.subject}", finding.good, finding.text)
+
+
+def _image_findings(folder: Path, tools: Sandbox, work: Path) -> Iterator[Finding]:
     try:
         image = _Image(folder, tools, work)
     except (Fault, BuildError, OSError, TypeError) as fault:
@@ -65,6 +79,23 @@ def verify(folder: Path, tools: Sandbox, work: Path, allowed_signers: Path | Non
     yield Finding("image", True, f"unpacks to {image.raw.stat().st_size:,} bytes, as the manifest says")
     for subject, check in image.checks():
         yield _finding(subject, check)
+    image.raw.unlink()
+
+
+def _results(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return results(folder)
+    except BuildError:  # said where the manifest is checked
+        return {}
+
+
+def _release(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> str:
+    for name, stated in parts.items():
+        if _read_manifest(folder / Path(name).name / MANIFEST_NAME) != stated:
+            raise Fault(f"{name} has another manifest than {MANIFEST_NAME} of the release says")
+    if release_id(parts) != _get(_read_manifest(folder / MANIFEST_NAME), "id"):
+        raise Fault("the release's id does not follow from those of its images")
+    return f"{', '.join(str(_get(part, 'profile')) for part in parts.values())}: one manifest for all"
 
 
 def _finding(subject: str, check: Callable[[], str]) -> Finding:
