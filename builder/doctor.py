@@ -27,6 +27,8 @@ _MEMORY = 2 * _GB
 # Measured on two cores, with the archive next door: a first build, and the speed of that machine.
 _REFERENCE_SECONDS = {"tools": 24.0, "packages": 46.0, "rest": 10.0}
 _REFERENCE_SPEED = 0.49
+_REFERENCE_FOREIGN = 270.0
+_REFERENCE_EMULATED = 2400.0
 _DOWNLOAD = 300 * 10**6
 
 _PACKAGE_OF = {
@@ -145,17 +147,29 @@ def _subordinate_ids(host: Host) -> Iterator[Finding]:
         yield Finding("subordinate ids", Verdict.FINE, f"{host.user} owns {_SUBORDINATE_IDS} or more")
 
 
-def _binfmt(host: Host) -> Iterator[Finding]:
-    kernel = ".".join(map(str, host.kernel))
-    if host.binfmt:
-        found = f"this kernel ({kernel}) does not let us mount binfmt_misc: {_short(host.binfmt)}"
-    elif host.kernel < _PRIVATE_BINFMT:
-        found = f"this kernel ({kernel}) has no private binfmt handlers; expected {'.'.join(map(str, _PRIVATE_BINFMT))}"
-    else:
-        yield Finding("other architectures", Verdict.FINE, f"kernel {kernel} has private binfmt handlers")
+def _raspberry_pi(host: Host) -> Iterator[Finding]:
+    subject = "images for arm64"
+    if _MACHINES.get(host.machine) == "arm64":
+        yield Finding(subject, Verdict.FINE, "are this computer's own")
         return
-    remedy = "nothing now: this version builds for the computer's own architecture only; later a newer kernel"
-    yield Finding("other architectures", Verdict.WARNING, found, remedy)
+    if not host.binfmt:
+        found = f"a first build for the Raspberry Pi takes {_about(foreign_seconds(host))} (an estimate)"
+        yield Finding(subject, Verdict.FINE, found)
+        return
+    kernel = ".".join(map(str, host.kernel))
+    newer = (
+        f"a kernel of version {'.'.join(map(str, _PRIVATE_BINFMT))} or later makes it {_about(foreign_seconds(host))}"
+    )
+    why = f"this kernel ({kernel}) has no private binfmt handlers ({_short(host.binfmt)})"
+    if host.host_handler:
+        found = f"{why}; a first build for the Raspberry Pi takes {_about(foreign_seconds(host, emulated=True))}"
+        yield Finding(subject, Verdict.WARNING, found, newer)
+        return
+    remedy = (
+        f"sudo apt-get install qemu-user-binfmt (on Debian 12: qemu-user-static); it then takes "
+        f"{_about(foreign_seconds(host, emulated=True))}, and {newer}"
+    )
+    yield Finding(subject, Verdict.WARNING, f"{why}, and the computer no handler for arm64", remedy)
 
 
 def _space(host: Host) -> Iterator[Finding]:
@@ -205,9 +219,8 @@ def _kvm(host: Host) -> Iterator[Finding]:
 
 def _time(host: Host) -> Iterator[Finding]:
     seconds = expected_seconds(host)
-    words = "under a minute" if seconds < 60 else f"about {round(seconds / 60)} min"
     fetched = "" if _is_fresh(host) else f", and the download of up to {_DOWNLOAD // 10**6} MB"
-    yield Finding("time", Verdict.FINE, f"the next build takes {words}{fetched} (an estimate)")
+    yield Finding("time", Verdict.FINE, f"the next build for x64 takes {_about(seconds)}{fetched} (an estimate)")
 
 
 def expected_seconds(host: Host) -> float:
@@ -218,6 +231,20 @@ def expected_seconds(host: Host) -> float:
     if _is_fresh(host):
         del parts["packages"]
     return sum(parts.values()) * host.speed_seconds / _REFERENCE_SPEED
+
+
+def foreign_seconds(host: Host, *, emulated: bool = False) -> float:
+    """Estimate a first build for arm64 on a computer with amd64, without downloads, as `expected_seconds` does.
+
+    Args:
+        emulated: whether all of its programs are, for want of private binfmt handlers.
+    """
+    seconds = _REFERENCE_EMULATED if emulated else _REFERENCE_FOREIGN
+    return seconds * host.speed_seconds / _REFERENCE_SPEED
+
+
+def _about(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"about {round(seconds / 60)} min"
 
 
 def _is_fresh(host: Host) -> bool:
@@ -234,7 +261,7 @@ _CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     _programs,
     _namespaces,
     _subordinate_ids,
-    _binfmt,
+    _raspberry_pi,
     _space,
     _memory,
     _archive,

@@ -19,6 +19,7 @@ from builder.archive import SUITE, Archive, last_state
 from builder.cache import Cache
 from builder.emulator import kvm_works
 from builder.errors import BuildError, ToolError
+from builder.foreign import host_handler_works, private_handlers_fail
 from builder.run import run
 from builder.sandbox import Sandbox, available_memory, namespace_command
 from builder.tools import EMULATOR, host_architecture, newest_tools
@@ -40,8 +41,6 @@ PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t tmpfs tmpfs /mnt && mkdir /mnt/proc && mount -t proc proc /mnt/proc && cd /mnt && mount -n --move . /
 """
 """Shell: what builder/sandbox.sh does, without a tools tree."""
-
-_MOUNT_BINFMT = "mount -t binfmt_misc binfmt_misc /mnt"
 
 
 class Kvm(StrEnum):
@@ -72,7 +71,8 @@ class Host:
         subordinate: ids that the user owns in /etc/subuid and /etc/subgid (subuid(5)).
         missing: programs that are not installed.
         namespaces: why a tools tree cannot be entered; empty when it can.
-        binfmt: why binfmt_misc cannot be mounted in namespaces of our own; empty when it can.
+        binfmt: why a user namespace of ours cannot have binfmt_misc handlers of its own; empty when it can.
+        host_handler: whether the computer has a handler for arm64 programs that works in other roots.
         folders: folders that a build writes, each with the bytes that are free there.
         memory: bytes that are available.
         processors: how many we may use.
@@ -97,6 +97,7 @@ class Host:
     missing: tuple[str, ...]
     namespaces: str
     binfmt: str
+    host_handler: bool
     folders: Mapping[Path, int]
     memory: int
     processors: int
@@ -129,7 +130,8 @@ def read_host(cache: Cache, archive: Archive, output: Path) -> Host:
         subordinate={name: subordinate_ids(Path("/etc") / name, user, os.geteuid()) for name in ("subuid", "subgid")},
         missing=_missing(),
         namespaces=_trial([*namespace_command(), "--", "sh", "-c", ENTER_TREE]),
-        binfmt=_trial([*_mount_namespace(), "--", "sh", "-c", _MOUNT_BINFMT]),
+        binfmt=private_handlers_fail(),
+        host_handler=host_handler_works(),
         folders={folder: _free(folder) for folder in (cache.root, output.absolute())},
         memory=available_memory(),
         processors=len(os.sched_getaffinity(0)),
@@ -205,12 +207,6 @@ def _missing() -> tuple[str, ...]:
     wanted = PROGRAMS if os.geteuid() == 0 else (*PROGRAMS, *_USER_PROGRAMS)
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SBIN))
     return tuple(name for name in wanted if shutil.which(name, path=path) is None)
-
-
-def _mount_namespace() -> tuple[str, ...]:
-    if os.geteuid() == 0:
-        return ("unshare", "--mount")
-    return ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def _trial(argv: list[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from builder.archive import Archive
 from builder.cache import Cache
-from builder.doctor import Finding, Verdict, examine, expected_seconds
+from builder.doctor import Finding, Verdict, examine, expected_seconds, foreign_seconds
 from builder.host import Host, Kvm, read_host, subordinate_ids
 
 _GOOD = Host(
@@ -27,6 +27,7 @@ _GOOD = Host(
     missing=(),
     namespaces="",
     binfmt="",
+    host_handler=False,
     folders={Path("/home/alice/.cache/darkpipe"): 100 * 10**9},
     memory=8 * 10**9,
     processors=4,
@@ -86,8 +87,8 @@ def test_problems_name_their_remedy(host: Host, remedy: str) -> None:
     ("host", "subject"),
     [
         (replace(_GOOD, distribution="fedora"), "system"),
-        (replace(_GOOD, kernel=(6, 1)), "other architectures"),
-        (replace(_GOOD, binfmt="unknown filesystem type"), "other architectures"),
+        (replace(_GOOD, binfmt="mount: permission denied"), "images for arm64"),
+        (replace(_GOOD, binfmt="mount: permission denied", host_handler=True), "images for arm64"),
         (replace(_GOOD, memory=10**9), "memory"),
         (replace(_GOOD, folders={Path("/c"): 5 * 10**9}), "disk space"),
         *((replace(_GOOD, kvm=kvm), "virtual machines") for kvm in (Kvm.ABSENT, Kvm.REFUSED, Kvm.BROKEN)),
@@ -117,6 +118,20 @@ def test_expected_time_follows_what_is_there_and_how_fast_the_computer_is() -> N
     warm = replace(_GOOD, has_tools=True, layer_age=60.0)
     assert expected_seconds(warm) < 60
     assert expected_seconds(replace(warm, layer_age=25 * 3600.0)) > expected_seconds(warm)
+
+
+def test_a_plain_emulation_is_said_to_take_longer() -> None:
+    old = replace(_GOOD, kernel=(6, 1), binfmt="mount: permission denied")
+    assert foreign_seconds(old, emulated=True) > 4 * foreign_seconds(old)
+    (without,) = _bad(old)
+    assert "qemu-user-binfmt" in without.remedy
+    (slow,) = _bad(replace(old, host_handler=True))
+    assert "takes about 40 min" in slow.found
+    assert "6.7" in slow.remedy
+
+
+def test_an_arm64_computer_runs_its_own_programs() -> None:
+    assert _bad(replace(_GOOD, machine="aarch64", binfmt="mount: permission denied")) == []
 
 
 def test_subordinate_ids_are_the_largest_block_of_the_user(tmp_path: Path) -> None:
