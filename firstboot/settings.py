@@ -20,14 +20,21 @@ from pydantic import ValidationError
 
 from firstboot import login as account
 from firstboot.console import announce
+from firstboot.disk import DiskError
+from firstboot.imager import ImagerError, take_imager
 from firstboot.login import LoginError
+from firstboot.seed import SeedError, boot_partition
 from firstboot.wifi import supplicant_configuration
 from model.settings import Keyboard, Settings
 from stack.durable import write_atomically
+from stack.owners import SystemOwners
 from stack.render import File
+from stack.stack import Stack
+from stack.volumes import make_volumes
 
 STATE = Path("/state/settings.json")
-PASSWORD = Path("/data/darkpipe/login-password")
+DATA = Path("/data")
+PASSWORD = DATA / "darkpipe/login-password"
 HOST_KEY = Path("/state/ssh/ssh_host_ed25519_key")
 
 SUPPLICANT = PurePosixPath("/run/wpa_supplicant/wpa_supplicant.conf")
@@ -56,6 +63,20 @@ class Effect:
 
     files: Mapping[PurePosixPath, File] = field(default_factory=dict)
     links: Mapping[PurePosixPath, PurePosixPath] = field(default_factory=dict)
+
+
+def take_over() -> None:
+    """Move what the Raspberry Pi Imager has left on the boot partition, if there is one, to where settings are kept.
+
+    Raises:
+        ImagerError, SeedError, DiskError, OSError: it could not be taken, wholly or in part.
+    """
+    with boot_partition() as boot:
+        if boot is None:
+            return
+        # A volume, and not a mere folder, before anything lies in it.
+        make_volumes([one for one in Stack.load().volumes if one.name == PASSWORD.parent.name], DATA, SystemOwners())
+        print(take_imager(boot, STATE, PASSWORD))
 
 
 def read_settings(path: Path) -> Settings:
@@ -248,7 +269,7 @@ class Complaints:
         """Tell why the steps inside could not be finished."""
         try:
             yield
-        except (SettingsError, LoginError, OSError) as error:
+        except (SettingsError, LoginError, ImagerError, SeedError, DiskError, OSError) as error:
             self.add(str(error))
 
 
@@ -281,6 +302,8 @@ def main() -> int:
     """Run by darkpipe-settings.service; exit status 1 when something was left out."""
     complaints = Complaints()
     settings = Settings()
+    with complaints.caught():
+        take_over()
     with complaints.caught():
         settings = read_settings(STATE)
     take_effect(settings, complaints)
