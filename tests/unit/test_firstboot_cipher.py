@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from firstboot.cipher import ADIANTUM, AES_XTS, Cipher, choose_cipher
@@ -81,5 +83,4 @@ def test_cipher(cpuinfo: str, expected: Cipher) -> None:
 
 
 def test_this_computer_is_judged() -> None:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        assert choose_cipher(file.read()) in (AES_XTS, ADIANTUM)
+    assert choose_cipher(Path("/proc/cpuinfo").read_text(encoding="utf-8")) in (AES_XTS, ADIANTUM)
