@@ -14,6 +14,7 @@ from builder.commands.cache import cache
 from builder.commands.diff import diff
 from builder.commands.doctor import doctor
 from builder.commands.flash import flash
+from builder.commands.imager import imager
 from builder.commands.init import init
 from builder.commands.lock import lock
 from builder.commands.verify import sign, verify
@@ -242,7 +243,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (cache, diff, doctor, flash, init, lock, sign, verify, why):
+for command in (cache, diff, doctor, flash, imager, init, lock, sign, verify, why):
     darkpipe.add_command(command)
 
 
