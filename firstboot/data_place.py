@@ -165,7 +165,7 @@ def read_seed(state: Path) -> UUID | None:
     """Read the seed of the USB disk that this device has begun to make; None when it never has."""
     try:
         return UUID((state / _SEED).read_text(encoding="ascii").strip())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 

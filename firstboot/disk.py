@@ -71,7 +71,7 @@ def prepare(disk: Disk) -> None:
         announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk.existing("state"), _STATE, FileSystem.EXT4, "noatime")
     _keep_machine_id(_STATE / "machine-id")
-    _mount(_find_data(disk), _DATA, FileSystem.BTRFS, "noatime,compress=zstd:1")
+    _mount(find_data(disk), _DATA, FileSystem.BTRFS, "noatime,compress=zstd:1")
     run("btrfs", "filesystem", "resize", "max", str(_DATA))
     if first:
         announce("DarkPipe: the disk is ready.")
@@ -119,8 +119,13 @@ def _repart(disk: Disk) -> None:
         ) from error
 
 
-def _find_data(disk: Disk) -> Path:
-    """Give the partition that data lies on, wherever it is; wait for it, make it, and keep the decision."""
+def find_data(disk: Disk) -> Path:
+    """Give the partition that data lies on, wherever it is; wait for it, make it, and keep the decision.
+
+    Raises:
+        DiskError: a disk is broken.
+        SiteError, SeedError: the seed does not say where data is to lie; nothing was decided.
+    """
     record = read_record(_STATE)
     wish = None if record else _wish()
     told = ""

@@ -14,7 +14,8 @@ from firstboot.superblock import read_btrfs
 from firstboot.usb_disk import is_unfinished, read_edges
 from model.problems import printable
 
-_COLUMNS = "PATH,TYPE,TRAN,SIZE,MODEL,RO,FSTYPE,LABEL"
+# Without NAME there would be no tree.
+_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,MODEL,RO,LOG-SEC,FSTYPE,LABEL"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _look_closely(device: Path, row: Mapping[str, Any], seed: UUID | None) -> tu
     edges = read_edges(device)
     signatures = json.loads(run("wipefs", "--json", "--no-act", str(device)) or "{}").get("signatures", ())
     content = describe(row, signatures, zeros=not any(map(any, edges)))
-    return content, bool(content and seed and is_unfinished(device, edges, seed))
+    return content, bool(content and seed and is_unfinished(device, edges, row["log-sec"], seed))
 
 
 def _volume(partition: Path) -> Volume | None:

@@ -64,18 +64,19 @@ def make_usb_disk(device: Path, seed: UUID, *, unfinished: bool, definitions: Pa
     )
 
 
-def is_unfinished(device: Path, edges: Edges, seed: UUID, definitions: Path = _DEFINITIONS) -> bool:
+def is_unfinished(device: Path, edges: Edges, sector: int, seed: UUID, definitions: Path = _DEFINITIONS) -> bool:
     """Tell whether a power cut has left on a disk a part of the table that this device was writing.
 
     Args:
         edges: of the disk.
+        sector: size of its logical sectors in bytes.
         seed: of the table.
 
     Raises:
         subprocess.CalledProcessError: systemd-repart(8) cannot make this table.
         OSError: the disk cannot be read.
     """
-    return is_part_of(edges, _expected(device, seed, definitions))
+    return is_part_of(edges, _expected(device, sector, seed, definitions))
 
 
 def is_part_of(edges: Edges, expected: Edges) -> bool:
@@ -89,15 +90,14 @@ def is_part_of(edges: Edges, expected: Edges) -> bool:
     )
 
 
-def _expected(device: Path, seed: UUID, definitions: Path) -> Edges:
+def _expected(device: Path, sector: int, seed: UUID, definitions: Path) -> Edges:
     """Have systemd-repart make the same table on a file of the same size, which takes no room."""
     with device.open("rb") as disk:
         size = disk.seek(0, os.SEEK_END)
-    logical = run("blockdev", "--getss", str(device)).strip()
     with tempfile.NamedTemporaryFile(dir="/run", prefix="darkpipe-table-") as file:
         file.truncate(size)
         # Deferred: it gets its place in the table and no file system.
-        options = ("--empty=require", "--defer-partitions=linux-generic", f"--sector-size={logical}")
+        options = ("--empty=require", "--defer-partitions=linux-generic", f"--sector-size={sector}")
         run("systemd-repart", "--dry-run=no", *options, f"--seed={seed}", f"--definitions={definitions}", file.name)
         return read_edges(Path(file.name))
 
