@@ -190,6 +190,14 @@ def build(
     metavar="PORT",
     help="Return when the service on this guest port has greeted.",
 )
+@click.option(
+    "--usb-disk",
+    "usb_disks",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Plug in FILE as a USB disk; it lies beside the FILE of --disk; repeatable.",
+)
 @click.option("--offline", is_flag=True, help="No network behind the machine; forwarded ports work.")
 @click.option("--shell", is_flag=True, help="Log in as root on the console by itself (development only).")
 @click.option(
@@ -205,6 +213,7 @@ def boot(
     memory: int,
     detach: bool,
     wait: int | None,
+    usb_disks: tuple[Path, ...],
     offline: bool,
     shell: bool,
     log_writes: bool,
@@ -227,6 +236,8 @@ def boot(
     must_be_here("start the image in a virtual machine of your own, with UEFI: zstd -d out/…/….img.zst")
     if log_writes and disk is None:
         raise click.UsageError("--log-writes needs --disk FILE")
+    if any(disk is None or path.resolve().parent != disk.resolve().parent for path in usb_disks):
+        raise click.UsageError("--usb-disk FILE needs --disk with a file in the same folder")
     machine = Machine(
         folder=folder,
         forwards=tuple(Forward.parse(text) for text in forwards),
@@ -236,6 +247,7 @@ def boot(
         offline=offline,
         shell=shell,
         log_writes=log_writes,
+        usb_disks=tuple(path.resolve() for path in usb_disks),
     )
     if detach or wait is not None:
         boot_detached(machine, wait)

@@ -51,6 +51,7 @@ class Machine:
         offline: whether there is no network behind the machine.
         shell: whether the console logs in as root by itself, by systemd's credentials (systemd.system-credentials(7)).
         log_writes: whether all that is written to the disk is also logged, in `write_log_of(disk)`.
+        usb_disks: files with disks that are plugged in by USB, in the folder of `disk`.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Machine:
     offline: bool = False
     shell: bool = False
     log_writes: bool = False
+    usb_disks: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _devices(machine: Machine, seen: str, kept: bool) -> tuple[str, ...]:
     return (
         *(_logged_disk(seen) if machine.log_writes else _disk(seen, kept)),
         *("-device", "virtio-blk-pci,drive=disk,bootindex=0"),
+        *_usb_disks([f"/outside/{path.name}" for path in machine.usb_disks]),
         *("-device", "virtio-rng-pci"),
         *("-nic", network),
     )
@@ -186,6 +189,20 @@ def _logged_disk(seen: str) -> tuple[str, ...]:
         *("-blockdev", "driver=raw,node-name=plain,discard=unmap,file=disk-file"),
         *("-blockdev", "driver=blklogwrites,node-name=disk,discard=unmap,file=plain,log=log-file"),
     )
+
+
+def _usb_disks(seen: Sequence[str]) -> tuple[str, ...]:
+    if not seen:
+        return ()
+    drives = [
+        word
+        for number, path in enumerate(seen)
+        for word in (
+            *("-drive", f"if=none,id=usb{number},format=raw,discard=unmap,file={_quoted(path)}"),
+            *("-device", f"usb-storage,drive=usb{number},serial=usb{number}"),
+        )
+    ]
+    return ("-device", "qemu-xhci", *drives)
 
 
 def _quoted(path: str) -> str:

@@ -26,8 +26,7 @@ def site_text(site: Site) -> str:
         if name in {"version", "users", "disk"} or not values[name]:
             continue
         parts.append(f"{_comment(field.description or '')}{name}: {_flow(values[name])}\n")
-    unlock = _comment(Disk.model_fields["unlock"].description or "", "  ")
-    parts.append(f"disk:\n{unlock}  unlock: {_flow(values['disk']['unlock'])}\n")
+    parts.append(f"disk:\n{_disk(values['disk'])}")
     parts.append(_users(values["users"]))
     return "\n".join(parts)
 
@@ -68,6 +67,14 @@ def refuse_existing(path: Path) -> None:
     """
     if os.path.lexists(path):
         raise BuildError(f"{path} is there already, and is not overwritten", "name another file, or move that one away")
+
+
+def _disk(disk: dict[str, Any]) -> str:
+    return "".join(
+        f"{_comment(field.description or '', '  ')}  {name}: {_flow(disk[name])}\n"
+        for name, field in Disk.model_fields.items()
+        if disk[name] != field.default
+    )
 
 
 def _users(users: list[dict[str, Any]]) -> str:

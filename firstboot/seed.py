@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from firstboot.disk import system_disk
+from firstboot.partitions import system_disk
 from model.document import SEED_NAME, read_site
 from stack.durable import sync_folder, write_atomically
 
-_LABEL = "darkpipe-esp"
 _COMMAND_LINE = Path("/proc/cmdline")
 _MOUNT_POINT = Path("/boot")
 
@@ -43,12 +42,18 @@ def find_boot_partition(command_line: str) -> Path | None:
     Raises:
         DiskError: the disk has gone.
     """
-    return system_disk(command_line).partition(_LABEL) if "darkpipe.root=" in command_line else None
+    if "darkpipe.root=" not in command_line:
+        return None
+    disk = system_disk(command_line)
+    return disk.partition(disk.layout.boot)
 
 
 @contextmanager
-def boot_partition(mount_point: Path = _MOUNT_POINT) -> Iterator[Path | None]:
+def boot_partition(mount_point: Path = _MOUNT_POINT, *, writable: bool = True) -> Iterator[Path | None]:
     """Give the folder where the boot partition is mounted; it is mounted for as long as it takes when it is not.
+
+    Args:
+        writable: whether it is mounted so.
 
     Yields:
         The folder, or None on a machine without a boot partition.
@@ -62,7 +67,7 @@ def boot_partition(mount_point: Path = _MOUNT_POINT) -> Iterator[Path | None]:
     elif (partition := find_boot_partition(_COMMAND_LINE.read_text())) is None:
         yield None
     else:
-        options = "nosuid,nodev,noexec,umask=0077"
+        options = f"{'rw' if writable else 'ro'},nosuid,nodev,noexec,umask=0077"
         _run("mount", "--types", "vfat", "--options", options, str(partition), str(mount_point))
         try:
             yield mount_point

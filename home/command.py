@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from firstboot.console import announce
-from firstboot.disk import DiskError
+from firstboot.partitions import DiskError
 from firstboot.seed import SeedError
 from home.configure import InForce, Show, change_accounts, passwords_text
 from home.services import ServiceError, end_sessions, restart

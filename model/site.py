@@ -71,6 +71,13 @@ class UnlockPolicy(StrEnum):
     RELAY = "relay"
 
 
+class DataDisk(StrEnum):
+    """Which disk of the device holds the mail."""
+
+    SYSTEM = "system"
+    USB = "usb"
+
+
 class _Strict(BaseModel):
     # Pydantic would quote the input in its errors, and with it a password.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -100,6 +107,14 @@ class Disk(_Strict):
         "`relay`: by the relay, as long as you have not cut the device off. "
         "There is no default: mail on a disk that is not encrypted must be your own decision.",
         examples=["none"],
+    )
+    data: DataDisk = Field(
+        DataDisk.SYSTEM,
+        description="Where the mail lies. `system`: on the disk or card that the device starts from. `usb`: on a USB "
+        "disk, which the first start takes over when it is empty and the only empty one; the device waits for it, and "
+        "touches no disk with anything on it. Counts at the first start only. A disk that already holds a device's "
+        "mail (labelled darkpipe-data) is used in both cases.",
+        examples=["usb"],
     )
 
 

@@ -45,6 +45,7 @@ class Machine:
         size: of a new disk, in units of 10^9 bytes.
         offline: whether there is a network behind it.
         log_writes: whether all that is written to the disk is logged beside it.
+        usb_disks: files with disks that are plugged in by USB; the folder is that of its own disk.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Machine:
     size: int = 16
     offline: bool = False
     log_writes: bool = False
+    usb_disks: tuple[Path, ...] = ()
     state: State = State.OFF
     boot_seconds: float = 0.0
     smtp: int = field(default_factory=free_port)
@@ -72,6 +74,7 @@ class Machine:
             *("--forward", f"{self.closed}:{self.CLOSED_PORT}"),
             *(["--offline"] if self.offline else []),
             *(["--log-writes"] if self.log_writes else []),
+            *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
         ]
         self._console = pexpect.spawn(
             str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"

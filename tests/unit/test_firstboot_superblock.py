@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from firstboot.superblock import crc32c, mend_superblock
+from firstboot.superblock import Btrfs, crc32c, mend_superblock, read_btrfs
 
 _OFFSET = 65536
 
 
-def _superblock(generation: int, filling: int) -> bytes:
+def superblock(generation: int, filling: int) -> bytes:
     """What counts of a superblock, by the on-disk format: csum, fsid, bytenr, flags, magic, generation, csum_type."""
     summed = bytearray([filling]) * (4096 - 32)
     struct.pack_into("<16sQQ8sQ", summed, 0, b"f" * 16, _OFFSET, 1, b"_BHRfS_M", generation)
@@ -23,7 +24,7 @@ def _superblock(generation: int, filling: int) -> bytes:
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     path = tmp_path / "disk"
-    path.write_bytes(bytes(_OFFSET) + _superblock(12, 7) + bytes(4096))
+    path.write_bytes(bytes(_OFFSET) + superblock(12, 7) + bytes(4096))
     return path
 
 
@@ -50,18 +51,18 @@ def test_a_whole_one_stays(disk: Path) -> None:
 
 @pytest.mark.parametrize("sectors", range(1, 8))
 def test_a_torn_one_is_that_of_its_first_sector(disk: Path, sectors: int) -> None:
-    new = _superblock(13, 9)
+    new = superblock(13, 9)
     _write(disk, new[: 512 * sectors])
     assert mend_superblock(disk)
     mended = _read(disk)
     assert mended[4:512] == new[4:512]
-    assert mended[512:] == new[512 : 512 * sectors] + _superblock(12, 7)[512 * sectors :]
+    assert mended[512:] == new[512 : 512 * sectors] + superblock(12, 7)[512 * sectors :]
     assert mended[:4] == struct.pack("<I", crc32c(mended[32:]))
     assert not mend_superblock(disk)
 
 
 def test_the_old_one_with_a_new_end_is_the_old_one(disk: Path) -> None:
-    _write(disk, _superblock(13, 9)[2048:], 2048)
+    _write(disk, superblock(13, 9)[2048:], 2048)
     assert mend_superblock(disk)
     assert struct.unpack_from("<Q", _read(disk), 72) == (12,)
 
@@ -77,3 +78,17 @@ def test_what_is_no_such_superblock_is_not_touched(disk: Path, at: int, what: by
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"")
     assert not mend_superblock(tmp_path / "disk")
+
+
+@pytest.mark.parametrize("sectors", [1, 8])
+def test_it_says_whose_it_is_even_when_it_is_torn(disk: Path, sectors: int) -> None:
+    block = bytearray(superblock(13, 9))
+    block[299:555] = b"darkpipe-data".ljust(256, b"\0")
+    _write(disk, bytes(block[: 512 * sectors]))
+    assert read_btrfs(disk) == Btrfs(UUID(bytes=b"f" * 16), "darkpipe-data")
+
+
+def test_what_is_no_btrfs_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(2**20))
+    assert read_btrfs(tmp_path / "disk") is None
+    assert read_btrfs(tmp_path / "missing") is None

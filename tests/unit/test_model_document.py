@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model.document import SiteError, dump_site, parse_site, read_site
 from model.problems import Kind
 from model.report import annotate
-from model.site import Disk, MailServer, Site, UnlockPolicy, User
+from model.site import DataDisk, Disk, MailServer, Site, UnlockPolicy, User
 
 # Line 5 is the first after it.
 HEAD = """\
@@ -322,7 +322,7 @@ def sites(draw: st.DrawFn) -> Site:
         users=users,
         admin=draw(st.sampled_from(addresses)),
         mail_server=MailServer.POSTFIX_DOVECOT,
-        disk=Disk(unlock=UnlockPolicy.NONE),
+        disk=Disk(unlock=UnlockPolicy.NONE, data=draw(st.sampled_from(DataDisk))),
     )
 
 
@@ -350,4 +350,5 @@ def test_a_seed_spells_everything_out() -> None:
         "relays: []\n"
         "disk:\n"
         "  unlock: none\n"
+        "  data: system\n"
     )

@@ -1,0 +1,174 @@
+"""Where data lies: on the system's own disk or on another one. Decided once, at the first start, and kept on `state`.
+
+A device that finds another disk than the one with its data would show empty mailboxes and take mail where nobody looks
+for it. Therefore it never falls back: with its disk missing, or with a choice that is not clear, it waits and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from firstboot.other_disks import OtherDisk, Volume
+from firstboot.partitions import DiskError, label
+from firstboot.usb_disk import SMALLEST
+from model.document import SEED_NAME
+from model.site import DataDisk
+from stack.durable import write_atomically
+
+_RECORD = "data-disk.json"
+_SEED = "usb-disk-seed"
+
+
+class Place(StrEnum):
+    """Which disk data lies on."""
+
+    SYSTEM = "system"
+    OTHER = "other"
+
+
+class Record(BaseModel):
+    """What was decided.
+
+    Args:
+        uuid: of the btrfs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: Place
+    uuid: UUID
+
+
+@dataclass(frozen=True)
+class UseSystem:
+    """Data lies on the system's own disk; `settled` is whether that is to be kept as the decision."""
+
+    settled: bool
+
+
+@dataclass(frozen=True)
+class UseOther:
+    """Data lies on another disk."""
+
+    volume: Volume
+
+
+@dataclass(frozen=True)
+class MakeUsb:
+    """A USB disk is to be made the one for data."""
+
+    disk: OtherDisk
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A person has to do something, which the text says."""
+
+    text: str
+
+
+Decision = UseSystem | UseOther | MakeUsb | Wait
+
+
+def decide(record: Record | None, wish: DataDisk | None, others: Sequence[OtherDisk]) -> Decision:
+    """Decide where data lies.
+
+    Args:
+        record: what was decided before.
+        wish: what the seed says; None when there is no seed.
+        others: all disks but the system's own.
+    """
+    volumes = [(disk, volume) for disk in others for volume in disk.volumes]
+    if record is not None:
+        return _recorded(record, volumes)
+    if volumes:
+        if len(volumes) == 1:
+            return UseOther(volumes[0][1])
+        return Wait(f"there are several disks for its data:\n{_list_volumes(volumes)}\n{_ONE_OF_THEM}")
+    if wish is DataDisk.USB:
+        return _usb([disk for disk in others if disk.usb])
+    # Without a seed nothing of worth comes to data, and the seed that is still to come may say something else.
+    return UseSystem(settled=wish is not None)
+
+
+def _recorded(record: Record, volumes: Sequence[tuple[OtherDisk, Volume]]) -> Decision:
+    if record.place is Place.SYSTEM:
+        return UseSystem(settled=True)
+    ours = [(disk, volume) for disk, volume in volumes if volume.uuid == record.uuid]
+    if len(ours) == 1:
+        return UseOther(ours[0][1])
+    if ours:
+        return Wait(f"there are several copies of the disk with its data:\n{_list_volumes(ours)}\n{_ONE_OF_THEM}")
+    foreign = f"\nThis is another device's or an older one:\n{_list_volumes(volumes)}" if volumes else ""
+    return Wait(f"the disk with its data is missing (btrfs {record.uuid}).{foreign}\nPlug it in.")
+
+
+def _usb(disks: Sequence[OtherDisk]) -> Decision:
+    empty = [disk for disk in disks if (disk.unfinished or not disk.content) and disk.size >= SMALLEST]
+    if len(empty) == 1:
+        return MakeUsb(empty[0])
+    found = "\n".join(f"  {disk}: {_state(disk)}" for disk in disks) or "  no USB disk"
+    least = f"{SMALLEST / 1e9:.0f} GB or more"
+    if empty:
+        return Wait(f"several USB disks are empty. Found:\n{found}\nUnplug all but the one for data.")
+    return Wait(
+        f"its data is to lie on a USB disk, and none is empty. Found:\n{found}\n"
+        f"Plug in one that has {least} and is empty; nothing else is touched. Linux empties one, with all that is on "
+        f"it,\nby `mkfs.btrfs --force --label {label('data')} /dev/…`, Windows by `clean` in diskpart. To have data on "
+        f"the\nsystem's own disk instead, switch off and write `data: system` into {SEED_NAME}."
+    )
+
+
+def _state(disk: OtherDisk) -> str:
+    if disk.content and not disk.unfinished:
+        return f"has {disk.content}"
+    return "is empty" if disk.size >= SMALLEST else "is empty, and too small"
+
+
+def _list_volumes(volumes: Sequence[tuple[OtherDisk, Volume]]) -> str:
+    return "\n".join(f"  {volume.partition} on {disk}: btrfs {volume.uuid}" for disk, volume in volumes)
+
+
+_ONE_OF_THEM = "Unplug all but the one that you mean."
+
+
+def read_record(state: Path) -> Record | None:
+    """Read what was decided.
+
+    Args:
+        state: folder where `state` is mounted.
+
+    Raises:
+        DiskError: it cannot be understood.
+    """
+    path = state / _RECORD
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError):
+        raise DiskError(f"{path} does not say which disk holds the data: the system's disk is damaged") from None
+
+
+def keep_record(state: Path, record: Record) -> None:
+    """Keep what was decided; on return it is durable."""
+    write_atomically(state / _RECORD, f"{record.model_dump_json()}\n".encode(), 0o644)
+
+
+def read_seed(state: Path) -> UUID | None:
+    """Read the seed of the USB disk that this device has begun to make; None when it never has."""
+    try:
+        return UUID((state / _SEED).read_text(encoding="ascii").strip())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def keep_seed(state: Path, seed: UUID) -> None:
+    """Keep a seed; on return it is durable."""
+    write_atomically(state / _SEED, f"{seed}\n".encode(), 0o644)

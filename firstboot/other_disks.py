@@ -1,0 +1,122 @@
+"""The disks besides the one that the system was started from: whose data is on them, and what else. Reads only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from firstboot.partitions import label, run
+from firstboot.superblock import read_btrfs
+from firstboot.usb_disk import is_unfinished, read_edges
+from model.problems import printable
+
+# Without NAME there would be no tree.
+_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,MODEL,RO,LOG-SEC,FSTYPE,LABEL"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A btrfs with our label on another disk."""
+
+    partition: Path
+    uuid: UUID
+
+
+@dataclass(frozen=True)
+class OtherDisk:
+    """A disk that the system was not started from.
+
+    Args:
+        size: in bytes.
+        usb: whether it is plugged in by USB.
+        content: what was found on it, in words; empty when there is nothing. Only USB disks are looked at so closely.
+        volumes: what is labelled as our data.
+        unfinished: whether a power cut has left on it a part of what this very device was making.
+    """
+
+    device: Path
+    model: str
+    size: int
+    usb: bool
+    content: str = ""
+    volumes: tuple[Volume, ...] = ()
+    unfinished: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.device} ({', '.join(filter(None, [self.model, f'{self.size / 1e9:.1f} GB']))})"
+
+
+def find_other_disks(system: Path, seed: UUID | None) -> tuple[OtherDisk, ...]:
+    """Look at all disks but the one that the system was started from.
+
+    Args:
+        system: that disk, such as `/dev/mmcblk0`.
+        seed: of the USB disk that this device has begun to make, if any.
+    """
+    listed = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))["blockdevices"]
+    return tuple(_look(row, seed) for row in candidates(listed, system))
+
+
+def candidates(rows: Sequence[Mapping[str, Any]], system: Path) -> list[Mapping[str, Any]]:
+    """Take the disks with a medium in them from lsblk(8)'s tree, but for the system's own."""
+    return [row for row in rows if row["type"] == "disk" and row["size"] and Path(row["path"]) != system]
+
+
+def describe(row: Mapping[str, Any], signatures: Sequence[Mapping[str, Any]], *, zeros: bool) -> str:
+    """Say what is on a disk, for its owner.
+
+    Args:
+        row: of lsblk(8), with the partitions as its children.
+        signatures: what wipefs(8) has found on the disk as a whole.
+        zeros: whether its first and its last MiB are nothing but zeros.
+
+    Returns:
+        Nothing when the disk is empty.
+    """
+    if parts := _partitions(row):
+        count = "1 partition" if len(parts) == 1 else f"{len(parts)} partitions"
+        inside = ", ".join(_named(part["fstype"], part["label"]) for part in parts if part["fstype"])
+        return f"{count} ({inside})" if inside else count
+    if signatures:
+        return ", ".join(dict.fromkeys(_named(found["type"], found["label"]) for found in signatures))
+    if not zeros:
+        return "data of an unknown kind"
+    return "nothing, but it is write-protected" if row["ro"] else ""
+
+
+def _look(row: Mapping[str, Any], seed: UUID | None) -> OtherDisk:
+    device = Path(row["path"])
+    model = printable((row["model"] or "").strip())
+    content, unfinished = "", False
+    if row["tran"] == "usb":
+        try:
+            content, unfinished = _look_closely(device, row, seed)
+        except OSError as error:  # pulled out a moment ago, or broken
+            content = f"nothing that can be read ({error.strerror})"
+    places = [device, *(Path(part["path"]) for part in _partitions(row))]
+    volumes = () if unfinished else tuple(volume for place in places if (volume := _volume(place)))
+    return OtherDisk(device, model, row["size"], row["tran"] == "usb", content, volumes, unfinished)
+
+
+def _look_closely(device: Path, row: Mapping[str, Any], seed: UUID | None) -> tuple[str, bool]:
+    edges = read_edges(device)
+    signatures = json.loads(run("wipefs", "--json", "--no-act", str(device)) or "{}").get("signatures", ())
+    content = describe(row, signatures, zeros=not any(map(any, edges)))
+    return content, bool(content and seed and is_unfinished(device, edges, row["log-sec"], seed))
+
+
+def _volume(partition: Path) -> Volume | None:
+    found = read_btrfs(partition)
+    return Volume(partition, found.uuid) if found and found.label == label("data") else None
+
+
+def _partitions(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [part for part in row.get("children", ()) if part["type"] == "part"]
+
+
+def _named(kind: str, name: str | None) -> str:
+    return f"{kind} “{printable(name)}”" if name else kind

@@ -1,0 +1,334 @@
+"""Where data lies: every case of the decision, and what a power cut leaves of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from firstboot import disk as firstboot_disk
+from firstboot.data_place import (
+    MakeUsb,
+    Place,
+    Record,
+    UseOther,
+    UseSystem,
+    Wait,
+    decide,
+    keep_record,
+    keep_seed,
+    read_record,
+    read_seed,
+)
+from firstboot.disk import find_data
+from firstboot.making import ensure_file_system
+from firstboot.other_disks import OtherDisk, Volume
+from firstboot.partitions import Disk, DiskError
+from firstboot.superblock import read_btrfs
+from model.document import SEED_NAME, SiteError
+from model.layout import FileSystem, Layout, Table
+from model.site import DataDisk
+from tests.unit.power_cut import at_every_step
+from tests.unit.test_firstboot_superblock import superblock as _superblock
+
+_OURS, _THEIRS = uuid.UUID(int=1), uuid.UUID(int=2)
+_EMPTY = OtherDisk(Path("/dev/sda"), "Ultra Fit", 32 * 10**9, usb=True)
+_VOLUME = Volume(Path("/dev/sdb1"), _OURS)
+_DATA = OtherDisk(Path("/dev/sdb"), "T7", 10**12, usb=True, content="1 partition", volumes=(_VOLUME,))
+_CLONE = replace(_DATA, device=Path("/dev/sdc"), volumes=(Volume(Path("/dev/sdc1"), _OURS),))
+_STRANGER = replace(_DATA, device=Path("/dev/sdd"), volumes=(Volume(Path("/dev/sdd1"), _THEIRS),))
+_PHOTOS = OtherDisk(Path("/dev/sde"), "Elements", 10**12, usb=True, content="1 partition (ntfs “Photos”)")
+_SMALL = OtherDisk(Path("/dev/sdf"), "Stick", 4 * 10**9, usb=True)
+_NVME = OtherDisk(Path("/dev/nvme1n1"), "980", 10**12, usb=False)
+_BEGUN = replace(_EMPTY, device=Path("/dev/sdg"), content="gpt", unfinished=True)
+
+_ON_SYSTEM = Record(place=Place.SYSTEM, uuid=_THEIRS)
+_ON_OTHER = Record(place=Place.OTHER, uuid=_OURS)
+_USB, _SYSTEM = DataDisk.USB, DataDisk.SYSTEM
+
+
+@pytest.mark.parametrize(
+    ("record", "wish", "others", "expected"),
+    [
+        # what was decided counts, whatever is plugged in
+        (_ON_SYSTEM, None, [_DATA, _EMPTY], UseSystem(settled=True)),
+        (_ON_SYSTEM, _USB, [_EMPTY], UseSystem(settled=True)),
+        (_ON_OTHER, None, [_DATA], UseOther(_VOLUME)),
+        (_ON_OTHER, _SYSTEM, [_STRANGER, _EMPTY, _DATA], UseOther(_VOLUME)),
+        (_ON_OTHER, None, [], "the disk with its data is missing"),
+        (_ON_OTHER, _USB, [_EMPTY], "is missing"),
+        (_ON_OTHER, None, [_STRANGER], "another device's"),
+        (_ON_OTHER, None, [_DATA, _CLONE], "several copies"),
+        # a disk with our label is taken, whatever the seed says
+        (None, None, [_DATA], UseOther(_VOLUME)),
+        (None, _SYSTEM, [_DATA, _PHOTOS], UseOther(_VOLUME)),
+        (None, _USB, [_EMPTY, _DATA], UseOther(_VOLUME)),
+        (None, _SYSTEM, [_DATA, _STRANGER], "several disks for its data"),
+        (None, _USB, [_DATA, _CLONE, _EMPTY], "several disks for its data"),
+        # the system's own disk
+        (None, None, [_EMPTY, _PHOTOS], UseSystem(settled=False)),
+        (None, _SYSTEM, [_EMPTY, _PHOTOS, _NVME], UseSystem(settled=True)),
+        # the one that is empty
+        (None, _USB, [_EMPTY], MakeUsb(_EMPTY)),
+        (None, _USB, [_PHOTOS, _EMPTY, _SMALL, _NVME], MakeUsb(_EMPTY)),
+        (None, _USB, [_BEGUN], MakeUsb(_BEGUN)),
+        (None, _USB, [], "no USB disk"),
+        (None, _USB, [_NVME], "no USB disk"),
+        (None, _USB, [_SMALL], "is empty, and too small"),
+        (None, _USB, [_PHOTOS], "/dev/sde (Elements, 1000.0 GB): has 1 partition (ntfs “Photos”)"),
+        (None, _USB, [_EMPTY, _BEGUN], "several USB disks are empty"),
+    ],
+)
+def test_decision(
+    record: Record | None,
+    wish: DataDisk | None,
+    others: list[OtherDisk],
+    expected: UseSystem | UseOther | MakeUsb | str,
+) -> None:
+    for order in (others, others[::-1]):
+        decision = decide(record, wish, order)
+        if isinstance(expected, str):
+            assert isinstance(decision, Wait)
+            assert expected in decision.text
+        else:
+            assert decision == expected
+
+
+def test_a_text_names_every_disk_that_was_found_and_fits_a_screen() -> None:
+    decision = decide(None, _USB, [_PHOTOS, _SMALL])
+    assert isinstance(decision, Wait)
+    assert "/dev/sde (Elements" in decision.text
+    assert "/dev/sdf (Stick, 4.0 GB)" in decision.text
+    assert len(decision.text.splitlines()) < 20
+    assert max(map(len, decision.text.splitlines())) <= 120
+
+
+def test_a_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    assert read_seed(tmp_path) is None
+    keep_record(tmp_path, _ON_OTHER)
+    keep_seed(tmp_path, _THEIRS)
+    assert read_record(tmp_path) == _ON_OTHER
+    assert read_seed(tmp_path) == _THEIRS
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"place": "moon", "uuid": "0"}', "\0" * 20])
+def test_a_damaged_record_is_no_new_device(tmp_path: Path, content: str) -> None:
+    (tmp_path / "data-disk.json").write_text(content)
+    with pytest.raises(DiskError, match="damaged"):
+        read_record(tmp_path)
+
+
+_STICK = Path("/dev/sda")
+
+
+@dataclass
+class World:
+    """A device at its first start, and what is plugged in.
+
+    Args:
+        stick: the USB disk: empty, half made with a seed, or whole.
+        made: how often systemd-repart(8) was called.
+    """
+
+    folder: Path
+    wish: str = "usb"
+    seed: uuid.UUID | None = None
+    whole: bool = False
+    made: int = 0
+    plugged: tuple[OtherDisk, ...] = ()
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def start(self) -> Path:
+        return find_data(_OwnDisk(self.folder / "disk", _LAYOUT))
+
+    def other_disks(self, _: Path, seed: uuid.UUID | None) -> tuple[OtherDisk, ...]:
+        if self.seed is None:
+            return (_EMPTY, *self.plugged)
+        if self.whole:
+            volume = Volume(Path("/dev/sda1"), uuid.uuid5(self.seed, "file system"))
+            return (replace(_EMPTY, content="1 partition", volumes=(volume,)), *self.plugged)
+        return (replace(_EMPTY, content="gpt", unfinished=seed == self.seed), *self.plugged)
+
+    def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool) -> None:
+        assert device == _STICK
+        assert unfinished == (self.seed is not None)
+        assert read_seed(self.state) == seed
+        self.made += 1
+        self.change()  # the file system is made
+        self.seed = seed
+        self.change()  # a part of the table is written
+        self.whole = True
+        self.change()
+
+    def change(self) -> None:
+        """Do what a power cut can come before."""
+        (self.folder / "changes").open("w").close()
+        with (self.folder / "changes").open() as file:
+            os.fsync(file.fileno())
+
+    def mkfs(self, *argv: str) -> str:
+        assert argv[-1] == str(self.folder / "data")
+        block = bytearray(_superblock(1, 0))
+        block[32:48], block[299:312] = uuid.uuid4().bytes, b"darkpipe-data"
+        Path(argv[-1]).write_bytes(bytes(65536) + block)
+        self.change()
+        return ""
+
+
+class _OwnDisk(Disk):
+    """The system's own disk, whose data partition is a file."""
+
+    def partition(self, name: str) -> Path | None:
+        return self.device.with_name(name)
+
+
+_LAYOUT = Layout(table=Table.DOS, boot="boot", partitions={"data": 8}, formats={"data": FileSystem.BTRFS})
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], World]:
+    """Makes worlds; the one that was made last counts."""
+    numbers = itertools.count()
+
+    def make(wish: str) -> World:
+        folder = tmp_path / f"{next(numbers)}"
+        world = World(folder, wish)
+        for name in ("state", "boot"):
+            Path.mkdir(folder / name, parents=True)
+        (folder / "data").write_bytes(bytes(2**20))
+        if wish:
+            (folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", wish))
+
+        @contextmanager
+        def boot_partition(*, writable: bool) -> Iterator[Path]:
+            assert not writable
+            yield folder / "boot"
+
+        for name, value in {
+            "_STATE": world.state,
+            "announce": world.told.append,
+            "boot_partition": boot_partition,
+            "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
+            "find_other_disks": world.other_disks,
+            "make_usb_disk": world.make_usb_disk,
+            "run": lambda *_: "",
+        }.items():
+            monkeypatch.setattr(firstboot_disk, name, value)
+        return world
+
+    monkeypatch.setattr(firstboot_disk.time, "monotonic", lambda: 3600.0)
+    return make
+
+
+_SEED = """\
+version: 1
+domains: [example.com]
+disk: {unlock: none, data: system}
+users: [{address: alice@example.com}]
+"""
+
+
+def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("usb")]
+    most = 0
+    for _ in at_every_step(lambda: worlds[-1].start()):
+        world = worlds[-1]
+        assert world.start() == Path("/dev/sda1")
+        assert world.seed is not None
+        record = Record(place=Place.OTHER, uuid=uuid.uuid5(world.seed, "file system"))
+        assert read_record(world.state) == record
+        # From now on the stick counts, and no other.
+        world.plugged = (_STRANGER,)
+        assert world.start() == Path("/dev/sda1")
+        most = max(most, world.made)
+        worlds.append(new_world("usb"))
+    assert most == 2
+
+
+def test_a_power_cut_at_any_step_of_making_data_on_the_own_disk(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("system")]
+    cuts = 0
+    for _ in at_every_step(lambda: worlds[-1].start()):
+        world = worlds[-1]
+        data = world.folder / "data"
+        assert world.start() == data
+        found, record = read_btrfs(data), read_record(world.state)
+        assert found and record == Record(place=Place.SYSTEM, uuid=found.uuid)
+        assert world.start() == data
+        assert read_btrfs(data) == found, "what was made once stays"
+        assert world.made == 0
+        worlds.append(new_world("system"))
+        cuts += 1
+    assert cuts > 4
+
+
+def test_without_a_seed_nothing_is_decided(new_world: Callable[[str], World]) -> None:
+    world = new_world("")
+    assert world.start() == world.folder / "data"
+    assert read_record(world.state) is None
+    (world.folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", "usb"))
+    assert world.start() == Path("/dev/sda1")
+
+
+def test_with_a_wrong_seed_nothing_is_touched(new_world: Callable[[str], World]) -> None:
+    world = new_world("moon")
+    with pytest.raises(SiteError):
+        world.start()
+    assert list(world.state.iterdir()) == []
+    assert (world.folder / "data").read_bytes() == bytes(2**20)
+    assert world.made == 0
+
+
+def test_data_that_has_gone_is_not_made_anew(new_world: Callable[[str], World]) -> None:
+    world = new_world("system")
+    world.start()
+    (world.folder / "data").write_bytes(bytes(2**20))
+    with pytest.raises(DiskError, match="damaged"):
+        world.start()
+    assert (world.folder / "data").read_bytes() == bytes(2**20)
+
+
+def test_it_waits_and_says_so_once_until_the_disk_is_there(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world("usb")
+    world.plugged = (replace(_EMPTY, device=Path("/dev/sdz")),)
+    looks = []
+
+    def unplug_in_the_end(_: object) -> None:
+        looks.append(len(world.told))
+        if len(looks) == 3:
+            world.plugged = ()
+
+    monkeypatch.setattr(firstboot_disk, "_wait_for_change", unplug_in_the_end)
+    assert world.start() == Path("/dev/sda1")
+    assert looks == [1, 1, 1]
+    assert "several USB disks are empty" in world.told[0]
+
+
+def test_disks_that_come_late_are_waited_for(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that was started a moment ago decides nothing that a disk still to come could change."""
+    world = new_world("system")
+    now = itertools.count(5.0)
+    monkeypatch.setattr(firstboot_disk.time, "monotonic", lambda: next(now))
+
+    def sleep(_: float) -> None:
+        world.seed, world.whole = _OURS, True  # the disk of an earlier device
+
+    monkeypatch.setattr(firstboot_disk.time, "sleep", sleep)
+    assert world.start() == Path("/dev/sda1")
+    assert world.told == []

@@ -1,0 +1,188 @@
+"""Partitions: found by label or number, grown in two steps, and made so that what counts is whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstboot.growing import Change, Entry, changes
+from firstboot.making import ensure_file_system, is_finished
+from firstboot.other_disks import candidates, describe
+from firstboot.partitions import DiskError, find_partition, system_disk
+from firstboot.usb_disk import EDGE, is_part_of
+from model.layout import FileSystem, Layout, Table
+from tests.unit.power_cut import at_every_step
+
+_GPT = Layout(table=Table.GPT, boot="esp", formats={"state": FileSystem.EXT4, "data": FileSystem.BTRFS})
+_DOS = Layout(table=Table.DOS, boot="boot", partitions={"boot": 1, "state": 7, "data": 8}, formats=_GPT.formats)
+_MIB = 2048
+"""Sectors."""
+
+_ROWS = [
+    {"path": "/dev/sda", "type": "disk", "partn": None, "partlabel": None},
+    {"path": "/dev/sda1", "type": "part", "partn": 1, "partlabel": "darkpipe-esp"},
+    {"path": "/dev/sda7", "type": "part", "partn": "7", "partlabel": None},
+    {"path": "/dev/sda8", "type": "part", "partn": 8, "partlabel": "darkpipe-data"},
+    {"path": "/dev/mapper/root", "type": "crypt", "partn": None, "partlabel": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "expected"),
+    [
+        (_GPT, "esp", "/dev/sda1"),
+        (_GPT, "data", "/dev/sda8"),
+        (_GPT, "state", None),
+        (_DOS, "boot", "/dev/sda1"),
+        (_DOS, "state", "/dev/sda7"),
+        (_DOS, "data", "/dev/sda8"),
+    ],
+)
+def test_a_partition_is_found_by_what_the_table_has(layout: Layout, name: str, expected: str | None) -> None:
+    found = find_partition(_ROWS, layout, name)
+    assert found == (Path(expected) if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("command_line", "words"), [("quiet", "no DarkPipe disk image"), ("darkpipe.root=4f0c4f0c-05", "has gone")]
+)
+def test_a_system_without_its_disk(tmp_path: Path, command_line: str, words: str) -> None:
+    with pytest.raises(DiskError, match=words):
+        system_disk(command_line, tmp_path)
+
+
+# A table like that of the Raspberry Pi's image.
+_TABLE = (
+    Entry(1, _MIB, 256 * _MIB),
+    Entry(4, 300 * _MIB, 1100 * _MIB, extended=True),
+    Entry(7, 301 * _MIB, 1024 * _MIB),
+    Entry(8, 1326 * _MIB, 64 * _MIB),
+)
+
+
+def _applied(table: tuple[Entry, ...], change: Change) -> tuple[Entry, ...]:
+    return tuple(replace(entry, size=change.size) if entry.number == change.number else entry for entry in table)
+
+
+@pytest.mark.parametrize("extra", [0, 1, _MIB - 1])
+def test_the_extended_partition_grows_first_then_the_last(extra: int) -> None:
+    sectors = 10_000 * _MIB + extra
+    wanted = changes(_TABLE, 8, sectors)
+    assert wanted == (Change(4, (10_000 - 300) * _MIB), Change(8, (10_000 - 1326) * _MIB))
+    # After a power cut between the two, the other one is left; after both, nothing is.
+    between = _applied(_TABLE, wanted[0])
+    assert changes(between, 8, sectors) == wanted[1:]
+    after = _applied(between, wanted[1])
+    assert changes(after, 8, sectors) == ()
+    assert [entry for entry in after if entry.number in {1, 7}] == [_TABLE[0], _TABLE[2]]
+    assert changes(after, 8, sectors + 5 * _MIB), "a larger disk"
+
+
+def test_a_table_of_mbr_ends_at_2_tib() -> None:
+    (around, last) = changes(_TABLE, 8, 8 * 2**32)
+    assert 300 * _MIB + around.size == 1326 * _MIB + last.size == 2**32 - _MIB
+
+
+@pytest.mark.parametrize(
+    ("table", "sectors", "words"),
+    [
+        (_TABLE[:1], 10_000 * _MIB, "write the image again"),
+        (_TABLE[:3], 10_000 * _MIB, "write the image again"),
+        (_TABLE, 1389 * _MIB, "before its last partition"),
+    ],
+)
+def test_a_table_that_cannot_be_ours(table: tuple[Entry, ...], sectors: int, words: str) -> None:
+    with pytest.raises(DiskError, match=words):
+        changes(table, 8, sectors)
+
+
+def _mkfs(*argv: str) -> str:
+    """Write like mkfs: a file system, over all that was at the beginning."""
+    assert argv[:1] == ("mkfs.ext4",)
+    assert argv[-2] == "darkpipe-state"
+    with Path(argv[-1]).open("r+b") as file:
+        file.write(bytes(1024) + b"new file system")
+    return ""
+
+
+def test_a_file_system_counts_when_it_is_finished(tmp_path: Path) -> None:
+    partition = tmp_path / "partition"
+    partition.write_bytes(bytes(4096))
+    for _ in at_every_step(lambda: ensure_file_system(partition, FileSystem.EXT4, "darkpipe-state", _mkfs)):
+        if is_finished(partition, "darkpipe-state"):
+            assert partition.read_bytes()[1024:].startswith(b"new file system")
+        ensure_file_system(partition, FileSystem.EXT4, "darkpipe-state", _mkfs)
+        assert is_finished(partition, "darkpipe-state")
+        # Whatever has been written since stays.
+        with partition.open("r+b") as file:
+            file.seek(1024)
+            file.write(b"mail mail mail!")
+        assert not ensure_file_system(partition, FileSystem.EXT4, "darkpipe-state", _mkfs)
+        assert partition.read_bytes()[1024:].startswith(b"mail")
+        partition.write_bytes(bytes(4096))
+
+
+def test_another_partitions_mark_is_none(tmp_path: Path) -> None:
+    partition = tmp_path / "partition"
+    partition.write_bytes(bytes(4096))
+    ensure_file_system(partition, FileSystem.EXT4, "darkpipe-state", _mkfs)
+    assert not is_finished(partition, "darkpipe-data")
+
+
+_PART = {"type": "part", "fstype": "vfat", "label": "BACKUP\x1b[2J", "path": "/dev/sdb1"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "signatures", "zeros", "read_only", "expected"),
+    [
+        ([], [], True, False, ""),
+        ([], [], True, True, "nothing, but it is write-protected"),
+        ([], [], False, False, "data of an unknown kind"),
+        ([], [{"type": "ntfs", "label": "Fotos"}], False, False, "ntfs “Fotos”"),
+        ([], [{"type": "gpt", "label": None}, {"type": "gpt", "label": None}], False, False, "gpt"),
+        ([_PART], [{"type": "dos", "label": None}], False, False, "1 partition (vfat “BACKUP\ufffd[2J”)"),
+        ([{**_PART, "fstype": None}] * 2, [], True, False, "2 partitions"),
+    ],
+)
+def test_what_is_on_a_disk_in_words(
+    parts: list[dict[str, str | None]],
+    signatures: list[dict[str, str | None]],
+    zeros: bool,
+    read_only: bool,
+    expected: str,
+) -> None:
+    row = {"path": "/dev/sdb", "ro": read_only, **({"children": parts} if parts else {})}
+    assert describe(row, signatures, zeros=zeros) == expected
+
+
+def test_which_devices_may_be_another_disk() -> None:
+    rows = [
+        {"path": "/dev/sda", "type": "disk", "size": 10**10},
+        {"path": "/dev/sdb", "type": "disk", "size": 10**10},
+        {"path": "/dev/sdc", "type": "disk", "size": 0},  # a card reader without a card
+        {"path": "/dev/sr0", "type": "rom", "size": 10**9},
+        {"path": "/dev/loop0", "type": "loop", "size": 10**9},
+    ]
+    assert [row["path"] for row in candidates(rows, Path("/dev/sda"))] == ["/dev/sdb"]
+
+
+_TABLE_ON_DISK = (bytes(512) + b"header".ljust(1024, b"h") + bytes(EDGE - 1536), bytes(EDGE - 512) + b"e" * 512)
+_EMPTY = (bytes(EDGE), bytes(EDGE))
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        (_EMPTY, False),  # which is empty, and needs no such proof
+        (_TABLE_ON_DISK, False),  # which is whole
+        ((_EMPTY[0], _TABLE_ON_DISK[1]), True),
+        ((_TABLE_ON_DISK[0][:1024] + bytes(EDGE - 1024), _TABLE_ON_DISK[1]), True),
+        ((b"boot".ljust(EDGE, b"\0"), _TABLE_ON_DISK[1]), False),
+        ((_EMPTY[0][:1024] + b"x" + _EMPTY[0][1025:], _EMPTY[1]), False),
+        ((_EMPTY[0], b"photo" + _TABLE_ON_DISK[1][5:]), False),
+    ],
+)
+def test_what_a_power_cut_has_left_of_a_table(edges: tuple[bytes, bytes], expected: bool) -> None:
+    assert is_part_of(edges, _TABLE_ON_DISK) is expected
