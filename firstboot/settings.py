@@ -20,9 +20,9 @@ from pydantic import ValidationError
 
 from firstboot import login as account
 from firstboot.console import announce
-from firstboot.disk import DiskError
 from firstboot.imager import ImagerError, take_imager
 from firstboot.login import LoginError
+from firstboot.partitions import DiskError
 from firstboot.seed import SeedError, boot_partition
 from firstboot.wifi import supplicant_configuration
 from model.settings import Keyboard, Settings
