@@ -1,36 +1,50 @@
-"""`darkpipe diff` on disks with an MBR, whose tables the real sfdisk has made."""
+"""Disks with an MBR, whose tables the real sfdisk has made, as the builder plans and `darkpipe diff` reads them."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from builder.archive import Archive
+from builder.cache import Cache
 from builder.compare.layout import Images
 from builder.compare.mbr import mbr_regions, read_mbr
 from builder.compare.reader import Reader
 from builder.compare.regions import differing_ranges
 from builder.disk import disk_size, place, table_script
 from builder.profile import load_profile
+from builder.progress import Stages
 from builder.root import Root
+from builder.sandbox import Sandbox, remove_tree
+from builder.tools import BUILD_TOOLS, open_tools
 
 PROFILE = load_profile(Path(__file__).resolve().parents[2] / "profiles/raspberrypi")
 ROOT = Root(Path("/nowhere"), "4f0c" * 16, 4096)
-SFDISK = shutil.which("sfdisk") or "/usr/sbin/sfdisk"
+
+
+@pytest.fixture(scope="module")
+def tools() -> Sandbox:
+    return open_tools(BUILD_TOOLS, _cache(), Archive.from_environment(), Stages())
+
+
+def _cache() -> Cache:
+    return Cache(Cache.default().root, remove_tree)
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    with path.open("wb") as file:
-        file.truncate(disk_size(PROFILE))
-    script = table_script(PROFILE, ROOT)
-    subprocess.run([SFDISK, "--quiet", "--no-reread", str(path)], input=script, text=True, check=True)
-    return path
+def disk(tools: Sandbox) -> Iterator[Path]:
+    with _cache().workspace() as work:
+        path, script = work / "disk.img", work / "script"
+        with path.open("wb") as file:
+            file.truncate(disk_size(PROFILE))
+        script.write_text(table_script(PROFILE, ROOT))
+        with script.open("rb") as stream:
+            tools.run(["sfdisk", "--quiet", "--no-reread", tools.inside(path)], stdin=stream)
+        yield path
 
 
 @pytest.fixture
@@ -40,11 +54,10 @@ def reader(disk: Path) -> Iterator[Reader]:
     os.close(descriptor)
 
 
-def test_the_table_is_as_it_was_planned(disk: Path, reader: Reader) -> None:
+def test_the_table_is_as_it_was_planned(disk: Path, reader: Reader, tools: Sandbox) -> None:
     found = [(int(row.label), row.start, row.end) for row in read_mbr(reader)]
     assert found == [(row.number, row.start, row.end) for row in place(PROFILE)]
-    verified = subprocess.run([SFDISK, "--verify", str(disk)], stdout=subprocess.PIPE, text=True, check=True).stdout
-    assert "No errors detected" in verified
+    assert "No errors detected" in tools.run(["sfdisk", "--verify", tools.inside(disk)])
 
 
 def test_every_difference_of_the_table_is_named(disk: Path, tmp_path: Path, reader: Reader) -> None:
