@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     machine.wait_for_mail_services()
     assert machine.lines("systemctl --failed --no-legend") == []
     assert machine.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == [f"{_device(machine, empty)}1 btrfs"]
+    assert _greets(machine.smtp)
     assert json.loads(machine.run("cat /state/data-disk.json").output)["place"] == "other"
     message = tmp_path / "message"
     message.write_text("From: carol@example.net\nSubject: to be kept\n\nkept\n", encoding="utf-8")
@@ -101,10 +103,7 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     machine.usb_disks = (card,)
     machine.boot()
     assert machine.expect(["DarkPipe waits: the disk with its data is missing", "login:"], timeout=300) == 0
-    machine.shell()
-    assert machine.run("systemctl is-active darkpipe-disk.service").output == "activating"
-    assert machine.run("mountpoint --quiet /data").status != 0
-    assert machine.run("ss --listening --tcp --numeric --no-header 'sport = :25'").output == ""
+    assert not _greets(machine.smtp)
     machine.cut_power()
 
     # As a power cut leaves btrfs's superblock between two of its sectors.
@@ -117,6 +116,15 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     assert machine.lines("journalctl --boot --unit=darkpipe-disk | grep 'torn by a power cut, and is mended'")
     with mailbox(machine.imaps, "alice@example.com", PASSWORD) as box:
         assert b"kept" in fetch(box, "to be kept")
+
+
+def _greets(port: int) -> bool:
+    """Tell whether somebody answers; QEMU itself takes the connection, whatever the machine does."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            return bool(connection.recv(1))
+    except OSError:
+        return False
 
 
 def test_a_raspberry_pis_card_is_filled(machine: Machine) -> None:
