@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from builder.archive import Archive
 from builder.build import SOURCE
 from builder.cache import Cache
 from builder.disk import disk_size, place, table_script
+from builder.greeting import greets
 from builder.profile import load_profile
 from builder.progress import Stages
 from builder.root import Root
@@ -90,7 +90,7 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     machine.wait_for_mail_services()
     assert machine.lines("systemctl --failed --no-legend") == []
     assert machine.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == [f"{_device(machine, empty)}1 btrfs"]
-    assert _greets(machine.smtp)
+    assert greets(machine.smtp, 25)
     assert json.loads(machine.run("cat /state/data-disk.json").output)["place"] == "other"
     message = tmp_path / "message"
     message.write_text("From: carol@example.net\nSubject: to be kept\n\nkept\n", encoding="utf-8")
@@ -103,7 +103,7 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     machine.usb_disks = (card,)
     machine.boot()
     assert machine.expect(["DarkPipe waits: the disk with its data is missing", "login:"], timeout=300) == 0
-    assert not _greets(machine.smtp)
+    assert not greets(machine.smtp, 25)
     machine.cut_power()
 
     # As a power cut leaves btrfs's superblock between two of its sectors.
@@ -116,15 +116,6 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
     assert machine.lines("journalctl --boot --unit=darkpipe-disk | grep 'torn by a power cut, and is mended'")
     with mailbox(machine.imaps, "alice@example.com", PASSWORD) as box:
         assert b"kept" in fetch(box, "to be kept")
-
-
-def _greets(port: int) -> bool:
-    """Tell whether somebody answers; QEMU itself takes the connection, whatever the machine does."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            return bool(connection.recv(1))
-    except OSError:
-        return False
 
 
 def test_a_raspberry_pis_card_is_filled(machine: Machine) -> None:
