@@ -90,7 +90,7 @@ def make_partitions(disk: Disk) -> None:
     if grown := grow_last(disk.device, disk.layout):
         # Seeing the new table, udev may look at the partitions, and these must not be in use.
         run("udevadm", "settle")
-        tell_kernel(disk.device, grown)
+        tell_kernel(disk.device, grown.number)
     make_file_system(disk, "state")
 
 

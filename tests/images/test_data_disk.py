@@ -25,6 +25,7 @@ from tests.images.conftest import PASSWORD, SITE
 from tests.images.machine import REPOSITORY, Machine
 from tests.mail import fetch, mailbox, swaks
 
+_CARD = "usb-card.img"
 _PROFILE = load_profile(SOURCE / "profiles/raspberrypi")
 
 _FIRST_START = f"""
@@ -63,7 +64,7 @@ def machine(scratch: Path, password_hash: str) -> Iterator[Machine]:
     site.write_text(SITE.format(hash=password_hash).replace("none}", "none, data: usb}"), encoding="utf-8")
     command = [str(REPOSITORY / "darkpipe"), "--yes", "build", str(site), "--output", str(scratch / "usb")]
     built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
-    empty, card = scratch / "usb-empty.img", scratch / "usb-card.img"
+    empty, card = scratch / "usb-empty.img", scratch / _CARD
     empty.touch()
     os.truncate(empty, 10**10)
     _make_card(card)
@@ -122,7 +123,7 @@ def test_a_raspberry_pis_card_is_filled(machine: Machine) -> None:
     """While another of its partitions is in use, the last one gets the rest of the disk; state and data are whole, and
     nothing is found of what an older image has left."""
     machine.up()
-    card = _device(machine, machine.usb_disks[0])
+    card = _device(machine, next(path for path in machine.usb_disks if path.name == _CARD))
     start = next(row.start for row in place(_PROFILE) if row.partition.name == "data")
     machine.lines(f"mkfs.ext4 -q {card}5 && mount {card}5 /mnt && echo mounted")
     # btrfs has a copy of its superblock at 64 MiB, which is where the partition ends before it has grown.
