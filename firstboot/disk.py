@@ -90,7 +90,7 @@ def make_partitions(disk: Disk) -> None:
     if grown := grow_last(disk.device, disk.layout):
         # Seeing the new table, udev may look at the partitions, and these must not be in use.
         run("udevadm", "settle")
-        tell_kernel(disk.device, grown)
+        tell_kernel(disk.device, grown.number)
     make_file_system(disk, "state")
 
 
@@ -127,11 +127,14 @@ def find_data(disk: Disk) -> Path:
         SiteError, SeedError: the seed does not say where data is to lie; nothing was decided.
     """
     record = read_record(_STATE)
+    if record is not None and record.place is Place.SYSTEM:
+        return _system_data(disk, record, settled=True)
     wish = None if record else _wish()
     told = ""
     while True:
-        found = _devices()
-        decision = decide(record, wish, find_other_disks(disk.device, read_seed(_STATE)))
+        seen = _devices()
+        others = find_other_disks(disk.device, closely=wish is DataDisk.USB, seed=read_seed(_STATE))
+        decision = decide(record, wish, others)
         if time.monotonic() < _DISKS_ARE_THERE and (record is None or isinstance(decision, Wait)):
             time.sleep(_LOOK_AGAIN)
         elif isinstance(decision, Wait):
@@ -139,7 +142,7 @@ def find_data(disk: Disk) -> Path:
                 announce(f"DarkPipe waits: {decision.text}")
                 print(decision.text)
                 told = decision.text
-            _wait_for_change(found)
+            _wait_for_change(seen)
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk)
         elif isinstance(decision, UseOther):

@@ -112,9 +112,9 @@ def grow_last(device: Path, layout: Layout) -> Change | None:
     return wanted[-1] if wanted else None
 
 
-def tell_kernel(device: Path, change: Change) -> None:
-    """Have the kernel take the new size of a partition while others of the disk are mounted (BLKPG of ioctl(2))."""
-    run("resizepart", str(device), str(change.number), str(change.size))
+def tell_kernel(device: Path, number: int) -> None:
+    """Have the kernel take a partition's new size from the table, while others of the disk are in use (partx(8))."""
+    run("partx", "--update", "--nr", str(number), str(device))
 
 
 def _size(device: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class OtherDisk:
     Args:
         size: in bytes.
         usb: whether it is plugged in by USB.
-        content: what was found on it, in words; empty when there is nothing. Only USB disks are looked at so closely.
+        content: what was found on it, in words; empty when there is nothing, or when nobody has looked closely.
         volumes: what is labelled as our data.
         unfinished: whether a power cut has left on it a part of what this very device was making.
     """
@@ -50,15 +51,16 @@ class OtherDisk:
         return f"{self.device} ({', '.join(filter(None, [self.model, f'{self.size / 1e9:.1f} GB']))})"
 
 
-def find_other_disks(system: Path, seed: UUID | None) -> tuple[OtherDisk, ...]:
+def find_other_disks(system: Path, *, closely: bool, seed: UUID | None = None) -> tuple[OtherDisk, ...]:
     """Look at all disks but the one that the system was started from.
 
     Args:
         system: that disk, such as `/dev/mmcblk0`.
+        closely: whether to find out which USB disks are empty, too.
         seed: of the USB disk that this device has begun to make, if any.
     """
     listed = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))["blockdevices"]
-    return tuple(_look(row, seed) for row in candidates(listed, system))
+    return tuple(_look(row, closely, seed) for row in candidates(listed, system))
 
 
 def candidates(rows: Sequence[Mapping[str, Any]], system: Path) -> list[Mapping[str, Any]]:
@@ -88,15 +90,15 @@ def describe(row: Mapping[str, Any], signatures: Sequence[Mapping[str, Any]], *,
     return "nothing, but it is write-protected" if row["ro"] else ""
 
 
-def _look(row: Mapping[str, Any], seed: UUID | None) -> OtherDisk:
+def _look(row: Mapping[str, Any], closely: bool, seed: UUID | None) -> OtherDisk:
     device = Path(row["path"])
     model = printable((row["model"] or "").strip())
     content, unfinished = "", False
-    if row["tran"] == "usb":
+    if closely and row["tran"] == "usb":
         try:
             content, unfinished = _look_closely(device, row, seed)
-        except OSError as error:  # pulled out a moment ago, or broken
-            content = f"nothing that can be read ({error.strerror})"
+        except (OSError, subprocess.CalledProcessError):  # pulled out a moment ago, or broken
+            content = "nothing that can be read"
     places = [device, *(Path(part["path"]) for part in _partitions(row))]
     volumes = () if unfinished else tuple(volume for place in places if (volume := _volume(place)))
     return OtherDisk(device, model, row["size"], row["tran"] == "usb", content, volumes, unfinished)

@@ -105,7 +105,7 @@ def _expected(device: Path, sector: int, seed: UUID, definitions: Path) -> Edges
 def _clear(device: Path) -> None:
     descriptor = os.open(device, os.O_RDWR)
     try:
-        # The end first: a backup table without the first one is what a second cut may leave, and is known again.
+        # What another cut leaves of it is still a part of the table.
         for place in (os.lseek(descriptor, 0, os.SEEK_END) - EDGE, 0):
             os.pwrite(descriptor, bytes(EDGE), place)
             os.fsync(descriptor)

@@ -6,9 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from builder.cli import darkpipe
 from builder.emulator import Forward
 from builder.errors import BuildError
 from builder.greeting import free_port, greets, wait_for_greeting
@@ -76,3 +79,13 @@ def test_a_machine_that_has_ended_is_told_at_once() -> None:
 def test_time_runs_out() -> None:
     with pytest.raises(BuildError, match="did not greet within"):
         wait_for_greeting(free_port(), 25, lambda: True, 0.2)
+
+
+@pytest.mark.parametrize("options", [[], ["--disk", "elsewhere/disk.img"]])
+def test_a_usb_disk_lies_beside_the_disk(tmp_path: Path, options: list[str]) -> None:
+    """The tools see no other folder of this computer."""
+    usb = tmp_path / "usb.img"
+    usb.touch()
+    refused = CliRunner().invoke(darkpipe, ["boot", str(tmp_path), "--usb-disk", str(usb), *options])
+    assert refused.exit_code == 2
+    assert "in the same folder" in refused.output

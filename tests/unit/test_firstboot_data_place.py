@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,13 +154,16 @@ class World:
     def start(self) -> Path:
         return find_data(_OwnDisk(self.folder / "disk", _LAYOUT))
 
-    def other_disks(self, _: Path, seed: uuid.UUID | None) -> tuple[OtherDisk, ...]:
-        if self.seed is None:
-            return (_EMPTY, *self.plugged)
-        if self.whole:
+    def other_disks(self, system: Path, *, closely: bool, seed: uuid.UUID | None) -> tuple[OtherDisk, ...]:
+        assert system == self.folder / "disk"
+        stick = _EMPTY
+        if self.seed and self.whole:
             volume = Volume(Path("/dev/sda1"), uuid.uuid5(self.seed, "file system"))
-            return (replace(_EMPTY, content="1 partition", volumes=(volume,)), *self.plugged)
-        return (replace(_EMPTY, content="gpt", unfinished=seed == self.seed), *self.plugged)
+            stick = replace(stick, content="1 partition", volumes=(volume,))
+        elif self.seed:
+            stick = replace(stick, content="gpt", unfinished=seed == self.seed)
+        disks = (stick, *self.plugged)
+        return disks if closely else tuple(replace(disk, content="", unfinished=False) for disk in disks)
 
     def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool) -> None:
         assert device == _STICK
@@ -228,7 +232,7 @@ def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
             monkeypatch.setattr(firstboot_disk, name, value)
         return world
 
-    monkeypatch.setattr(firstboot_disk.time, "monotonic", lambda: 3600.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 3600.0)
     return make
 
 
@@ -243,7 +247,11 @@ users: [{address: alice@example.com}]
 def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str], World]) -> None:
     worlds = [new_world("usb")]
     most = 0
-    for _ in at_every_step(lambda: worlds[-1].start()):
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
         world = worlds[-1]
         assert world.start() == Path("/dev/sda1")
         assert world.seed is not None
@@ -260,12 +268,17 @@ def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str],
 def test_a_power_cut_at_any_step_of_making_data_on_the_own_disk(new_world: Callable[[str], World]) -> None:
     worlds = [new_world("system")]
     cuts = 0
-    for _ in at_every_step(lambda: worlds[-1].start()):
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
         world = worlds[-1]
         data = world.folder / "data"
         assert world.start() == data
         found, record = read_btrfs(data), read_record(world.state)
-        assert found and record == Record(place=Place.SYSTEM, uuid=found.uuid)
+        assert found is not None
+        assert record == Record(place=Place.SYSTEM, uuid=found.uuid)
         assert world.start() == data
         assert read_btrfs(data) == found, "what was made once stays"
         assert world.made == 0
@@ -324,11 +337,11 @@ def test_disks_that_come_late_are_waited_for(
     """A device that was started a moment ago decides nothing that a disk still to come could change."""
     world = new_world("system")
     now = itertools.count(5.0)
-    monkeypatch.setattr(firstboot_disk.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
 
     def sleep(_: float) -> None:
         world.seed, world.whole = _OURS, True  # the disk of an earlier device
 
-    monkeypatch.setattr(firstboot_disk.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     assert world.start() == Path("/dev/sda1")
     assert world.told == []

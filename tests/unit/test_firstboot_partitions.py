@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ _DOS = Layout(table=Table.DOS, boot="boot", partitions={"boot": 1, "state": 7, "
 _MIB = 2048
 """Sectors."""
 
-_ROWS = [
+_ROWS: list[dict[str, Any]] = [
     {"path": "/dev/sda", "type": "disk", "partn": None, "partlabel": None},
     {"path": "/dev/sda1", "type": "part", "partn": 1, "partlabel": "darkpipe-esp"},
     {"path": "/dev/sda7", "type": "part", "partn": "7", "partlabel": None},
