@@ -37,7 +37,8 @@ int main(int argc, char **argv)
 	if (realpath(argv[1], path) == NULL)
 		snprintf(path, sizeof path, "%s", argv[1]);
 	snprintf(native, sizeof native, "%s%s", NATIVE, path);
-	if (access(native, X_OK) == 0) {
+	/* Who asks for a program's libraries (ldd(1)) wants to copy those of the foreign one. */
+	if (getenv("LD_TRACE_LOADED_OBJECTS") == NULL && access(native, X_OK) == 0) {
 		/* Its own loader: the one that the program names is not in the foreign root. */
 		command[count++] = LOADER;
 		command[count++] = "--library-path";
