@@ -80,7 +80,7 @@ def _files(card: Path, start: int, tools: Sandbox) -> dict[str, bytes]:
     target = card.parent / f"files-{start}"
     target.mkdir()
     partition = f"{tools.inside(card)}@@{start}"
-    script = 'set -- "$1" "$2" && if mdir -b -i "$1" ::/ >/dev/null 2>&1; then mcopy -s -n -i "$1" "::/*" "$2"; fi'
+    script = 'mdir -b -i "$1" ::/ | while read -r name; do mcopy -n -i "$1" "$name" "$2"; done'
     tools.run(["sh", "-euc", script, "files", partition, tools.inside(target)])
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
