@@ -85,7 +85,7 @@ class _Bench:
             scratch = work / "scratch"
             scratch.mkdir()
             names = sorted(package.partition("=")[0] for package in packages)
-            initramfs = load_profile(_PROFILE).initramfs[0]
+            initramfs = load_profile(_PROFILE).initramfs
             mkosi.prepare(self.mkosi, "same-set", definition, packages=names, initramfs=initramfs)
             self.times.mkosi.append(timed(lambda: mkosi.build(self.mkosi, definition, scratch))[0])
             self.sizes["mkosi"] = (definition / "image.raw.zst").stat().st_size

@@ -10,6 +10,7 @@ from pathlib import Path
 from builder.build import SOURCE
 from builder.errors import BuildError, ToolError
 from builder.packages import LOCK_NAME
+from builder.packing import find_image
 from builder.sandbox import remove_tree
 from builder.workshop import Stage
 
@@ -34,17 +35,19 @@ class Checkout:
         # What is installed at the first call of all, Python's libraries, is not part of any build.
         self._darkpipe("--help")
 
-    def build(self, site: str) -> Path:
+    def build(self, site: str, profile: str = "x64") -> Path:
         """Run `./darkpipe build`; gives the result's folder.
 
         Args:
             site: the text of site.yaml.
+            profile: the platform.
 
         Raises:
             ToolError: it failed.
         """
         self._site.write_text(site, encoding="utf-8")
-        return Path(self._darkpipe("build", str(self._site), "--output", str(self._output)).splitlines()[-1])
+        arguments = ("build", str(self._site), "--profile", profile, "--output", str(self._output))
+        return Path(self._darkpipe(*arguments).splitlines()[-1])
 
     def forget(self) -> None:
         """Empty the cache of all but the build tools."""
@@ -88,9 +91,7 @@ def image_of(result: Path) -> Path:
     Raises:
         BuildError: there is none.
     """
-    for image in result.glob("*.img.zst"):
-        return image
-    raise BuildError(f"{result} holds no image")
+    return find_image(result)
 
 
 def lock_of(result: Path) -> Path:

@@ -52,7 +52,7 @@ def open_mkosi(cache: Cache, archive: Archive, stages: Stages) -> Sandbox:
 
 
 def prepare(
-    mkosi: Sandbox, name: str, work: Path, *, packages: Sequence[str] = (), initramfs: Path | None = None
+    mkosi: Sandbox, name: str, work: Path, *, packages: Sequence[str] = (), initramfs: Sequence[Path] = ()
 ) -> None:
     """Copy a definition into a workspace and complete it.
 
@@ -60,7 +60,7 @@ def prepare(
         name: a folder of `benchmarks/images/`.
         work: an empty folder below the sandbox's cache.
         packages: names of more packages.
-        initramfs: what is laid over `/etc/initramfs-tools` before packages are installed.
+        initramfs: folders laid over `/etc/initramfs-tools` before packages are installed.
     """
     shutil.copytree(_DEFINITIONS / name, work, symlinks=True, dirs_exist_ok=True)
     # mkosi's own list has a suite of debug symbols that mirrors lack; this one is what mmdebstrap has written for the
@@ -73,8 +73,8 @@ def prepare(
         (work / "mkosi.conf.d").mkdir()
         listed = "".join(f"    {package},\n" for package in packages)
         (work / "mkosi.conf.d/packages.conf").write_text(f"[Content]\nPackages=\n{listed}", encoding="utf-8")
-    if initramfs:
-        shutil.copytree(initramfs, work / "mkosi.skeleton/etc/initramfs-tools")
+    for folder in initramfs:
+        shutil.copytree(folder, work / "mkosi.skeleton/etc/initramfs-tools", dirs_exist_ok=True)
 
 
 def build(mkosi: Sandbox, work: Path, scratch: Path) -> None:
