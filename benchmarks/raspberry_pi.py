@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.kit.checkout import Checkout, image_of
 from benchmarks.kit.report import Row, best, megabytes, show, timed
 from builder.archive import Archive
@@ -37,7 +39,7 @@ def main() -> None:
                 checkout.forget()
                 cold.append(timed(lambda: checkout.build(_SITE, _PI))[0])
                 changed = _SITE.replace("bob", f"bob{number}")
-                site.append(timed(lambda changed=changed: checkout.build(changed, _PI))[0])
+                site.append(timed(partial(checkout.build, changed, _PI))[0])
                 checkout.change_code()
                 seconds, result = timed(lambda: checkout.build(_SITE, _PI))
                 code.append(seconds)

@@ -146,7 +146,7 @@ def write_image(
                 frame, extent = part.frame, Extent(start, part.used, part.image)
             elif row:
                 frame, cleared = work / f"empty-{row.number}.frame", work / f"empty-{row.number}"
-                frame.write_bytes(zeros(row.size, tools, profile.packing, work))
+                frame.write_bytes(zeros(row.size, tools, profile.packing))
                 cleared.touch()
                 extent = Extent(start, min(row.size, _CLEARED), cleared)
             else:

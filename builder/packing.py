@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -89,25 +91,21 @@ def pack(source: Path, target: Path, size: int, tools: Sandbox, packing: Packing
         else:
             target.touch()
     with target.open("ab") as file:
-        file.write(zeros(size - used, tools, packing, target.parent))
+        file.write(zeros(size - used, tools, packing))
 
 
-def zeros(size: int, tools: Sandbox, packing: Packing, work: Path) -> bytes:
-    """Give a compressed file that unpacks to zeros; 0 bytes of them are no file at all.
-
-    Args:
-        work: a folder below the cache.
-    """
+def zeros(size: int, tools: Sandbox, packing: Packing) -> bytes:
+    """Give a compressed file that unpacks to zeros; 0 bytes of them are no file at all."""
     if packing is Packing.ZSTD:
         return zero_frame(size)
     full, rest = divmod(size, _ZEROS)
-    return _zero_stream(_ZEROS, tools, work) * full + (_zero_stream(rest, tools, work) if rest else b"")
+    whole = _zero_stream(_ZEROS, tools) * full if full else b""
+    return whole + (_zero_stream(rest, tools) if rest else b"")
 
 
-def _zero_stream(size: int, tools: Sandbox, work: Path) -> bytes:
-    target = work / "zeros"
-    with target.open("wb") as file:
+@cache
+def _zero_stream(size: int, tools: Sandbox) -> bytes:
+    with tempfile.TemporaryFile() as file:
         tools.run(["sh", "-euc", 'head -c "$1" /dev/zero | xz -q -c -1 -T1', "zeros", str(size)], stdout=file)
-    data = target.read_bytes()
-    target.unlink()
-    return data
+        file.seek(0)
+        return file.read()
