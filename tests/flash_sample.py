@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import lzma
 import random
 from pathlib import Path
 
 import zstandard
 
 from builder.bmap import Extent, make_map
+from builder.packing import Packing
 from builder.sums import write_sums
 
 SIZE = 24 * 2**20
 _EXTENTS = ((0, 2**20), (3 * 2**20, 6 * 2**20 + 4096), (23 * 2**20, 2**20))
 
 
-def make_result(folder: Path) -> Path:
+def make_result(folder: Path, packing: Packing = Packing.ZSTD) -> Path:
     """Make a result's folder whose image has three mapped ranges; give the unpacked image beside it."""
     folder.mkdir()
     noise = random.Random(4)
@@ -29,7 +31,8 @@ def make_result(folder: Path) -> Path:
         extents.append(Extent(start, size, part))
     raw = folder.parent / "raw"
     raw.write_bytes(image)
-    (folder / "sample.img.zst").write_bytes(zstandard.ZstdCompressor().compress(bytes(image)))
+    packed = lzma.compress(image) if packing is Packing.XZ else zstandard.ZstdCompressor().compress(bytes(image))
+    (folder / f"sample.img.{packing}").write_bytes(packed)
     (folder / "sample.img.bmap").write_text(make_map(SIZE, extents).text())
     (folder / "manifest.json").write_text(json.dumps({"image": {"smallest_disk_bytes": SIZE + 2**20}}))
     write_sums(folder)

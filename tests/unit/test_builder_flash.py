@@ -11,20 +11,24 @@ import pytest
 
 from builder.errors import BuildError
 from builder.flash import Image, open_image, state_after, write_disk
+from builder.packing import Packing
 from builder.progress import Advance, Stages
 from builder.sandbox import Sandbox
 from builder.target_disk import Disk, examine_disk, examine_number, refuse
 from tests.flash_sample import SIZE, make_result
 
-_UNPACK = "import sys, zstandard; zstandard.ZstdDecompressor().copy_stream(sys.stdin.buffer, sys.stdout.buffer)"
+_UNPACK = {
+    "zstd": "import sys, zstandard; zstandard.ZstdDecompressor().copy_stream(sys.stdin.buffer, sys.stdout.buffer)",
+    "xz": "import sys, lzma, shutil; shutil.copyfileobj(lzma.open(sys.stdin.buffer), sys.stdout.buffer)",
+}
 
 
 class _Tools(Sandbox):
     """Stands in for the tools tree: unpacks with a library."""
 
     def command(self, argv: Sequence[str], memory: str = "1g") -> tuple[str, ...]:
-        assert argv[0] == "zstd", memory
-        return (sys.executable, "-c", _UNPACK)
+        assert memory
+        return (sys.executable, "-c", _UNPACK[argv[0]])
 
 
 class _Meddler(Stages):
@@ -46,9 +50,9 @@ class _Meddler(Stages):
         yield advance
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    make_result(tmp_path / "result")
+@pytest.fixture(params=Packing)
+def image(tmp_path: Path, request: pytest.FixtureRequest) -> Image:
+    make_result(tmp_path / "result", request.param)
     return open_image(tmp_path / "result")
 
 
