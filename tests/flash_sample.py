@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import random
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import zstandard
 from builder.bmap import Extent, make_map
 from builder.packing import Packing
 from builder.sums import write_sums
+from builder.xz import stored_stream
 
 SIZE = 24 * 2**20
 _EXTENTS = ((0, 2**20), (3 * 2**20, 6 * 2**20 + 4096), (23 * 2**20, 2**20))
@@ -31,7 +31,10 @@ def make_result(folder: Path, packing: Packing = Packing.ZSTD) -> Path:
         extents.append(Extent(start, size, part))
     raw = folder.parent / "raw"
     raw.write_bytes(image)
-    packed = lzma.compress(image) if packing is Packing.XZ else zstandard.ZstdCompressor().compress(bytes(image))
+    if packing is Packing.XZ:
+        packed = b"".join(stored_stream(raw, SIZE))
+    else:
+        packed = zstandard.ZstdCompressor().compress(bytes(image))
     (folder / f"sample.img.{packing}").write_bytes(packed)
     (folder / "sample.img.bmap").write_text(make_map(SIZE, extents).text())
     (folder / "manifest.json").write_text(json.dumps({"image": {"smallest_disk_bytes": SIZE + 2**20}}))
