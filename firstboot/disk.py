@@ -88,7 +88,7 @@ def make_partitions(disk: Disk) -> None:
         run("udevadm", "settle")
         return
     if grown := grow_last(disk.device, disk.layout):
-        # Seeing the new table, udev may look at the partitions, and these must not be in use.
+        # udev looks at a disk that was written to, and must not do so at the same time.
         run("udevadm", "settle")
         tell_kernel(disk.device, grown.number)
     make_file_system(disk, "state")
