@@ -140,7 +140,7 @@ def find_data(disk: Disk) -> Path:
         elif isinstance(decision, Wait):
             if decision.text != told:
                 announce(f"DarkPipe waits: {decision.text}")
-                print(decision.text)
+                print(decision.text, flush=True)
                 told = decision.text
             _wait_for_change(seen)
         elif isinstance(decision, MakeUsb):
