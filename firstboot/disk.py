@@ -88,7 +88,7 @@ def make_partitions(disk: Disk) -> None:
         run("udevadm", "settle")
         return
     if grown := grow_last(disk.device, disk.layout):
-        # Seeing the new table, udev may look at the partitions, and these must not be in use.
+        # udev looks at a disk that was written to, and must not do so at the same time.
         run("udevadm", "settle")
         tell_kernel(disk.device, grown.number)
     make_file_system(disk, "state")
@@ -140,7 +140,7 @@ def find_data(disk: Disk) -> Path:
         elif isinstance(decision, Wait):
             if decision.text != told:
                 announce(f"DarkPipe waits: {decision.text}")
-                print(decision.text)
+                print(decision.text, flush=True)
                 told = decision.text
             _wait_for_change(seen)
         elif isinstance(decision, MakeUsb):

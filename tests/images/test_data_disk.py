@@ -138,7 +138,7 @@ def test_a_raspberry_pis_card_is_filled(machine: Machine) -> None:
     assert uuids[0] == uuids[1]
     assert "No errors detected" in machine.run(f"sfdisk --verify {card}").output
     rows = json.loads(machine.run(f"lsblk --json --bytes --output PATH,SIZE,FSTYPE,LABEL {card}").output)
-    found = {row["path"]: row for row in rows["blockdevices"][0]["children"]}
+    found = {row["path"]: row for row in rows["blockdevices"]}
     assert start + found[f"{card}8"]["size"] == 16 * 10**9 // 2**20 * 2**20
     assert (found[f"{card}7"]["fstype"], found[f"{card}7"]["label"]) == ("ext4", "darkpipe-state")
     assert (found[f"{card}8"]["fstype"], found[f"{card}8"]["label"]) == ("btrfs", "darkpipe-data")
