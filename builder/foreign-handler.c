@@ -8,10 +8,12 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define NATIVE "/.native"
-#define LIBRARIES "/usr/lib/x86_64-linux-gnu"
+#define MODULES "/usr/lib/x86_64-linux-gnu"
+#define LIBRARIES NATIVE MODULES
 #define LOADER LIBRARIES "/ld-linux-x86-64.so.2"
 #define EMULATOR NATIVE "/qemu-aarch64"
 #define LONGEST_PREFIX 6
@@ -21,6 +23,15 @@ static void start(char **command)
 	execv(command[0], command);
 	perror(command[0]);
 	exit(127);
+}
+
+static int can_stand_in(const char *path, const char *native)
+{
+	/* Who asks for a program's libraries (ldd(1)) wants to copy those of the foreign one. */
+	if (access(native, X_OK) != 0 || getenv("LD_TRACE_LOADED_OBJECTS") != NULL)
+		return 0;
+	/* perl finds its modules by absolute paths, at a place that is not shown all the time (foreign.sh, hide). */
+	return strncmp(path, "/usr/bin/perl", strlen("/usr/bin/perl")) != 0 || access(MODULES, F_OK) == 0;
 }
 
 int main(int argc, char **argv)
@@ -37,8 +48,7 @@ int main(int argc, char **argv)
 	if (realpath(argv[1], path) == NULL)
 		snprintf(path, sizeof path, "%s", argv[1]);
 	snprintf(native, sizeof native, "%s%s", NATIVE, path);
-	/* Who asks for a program's libraries (ldd(1)) wants to copy those of the foreign one. */
-	if (getenv("LD_TRACE_LOADED_OBJECTS") == NULL && access(native, X_OK) == 0) {
+	if (can_stand_in(path, native)) {
 		/* Its own loader: the one that the program names is not in the foreign root. */
 		command[count++] = LOADER;
 		command[count++] = "--library-path";

@@ -139,12 +139,14 @@ class Foreign:
     Args:
         prefix: words before `mmdebstrap` on the command line, inside the tools tree.
         options: further options of mmdebstrap, before all hooks.
+        after_packages: a hook for when the packages are installed, before anything is made from them.
         last_hook: what must be the last of its hooks.
     """
 
-    prefix: tuple[str, ...]
-    options: tuple[str, ...]
-    last_hook: str
+    prefix: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    after_packages: tuple[str, ...] = ()
+    last_hook: tuple[str, ...] = ()
 
 
 def prepare(tools: Sandbox, work: Path) -> Foreign:
@@ -159,7 +161,7 @@ def prepare(tools: Sandbox, work: Path) -> Foreign:
     """
     chosen = way()
     if chosen is Way.HOST:
-        return Foreign((), (), "")
+        return Foreign()
     here = Path(__file__).parent
     script, handler, programs = work / "foreign.sh", work / "handler", work / "programs"
     shutil.copy(here / "foreign.sh", script)
@@ -178,7 +180,8 @@ def prepare(tools: Sandbox, work: Path) -> Foreign:
             "--skip=check/qemu",
             f'--extract-hook=sh {inside(script)} bind "$1" {inside(programs)} {inside(work / "native")}',
         ),
-        last_hook=f'--customize-hook=sh {inside(script)} unbind "$1"',
+        after_packages=(f'--customize-hook=sh {inside(script)} hide "$1"',),
+        last_hook=(f'--customize-hook=sh {inside(script)} unbind "$1"',),
     )
 
 

@@ -3,7 +3,8 @@
 # foreign.py and foreign-handler.c.
 #   sh foreign.sh run HANDLER COMMAND…          a command that starts programs for AArch64 by our handler
 #   sh foreign.sh bind ROOT PROGRAMS NATIVE     (hook of mmdebstrap) shows the handler's programs in a root
-#   sh foreign.sh unbind ROOT                   takes them away again
+#   sh foreign.sh hide ROOT                     shows no libraries among the root's own any more
+#   sh foreign.sh unbind ROOT                   takes everything away again
 set -eu
 
 libraries=usr/lib/x86_64-linux-gnu
@@ -57,18 +58,27 @@ bind() {
 	done
 	# Read-only: when mmdebstrap fails it removes the root with all that it finds there.
 	mkdir "$root/.native"
+	[ ! -e "$programs/usr" ] || mkdir -p "$programs/$libraries"
 	mount --bind -o ro "$programs" "$root/.native"
 	[ -e "$programs/usr" ] || return 0
+	mount --bind -o ro "/$libraries" "$root/.native/$libraries"
+	# perl's modules, too, which it looks for here.
 	mkdir "$root/$libraries"
 	mount --bind -o ro "/$libraries" "$root/$libraries"
 }
 
+# Whoever looks for libraries of all architectures, as udev's hook for the initramfs does, must find only the root's own.
+hide() {
+	[ -d "$1/$libraries" ] || return 0
+	umount "$1/$libraries"
+	rmdir "$1/$libraries"
+}
+
 unbind() {
-	for folder in "$1/.native" "$1/$libraries"; do
-		[ -d "$folder" ] || continue
-		umount "$folder"
-		rmdir "$folder"
-	done
+	hide "$1"
+	[ ! -d "$1/.native/$libraries" ] || umount "$1/.native/$libraries"
+	umount "$1/.native"
+	rmdir "$1/.native"
 }
 
 script=$0 step=$1

@@ -269,7 +269,7 @@ def _build(
     for number, component in enumerate(_with_hook(components)):
         (inputs / f"hook-{number:02}.sh").write_text(component.package_hook.read_text())
     shutil.copy(_HOOK, inputs / "package-layer.sh")
-    across = foreign.Foreign((), (), "")
+    across = foreign.Foreign()
     if foreign.is_foreign(profile.architecture):
         (work / "foreign").mkdir()
         across = foreign.prepare(shop.tools, work / "foreign")
@@ -291,8 +291,9 @@ def _build(
             # Users that own something on /data exist before a package could number them by chance.
             f'--essential-hook=sh {script} accounts "$1" {given}',
             f"--customize-hook=({STATE_SCRIPT}) >{shop.tools.inside(work / 'state')}",
+            *across.after_packages,
             f'--customize-hook=sh {script} finish "$1" {given} {results}',
-            *filter(None, (across.last_hook,)),
+            *across.last_hook,
             "--verbose",
             SUITE,
             f"{results}/root.tar",

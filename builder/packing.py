@@ -83,7 +83,7 @@ def pack(source: Path, target: Path, size: int, tools: Sandbox, packing: Packing
             file.writelines(stored_stream(source, used))
     else:
         # Blocks of a stated size, so that the result does not follow the number of processors.
-        command = {Packing.ZSTD: "zstd -q -3 -T0", Packing.XZ: "xz -q -c -3 -T2 --block-size=4MiB"}[packing]
+        command = {Packing.ZSTD: "zstd -q -3 -T0", Packing.XZ: "xz -q -c -1 -T2 --block-size=4MiB"}[packing]
         script = f'head -c "$3" "$1" | {command} >"$2"'
         arguments = (tools.inside(source), tools.inside(target), str(used))
         if used:

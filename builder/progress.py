@@ -43,13 +43,15 @@ class Stages:
         else:
             self.say(f"{title} …")
             yield lambda fraction, detail: None
-        self.seconds[name] = time.monotonic() - started
+        seconds = time.monotonic() - started
+        # A release has the same stages once for each platform.
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.made.append(name)
-        self.say(f"{name}: {self.seconds[name]:.1f} s")
+        self.say(f"{name}: {seconds:.1f} s")
 
     def reused(self, name: str) -> None:
         """Tell that a stage's result was at hand."""
-        self.seconds[name] = 0.0
+        self.seconds.setdefault(name, 0.0)
         self.say(f"{name}: unchanged")
 
     def _bar(self) -> Progress:

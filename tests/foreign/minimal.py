@@ -39,7 +39,7 @@ def install_minimal(tree: Path, way: Way, target: Path) -> Path:
             [
                 *(*across.prefix, "mmdebstrap", *across.options, *archive.options, *archive.path_exclusions),
                 *("--variant=minbase", "--mode=root", "--arch=arm64", f"--include={','.join(_PACKAGES)}"),
-                *(f"--customize-hook={clean}", across.last_hook),
+                *(*across.after_packages, f"--customize-hook={clean}", *across.last_hook),
                 *(SUITE, tools.inside(made), *archive.mirrors),
             ],
             environment={"SOURCE_DATE_EPOCH": str(BUILD_EPOCH), "DEBIAN_FRONTEND": "noninteractive"},

@@ -68,5 +68,5 @@ def test_another_version_of_a_program_does_not_stand_in(tools: Sandbox) -> None:
         options = [*across.options, "--variant=custom", "--mode=root", "--format=null", "--arch=arm64"]
         options[across.options.index(bind)] = bind + check
         tools.run(
-            [*across.prefix, "mmdebstrap", *options, across.last_hook, SUITE, "-", *Archive.from_environment().mirrors]
+            [*across.prefix, "mmdebstrap", *options, *across.last_hook, SUITE, "-", *Archive.from_environment().mirrors]
         )
