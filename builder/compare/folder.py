@@ -11,7 +11,9 @@ from builder.compare.regions import differing_ranges
 from builder.differences import differences
 from builder.errors import BuildError
 from builder.packing import Packing
+from builder.release import results
 from builder.sandbox import Sandbox
+from builder.sums import MANIFEST_NAME
 
 _IMAGES = (".img", *(f".img.{packing}" for packing in Packing))
 
@@ -20,7 +22,7 @@ def compare(first: Path, second: Path, cache: Cache, tools: Sandbox) -> list[str
     """Name what differs between two results or two images; nothing when they are equal to the byte.
 
     Args:
-        first: a folder that `darkpipe build` has made, or an image.
+        first: a folder that `darkpipe build` has made, with one result or all, or an image.
         second: likewise.
 
     Raises:
@@ -28,6 +30,8 @@ def compare(first: Path, second: Path, cache: Cache, tools: Sandbox) -> list[str
     """
     if first.is_dir() != second.is_dir():
         raise BuildError(f"{first} and {second}: one is a folder, and one is none", "name two folders or two images")
+    if first.is_dir() and (parts := (_parts(first), _parts(second))) != ({}, {}):
+        return _compare_releases(*parts, cache, tools)
     with cache.workspace() as work:
         if not first.is_dir():
             return compare_images(first, second, work, tools)
@@ -41,6 +45,24 @@ def compare(first: Path, second: Path, cache: Cache, tools: Sandbox) -> list[str
                 folder.mkdir()
                 lines += [f"{role}: {line}" for line in _compare_files(one[role], two[role], folder, tools)]
         return lines
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Give the results in a release's folder by their platforms; nothing for another folder."""
+    manifest = folder / MANIFEST_NAME
+    if not manifest.is_file():
+        return {}
+    return {str(part["profile"]): folder / Path(name).name for name, part in results(folder).items()}
+
+
+def _compare_releases(first: dict[str, Path], second: dict[str, Path], cache: Cache, tools: Sandbox) -> list[str]:
+    lines = []
+    for profile in sorted({*first, *second}):
+        if profile not in first or profile not in second:
+            lines.append(f"{profile}: only in the {'second' if profile in second else 'first'}")
+        else:
+            lines += [f"{profile}: {line}" for line in compare(first[profile], second[profile], cache, tools)]
+    return lines
 
 
 def _by_role(folder: Path) -> dict[str, Path]:

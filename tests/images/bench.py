@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,11 +49,11 @@ class Bench:
             own.replace(record)
         self.folder = folder
 
-    def start(self, name: str, site: str = SITE) -> subprocess.Popen[str]:
+    def start(self, name: str, site: str = SITE, options: Sequence[str] = ()) -> subprocess.Popen[str]:
         """Start a build whose result goes to a folder of that name."""
         path = self.folder / f"{name}.yaml"
         path.write_text(site, encoding="utf-8")
-        command = [str(self.checkout / "darkpipe"), "build", str(path), "--output", str(self.folder / name)]
+        command = [str(self.checkout / "darkpipe"), "build", str(path), "--output", str(self.folder / name), *options]
         return subprocess.Popen(
             command,
             env={**os.environ, "DARKPIPE_CACHE": str(self.cache)},
@@ -63,9 +63,9 @@ class Bench:
             text=True,
         )
 
-    def build(self, name: str, site: str = SITE) -> tuple[Path, list[str]]:
+    def build(self, name: str, site: str = SITE, options: Sequence[str] = ()) -> tuple[Path, list[str]]:
         """Build; gives the result and the stages that were made, not reused."""
-        return finish(self.start(name, site))
+        return finish(self.start(name, site, options))
 
     def darkpipe(self, *arguments: str) -> str:
         """Run another command on the same cache."""

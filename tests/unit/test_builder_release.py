@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from builder.bmap import BLOCK, Extent, make_map, parse_map
 from builder.errors import BuildError
 from builder.lock import Installed, Lock, LockedPackage, installed_packages, packages_from_index, parse_lock
+from builder.release import release_id, results
 from builder.sbom import sbom_packages, sbom_text
 from builder.sums import check_sums, sign, signer, write_sums
 
@@ -206,3 +208,50 @@ def test_bill_of_materials_is_valid_spdx(tmp_path: Path) -> None:
         "pkg:deb/debian/a@1%3A2-3?arch=all&distro=trixie",
         "pkg:deb/debian/c%2B%2B@1%3A2-3?arch=all&distro=trixie",
     ]
+
+
+def _release_folder(folder: Path) -> Path:
+    """A release of two results, as `darkpipe build --all` lays it out."""
+    manifests = {}
+    for profile in ("raspberrypi", "x64"):
+        part = folder / f"darkpipe-0.1.0-{profile}-abc"
+        part.mkdir(parents=True)
+        manifests[part.name] = {"profile": profile, "ids": {"generic": profile, "seeded": profile}}
+        (part / "manifest.json").write_text(json.dumps(manifests[part.name]))
+        write_sums(part)
+    manifest = {"version": "0.1.0", "id": release_id(manifests), "results": manifests}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_sums(folder)
+    return folder
+
+
+def test_the_sums_of_a_release_cover_every_file(tmp_path: Path) -> None:
+    folder = _release_folder(tmp_path / "release")
+    assert check_sums(folder) == []
+    assert set(results(folder)) == {"darkpipe-0.1.0-raspberrypi-abc", "darkpipe-0.1.0-x64-abc"}
+    part = folder / "darkpipe-0.1.0-x64-abc"
+    (part / "manifest.json").write_text("{}")
+    (part / "added").touch()
+    faults = "; ".join(check_sums(folder))
+    assert "darkpipe-0.1.0-x64-abc/manifest.json is not what" in faults
+    assert "darkpipe-0.1.0-x64-abc/added is in the folder" in faults
+
+
+def test_a_link_in_a_release_is_no_file_of_it(tmp_path: Path) -> None:
+    folder = _release_folder(tmp_path / "release")
+    path = folder / "darkpipe-0.1.0-x64-abc/manifest.json"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert any("is no regular file" in fault for fault in check_sums(folder))
+
+
+def test_a_single_result_is_no_release(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"version": "0.1.0", "profile": "x64"}')
+    assert results(tmp_path) == {}
+
+
+def test_the_id_of_a_release_follows_from_its_images(tmp_path: Path) -> None:
+    manifests = results(_release_folder(tmp_path / "release"))
+    changed = json.loads(json.dumps(manifests))
+    changed["darkpipe-0.1.0-x64-abc"]["ids"]["seeded"] = "other"
+    assert release_id(changed) != release_id(manifests)
