@@ -6,7 +6,6 @@ on whatever is left of the seed is only wiped.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from firstboot.partitions import system_disk
+from firstboot.wipe import wipe
 from model.document import SEED_NAME, read_site
-from stack.durable import sync_folder, write_atomically
+from stack.durable import write_atomically
 
 _COMMAND_LINE = Path("/proc/cmdline")
 _MOUNT_POINT = Path("/boot")
@@ -91,22 +91,12 @@ def take_seed(boot: Path, site: Path) -> Taken:
     if site.exists():
         # Either a power cut came between the two steps below, or somebody wants to change a device that has its own
         # accounts by now. Neither is a reason to leave password hashes on an unencrypted partition.
-        _wipe(seed)
+        wipe(seed)
         return Taken.LEFTOVER
     read_site(seed)
     write_atomically(site, seed.read_bytes(), 0o600)
-    _wipe(seed)
+    wipe(seed)
     return Taken.TAKEN
-
-
-def _wipe(path: Path) -> None:
-    """Overwrite and delete; on flash memory the old blocks may survive, which is why nothing in a seed stays valid."""
-    with path.open("r+b") as file:
-        file.write(bytes(path.stat().st_size))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
-    sync_folder(path.parent)
 
 
 def _is_mounted(path: Path, mountinfo: str | None = None) -> bool:
