@@ -41,7 +41,8 @@ class Bench:
         for name in _CODE:
             subprocess.run(["cp", "-R", REPOSITORY / name, self.checkout / name], check=True)
         for name in (*_EXPENSIVE, "archive"):
-            subprocess.run(["cp", "-a", "--link", Cache.default().root / name, cache / name], check=True)
+            if (source := Cache.default().root / name).is_dir():  # a first test may come before any build
+                subprocess.run(["cp", "-a", "--link", source, cache / name], check=True)
         # Locks are on files: whoever uses an entry of our cache must not seem to use one of this.
         for record in cache.glob("*/*/inputs.json"):
             own = record.with_name("inputs.json.own")
