@@ -155,6 +155,7 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
     cache = Cache(Cache.default().root, remove_tree)
     stages = Stages()
     archive = Archive.from_environment()
+    image = find_image(machine.folder)
     manifest = read_manifest(machine.folder)
     on_pi = manifest.get("loader") == Loader.RASPBERRY_PI
     emulator = open_tools(EMULATOR_ARM64 if on_pi else EMULATOR, cache, archive, stages)
@@ -166,7 +167,7 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
             stages.say(f"{disk} is there already and is used as it is.")
         else:
             with stages.stage("Unpack the image"):
-                _unpack(find_image(machine.folder), disk, machine.size, work, tools)
+                _unpack(image, disk, machine.size, work, tools)
         if machine.log_writes:
             log = write_log_of(disk)
             log.unlink(missing_ok=True)

@@ -105,6 +105,7 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
     Raises:
         BuildError: it is no result for the Raspberry Pi, or damaged.
     """
+    image = find_image(folder)
     manifest = read_manifest(folder)
     if manifest.get("loader") != Loader.RASPBERRY_PI:
         found = manifest.get("profile", "something else")
@@ -112,7 +113,6 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
         raise BuildError(f"{folder} is a result for {found}, and the Raspberry Pi Imager writes others", hint)
     if faults := check_sums(folder):
         raise BuildError(f"{folder} is damaged: {'; '.join(faults)}", "copy or build it again")
-    image = find_image(folder)
     block_map = image.with_suffix(".bmap")
 
     def url(path: Path) -> str:

@@ -46,6 +46,8 @@ def find_image(folder: Path) -> Path:
         BuildError: there is none, or more than one.
     """
     images = sorted(path for packing in Packing for path in folder.glob(f"*.img.{packing}"))
+    if not images and (parts := sorted({path.parent.name for path in folder.glob("*/*.img.*")})):
+        raise BuildError(f"{folder} is a release of several platforms", f"name one of its folders: {', '.join(parts)}")
     if len(images) != 1:
         raise BuildError(f"{folder} holds {len(images)} images", "name a folder that `darkpipe build` printed")
     return images[0]

@@ -193,7 +193,8 @@ def _changed_packages(old: Path, new: Path) -> list[str]:
 
 
 def _age_note(shop: Workshop, profile: Profile) -> str:
-    state = last_state(shop.cache, shop.archive, profile.architecture)
+    archive = shop.archive.widened(profile.suites, profile.areas)
+    state = last_state(shop.cache, archive, profile.architecture)
     assert state is not None  # without one no layer would have been found
     hours = (time.time() - state.seen) / 3600
     if state.fresh:

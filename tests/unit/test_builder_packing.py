@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.errors import BuildError
 from builder.packing import Packing, find_image, pack
 from builder.sandbox import Sandbox
 from builder.xz import stored_stream
@@ -96,5 +97,8 @@ def test_images_are_found_by_their_ending(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / f"x.img.{packing}").touch()
         assert Packing.of(find_image(folder)) is packing
+    with pytest.raises(BuildError, match="several platforms") as caught:
+        find_image(tmp_path)
+    assert "xz, zst" in caught.value.hint
     with pytest.raises(ValueError, match="gz"):
         Packing.of(Path("x.img.gz"))
