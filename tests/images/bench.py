@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.cache import Cache
+from builder.flock import grab
 from builder.sandbox import remove_tree
 from builder.workshop import Stage
 from tests.images.machine import REPOSITORY
@@ -79,6 +80,15 @@ class Bench:
     def leftovers(self) -> list[Path]:
         """What a build should not leave."""
         return [*(self.cache / "work").iterdir(), *(self.cache / "locks").iterdir()]
+
+
+def abandoned_workspaces() -> list[Path]:
+    """List what programs that are no more have left in our cache; somebody else may build at the same time."""
+    left = []
+    for folder in (Cache.default().root / "work").iterdir():
+        with grab(folder) as free:
+            left += [folder] if free and folder.exists() else []
+    return left
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[Path, list[str]]:

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from builder.cache import Cache
 from builder.greeting import free_port, greets
+from tests.images.bench import abandoned_workspaces
 from tests.images.machine import REPOSITORY
 from tests.mail import swaks
 
@@ -56,7 +56,7 @@ def _wait_for_end(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline, "the machine still runs"
         time.sleep(0.2)
-    assert list((Cache.default().root / "work").iterdir()) == []
+    assert abandoned_workspaces() == []
 
 
 def test_port_that_is_taken_is_told(image: Path) -> None:
