@@ -31,6 +31,10 @@ done >"$1/etc/apt/sources.list.d/zz-{more}.list"
 """
 """Shell: adds a suite to the sources of a root file system ($1), from the same mirrors as the main one."""
 
+INDICES_ONLY = ("--variant=custom", "--mode=root", "--format=null", "--skip=check/qemu")
+"""Options of mmdebstrap that let it fetch an archive's indices, and install nothing: no program of another architecture
+is run."""
+
 STATE_SCRIPT = 'cd "$1/var/lib/apt/lists" && sha256sum ./*_Packages* | cut -d" " -f1 | sort | sha256sum | cut -d" " -f1'
 """Shell: prints the state of an archive: a hash over the package indices in a root file system ($1)."""
 
@@ -136,7 +140,7 @@ def look_at(cache: Cache, archive: Archive, architecture: str, tools: Sandbox) -
         ToolError: the archive cannot be reached.
     """
     with cache.workspace() as work:
-        options = ["--variant=custom", "--mode=root", "--format=null", f"--arch={architecture}", "--quiet"]
+        options = [*INDICES_ONLY, f"--arch={architecture}", "--quiet"]
         # What the hook prints on standard output would get into the (empty) output of mmdebstrap.
         target = tools.inside(work / "state")
         hook = f"--customize-hook=({STATE_SCRIPT}) >{target}"

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder.archive import SUITE, Archive
+from builder.archive import INDICES_ONLY, SUITE, Archive
 from builder.digests import file_digest
 from builder.errors import BuildError
 from builder.lock import Lock, LockedPackage, stanzas
@@ -78,7 +78,7 @@ def _fetch(lock: Lock, debs: Path, tools: Sandbox, archive: Archive) -> None:
     index, wanted = work / "available", work / "wanted"
     script, inside = work / "locked.sh", tools.inside(debs)
     shutil.copy(_SCRIPT, script)
-    options = ["--variant=custom", "--mode=root", "--format=null", f"--arch={lock.architecture}", "--quiet"]
+    options = [*INDICES_ONLY, f"--arch={lock.architecture}", "--quiet"]
 
     def in_archive(step: str, *arguments: str) -> None:
         # What the hook prints on standard output would get into the (empty) output of mmdebstrap.
