@@ -22,8 +22,10 @@ run() {
 	own=$(readlink /proc/self/ns/user)
 	while [ "$(readlink "/proc/$child/ns/user")" = "$own" ]; do sleep 0.01; done
 	# newuidmap(1), which unshare(1) would call, refuses root ids that are not listed in /etc/subuid.
-	echo 0 0 65536 >"/proc/$child/uid_map"
-	echo 0 0 65536 >"/proc/$child/gid_map"
+	# Range by range: an ordinary user's ids come in two, and no range may reach over both (user_namespaces(7)).
+	for map in uid_map gid_map; do
+		awk '{ print $1, $1, $3 }' "/proc/self/$map" >"/proc/$child/$map"
+	done
 	echo >/run/gate
 	wait "$child"
 }
@@ -63,7 +65,7 @@ bind() {
 	[ -e "$programs/usr" ] || return 0
 	mount --bind -o ro "/$libraries" "$root/.native/$libraries"
 	# perl's modules, too, which it looks for here.
-	mkdir "$root/$libraries"
+	mkdir -p "$root/$libraries"
 	mount --bind -o ro "/$libraries" "$root/$libraries"
 }
 
