@@ -71,6 +71,8 @@ def run_as_other_user(
             "ID": str(USER),
             "HOME": str(public / "home"),
             "DARKPIPE_CACHE": str(public / "cache"),
+            # What lies there already is another user's, who alone can evict it.
+            "DARKPIPE_CACHE_SIZE": "100G",
             "LC_ALL": "tr_TR.UTF-8",
             "TZ": "Pacific/Kiritimati",
         },
