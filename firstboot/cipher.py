@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_PROCESSOR = re.compile(r"^processor[ \t]*:", re.MULTILINE)
+"""Begins what is said of one processor (arch/x86/kernel/cpu/proc.c, arch/arm64/kernel/cpuinfo.c)."""
 _FEATURES = re.compile(r"^(?:flags|Features)[ \t]*:(.*)$", re.MULTILINE)
-"""The kernel's names of a processor's features: `flags` on x86, `Features` on Arm (proc_cpuinfo(5))."""
+"""The kernel's names of a processor's features: `flags` on x86, `Features` on Arm (the same sources)."""
 
 _AES = "aes"
 """AES-NI on x86 (arch/x86/include/asm/cpufeatures.h), FEAT_AES on Arm (Documentation/arch/arm64/elf_hwcaps.rst)."""
@@ -18,12 +20,15 @@ _AES = "aes"
 
 @dataclass(frozen=True)
 class Cipher:
-    """A cipher in cryptsetup(8)'s words.
+    """A cipher in the words of cryptsetup-luksFormat(8).
 
     Args:
-        specification: for `--cipher`.
-        key_bits: for `--key-size`.
-        sector_bytes: for `--sector-size`. Adiantum works on a whole sector at once, and gains from larger ones.
+        specification: for `--cipher`: CIPHER-MODE-IV as dm-crypt takes it (Documentation/admin-guide/device-mapper/
+            dm-crypt.rst); Adiantum's is in cryptsetup's release notes 2.0.6.
+        key_bits: for `--key-size`. XTS halves it into two keys of AES-256 (cryptsetup-luksFormat(8)); Adiantum derives
+            all others from one of 256 bits (the paper; the release notes).
+        sector_bytes: for `--sector-size`; larger ones are faster on most disks (cryptsetup-luksFormat(8)), most of all
+            with Adiantum, which works on a whole sector at once; its paper measures 4096 bytes.
     """
 
     specification: str
@@ -40,6 +45,11 @@ def choose_cipher(cpuinfo: str) -> Cipher:
 
     Every processor must have AES: the kernel encrypts on whichever is free. What cannot be read has none: Adiantum is
     right everywhere, only not the fastest.
+
+    Args:
+        cpuinfo: as far as it could be read; anything at all, the empty text too.
     """
-    features = [set(match.split()) for match in _FEATURES.findall(cpuinfo)]
-    return AES_XTS if features and all(_AES in found for found in features) else ADIANTUM
+    features = [match.split() for match in _FEATURES.findall(cpuinfo)]
+    # A processor whose features are missing would go unseen among the others.
+    complete = len(features) == len(_PROCESSOR.findall(cpuinfo)) > 0
+    return AES_XTS if complete and all(_AES in found for found in features) else ADIANTUM
