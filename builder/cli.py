@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -205,6 +206,12 @@ def build(
     is_flag=True,
     help="Log all that is written to the disk of --disk FILE in FILE.writes, for tests of power cuts.",
 )
+@click.option(
+    "--clock",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S"]),
+    metavar="TIME",
+    help="What its clock shows when it is switched on, in UTC, such as 2020-01-01T00:00:00: a clock without a battery.",
+)
 def boot(
     folder: Path,
     forwards: tuple[str, ...],
@@ -217,6 +224,7 @@ def boot(
     offline: bool,
     shell: bool,
     log_writes: bool,
+    clock: datetime | None,
 ) -> None:
     """Start a built image in QEMU; its console is this terminal (Ctrl-A X ends it).
 
@@ -248,6 +256,7 @@ def boot(
         shell=shell,
         log_writes=log_writes,
         usb_disks=tuple(path.resolve() for path in usb_disks),
+        clock=clock,
     )
     if detach or wait is not None:
         boot_detached(machine, wait)

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -52,6 +53,7 @@ class Machine:
         shell: whether the console logs in as root by itself, by systemd's credentials (systemd.system-credentials(7)).
         log_writes: whether all that is written to the disk is also logged, in `write_log_of(disk)`.
         usb_disks: files with disks that are plugged in by USB, in the folder of `disk`.
+        clock: what its real-time clock shows when it is switched on; None for this computer's time.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Machine:
     shell: bool = False
     log_writes: bool = False
     usb_disks: tuple[Path, ...] = ()
+    clock: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def _devices(machine: Machine, seen: str, kept: bool) -> tuple[str, ...]:
         *_usb_disks([f"/outside/{path.name}" for path in machine.usb_disks]),
         *("-device", "virtio-rng-pci"),
         *("-nic", network),
+        *(("-rtc", f"base={machine.clock:%Y-%m-%dT%H:%M:%S}") if machine.clock else ()),
     )
 
 

@@ -15,11 +15,16 @@ from pathlib import Path
 from firstboot.console import announce
 
 _CLOCKS = Path("/sys/class/rtc")
+_EPOCH = Path("/usr/lib/clock-epoch")
+"""Has the time of the image, which no clock that goes can be behind (systemd(1))."""
 _SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")
 """systemd-timesyncd(8) makes it when a server has set the clock."""
 
 _PATIENCE = 60.0
-"""Seconds; afterwards mail that others' certificates matter for waits in the queue, should the clock be wrong."""
+"""Seconds. systemd-timesyncd may have asked for a name before unbound could answer, and asks anew after 30
+(timesyncd.conf(5), ConnectionRetrySec=). Afterwards mail that others' certificates matter for waits in the queue,
+should the clock be wrong.
+"""
 _SILENCE = 5.0
 """Seconds until somebody at the console should know for what the device waits."""
 _STEP = 0.25
@@ -28,15 +33,36 @@ _STEP = 0.25
 class Known(StrEnum):
     """How the time is known."""
 
-    BY_CLOCK = "the device has a clock that goes on without power"
+    BY_CLOCK = "the device has a clock that went on without power"
     BY_SERVER = "a time server has set the clock"
     NOT = "no time server has answered: the clock may be late"
+
+
+def time_was_kept(clocks: Path = _CLOCKS, epoch: Path = _EPOCH) -> bool:
+    """Tell whether a real-time clock has gone on while the device was off.
+
+    One without a battery, as a Raspberry Pi 5's mostly is, begins anew with a year long past.
+
+    Args:
+        clocks: folder with an entry for each real-time clock (Linux' Documentation/ABI/testing/sysfs-class-rtc).
+        epoch: file with the time of the image.
+    """
+    return any(_shown(clock) >= epoch.stat().st_mtime for clock in clocks.glob("*"))
+
+
+def _shown(clock: Path) -> int:
+    """What a real-time clock shows, in seconds since 1970; 0 when it says that it does not know."""
+    try:
+        return int((clock / "since_epoch").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 def wait_for_time(
     tell: Callable[[str], object],
     *,
     clocks: Path = _CLOCKS,
+    epoch: Path = _EPOCH,
     synchronized: Path = _SYNCHRONIZED,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
@@ -45,12 +71,12 @@ def wait_for_time(
 
     Args:
         tell: shows a text to whoever sits at the device.
-        clocks: folder with an entry for each real-time clock (sysfs).
+        clocks, epoch: see `time_was_kept`.
         synchronized: file that is there when a time server has answered.
         now: seconds of a clock that is never set.
         sleep: waits for some seconds.
     """
-    if clocks.is_dir() and any(clocks.iterdir()):
+    if time_was_kept(clocks, epoch):
         return Known.BY_CLOCK
     begun = now()
     told = False
@@ -59,7 +85,7 @@ def wait_for_time(
         if waited > _PATIENCE:
             return Known.NOT
         if waited > _SILENCE and not told:
-            tell("DarkPipe: asking a time server, since this device has no clock that goes on without power.")
+            tell("DarkPipe: asking a time server, since this device's clock stops without power.")
             told = True
         sleep(_STEP)
     return Known.BY_SERVER

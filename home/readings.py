@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from firstboot.clock import time_was_kept
 from stack.apply import current
 from stack.durable import sync_folder, write_synced
 
@@ -78,11 +79,14 @@ class Clock(Reading):
 
     Args:
         synchronized: whether a time server has confirmed it since the start; None when nobody knows.
+        kept: whether a real-time clock went on while the device was off; otherwise the time may be late until it is
+            synchronized.
         built: when the system was built; it cannot be earlier than that.
     """
 
     now: datetime
     synchronized: bool | None
+    kept: bool
     built: datetime
 
 
@@ -177,7 +181,7 @@ def unconfirmed_clock() -> Clock:
     """Read the clock, and ask nobody."""
     # Every file of the image has the time of the build.
     built = datetime.fromtimestamp(IMAGE.stat().st_mtime, UTC)
-    return Clock(now=datetime.now(UTC), synchronized=None, built=built)
+    return Clock(now=datetime.now(UTC), synchronized=None, kept=time_was_kept(), built=built)
 
 
 def read_image() -> Image:

@@ -358,8 +358,10 @@ def _clock_problems(clock: Clock) -> Iterator[Problem]:
             remedy="is the network up, so that a time server can be asked? See: timedatectl timesync-status",
         )
     if clock.synchronized is False:
+        late = "" if clock.kept else " and may be late: it stops without power"
         yield Problem(
-            found=f"no time server has confirmed the clock, which shows {clock.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+            found="no time server has confirmed the clock since the start; "
+            f"it shows {clock.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC{late}",
             remedy="is the network up? See: timedatectl timesync-status",
         )
 

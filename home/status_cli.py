@@ -72,7 +72,8 @@ def lines(status: Status) -> Iterator[str]:
     configuration = status.configuration
     yield f"configuration  {(configuration and configuration.generation) or 'none'}"
     yield f"image          {status.image.version} for {status.image.profile} ({status.image.project[:16]})"
-    known = {True: "confirmed by a time server", False: "not confirmed", None: "set by the host"}
+    unconfirmed = "not confirmed" if status.clock.kept else "not confirmed since the start: may be late"
+    known = {True: "confirmed by a time server", False: unconfirmed, None: "set by the host"}
     yield f"clock          {status.clock.now:%Y-%m-%d %H:%M:%S} UTC, {known[status.clock.synchronized]}"
 
 

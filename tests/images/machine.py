@@ -46,6 +46,7 @@ class Machine:
         offline: whether there is a network behind it.
         log_writes: whether all that is written to the disk is logged beside it.
         usb_disks: files with disks that are plugged in by USB; the folder is that of its own disk.
+        clock: what its clock shows when it is switched on, in UTC; empty for this computer's time.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Machine:
     offline: bool = False
     log_writes: bool = False
     usb_disks: tuple[Path, ...] = ()
+    clock: str = ""
     state: State = State.OFF
     boot_seconds: float = 0.0
     smtp: int = field(default_factory=free_port)
@@ -75,6 +77,7 @@ class Machine:
             *(["--offline"] if self.offline else []),
             *(["--log-writes"] if self.log_writes else []),
             *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
+            *(["--clock", self.clock] if self.clock else []),
         ]
         self._console = pexpect.spawn(
             str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"

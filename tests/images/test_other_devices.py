@@ -36,7 +36,9 @@ def _tear_superblock(disk: Path, partition: int) -> None:
 
 def test_offline_device_on_a_larger_disk(image: Path, scratch: Path, device: Machine) -> None:
     """Without a network it comes up and delivers; its disk is filled; later it is cut off while it writes btrfs's
-    superblock, gets a larger disk, and both the mail that it had accepted and the new space are there."""
+    superblock, gets a larger disk, and both the mail that it had accepted and the new space are there. Meanwhile its
+    clock has stopped: it goes on where it was, and no time server that is silent holds the mail up for good.
+    """
     identity = [_identity(device)]
     device.off()
     machine = Machine(image, scratch / "larger.img", size=24, offline=True)
@@ -49,6 +51,8 @@ def test_offline_device_on_a_larger_disk(image: Path, scratch: Path, device: Mac
         for first, second in zip(*identity, strict=True):
             assert first != second, "each device makes its own identities"
 
+        machine.lines("systemctl start darkpipe-clock-floor && sync --file-system /state/clock")
+        noted = int(machine.lines("stat --format %Y /state/clock")[0])
         message = scratch / "message"
         message.write_text("From: carol@example.net\nSubject: acknowledged\n\nkept\n", encoding="utf-8")
         assert swaks(machine.smtp, "carol@example.net", "alice@example.com", message).returncode == 0
@@ -57,7 +61,11 @@ def test_offline_device_on_a_larger_disk(image: Path, scratch: Path, device: Mac
 
         os.truncate(machine.disk, 32 * 10**9)
         _tear_superblock(machine.disk, data)
+        machine.clock = "2020-01-01T00:00:00"
         machine.up()
+        assert int(machine.lines("date +%s")[0]) >= noted
+        assert "asking a time server" in machine.console_text()
+        assert machine.lines("journalctl --boot --unit=darkpipe-clock | grep 'no time server has answered'")
         assert machine.lines("journalctl --boot --unit=darkpipe-disk | grep 'torn by a power cut, and is mended'")
         machine.wait_for_mail_services()
         assert machine.lines("systemctl --failed --no-legend") == []

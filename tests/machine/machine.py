@@ -407,6 +407,7 @@ def why_not() -> str | None:
         "nsenter": "util-linux",
         "ip": "iproute2",
         "haproxy": "haproxy",
+        "ldns-signzone": "ldnsutils",
     }
     missing = [package for tool, package in needed.items() if shutil.which(tool) is None]
     if missing:

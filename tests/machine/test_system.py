@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Callable
 
 import pytest
@@ -212,9 +214,15 @@ def test_a_wrong_seed_is_explained_on_the_console_and_left_to_be_mended(new_mach
     machine.stop()
 
 
-def test_the_journal_is_kept(device: Machine) -> None:
+def test_a_restart_keeps_the_journal_and_notes_the_time(device: Machine) -> None:
     boots = int(device.run("sh", "-c", "journalctl --list-boots --no-pager --quiet | grep -c .").strip())
-    device.restart()
+    mark = device.state / "clock"
+    mark.touch()
+    os.utime(mark, (0, 0))
+    before = time.time()
+    device.stop()
+    assert mark.stat().st_mtime >= int(before)
+    device.start()
     assert int(device.run("sh", "-c", "journalctl --list-boots --no-pager --quiet | grep -c .").strip()) == boots + 1
     assert device.run("find", "/run/log/journal", "-name", "*.journal", check=False).strip() == ""
 

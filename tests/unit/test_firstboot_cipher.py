@@ -33,7 +33,7 @@ Hardware	: BCM2835
 Revision	: a02082
 Model		: Raspberry Pi 3 Model B Rev 1.2
 """
-# Each list was printed by a real computer. Where its owner showed it stands behind: the project on GitHub, and the issue.
+# Each list was printed by a real computer. Beside it stands where its owner showed it: an issue of a project on GitHub.
 _PI3 = ("0xd03", "fp asimd evtstrm crc32 cpuid")  # Pi 3 Model B 1.2: hrw/arm-socs-table 6; 3B+ 1.3: the same, 29
 _PI4 = ("0xd08", "fp asimd evtstrm crc32 cpuid")  # Pi 4 Model B 1.5: fastfetch-cli/fastfetch 1529
 # Pi 4 Model B 1.2 with a 32-bit kernel: hrw/arm-socs-table 31

@@ -61,7 +61,7 @@ class World:
         self.findings = [Finding(_SERVICE, _LMTP, True, "fine"), Finding(_SERVICE, _IMAPS, True, "fine")]
         self.configuration = Configuration(generation="4f0c", refused=False)
         self.failed: tuple[str, ...] = ()
-        self.clock = Clock(now=NOW, synchronized=True, built=BUILT)
+        self.clock = Clock(now=NOW, synchronized=True, kept=True, built=BUILT)
         self.certificate: Certificate | None = Certificate(("mail.example.com",), NOW + timedelta(days=300), True)
 
     def read_certificate(self, path: Path) -> Certificate:
@@ -157,10 +157,13 @@ def _break_imap(world: World) -> None:
         (lambda world: setattr(world, "queue", None), "cannot list its queue"),
         (lambda world: setattr(world, "queue", Queue(messages={}, oldest_seconds=200_000)), "for 2 days"),
         (lambda world: setattr(world, "configuration", Configuration(generation="a", refused=True)), "was refused"),
-        (lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=False, built=BUILT)), "no time server"),
+        (
+            lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=False, kept=True, built=BUILT)),
+            "no time server",
+        ),
         (lambda world: setattr(world, "certificate", None), "no certificate"),
         (
-            lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=True, built=_LATER)),
+            lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=True, kept=True, built=_LATER)),
             "was built on 2026-12",
         ),
         (lambda world: setattr(world, "failed", ("two.service", "other.mount")), "the unit other.mount has failed"),
@@ -179,8 +182,21 @@ def test_other_problems_are_told_and_mail_is_taken(world: World, stack: Stack, d
     assert all(problem.remedy for problem in found.problems)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_a_clock_that_stops_without_power_may_be_late_until_a_time_server_has_answered(
+    world: World, stack: Stack, synchronized: bool, kept: bool
+) -> None:
+    world.clock = Clock(now=NOW, synchronized=synchronized, kept=kept, built=BUILT)
+    found = _status(stack)
+    told = [*(problem.found for problem in found.problems), list(lines(found))[-1]]
+    assert all("may be late" in text for text in told) == (not synchronized and not kept)
+    assert any("may be late" in text for text in told) == (not synchronized and not kept)
+    assert len(told) == (1 if synchronized else 2)
+
+
 def test_a_clock_that_nobody_knows_of_is_no_problem(world: World, stack: Stack) -> None:
-    world.clock = Clock(now=NOW, synchronized=None, built=BUILT)
+    world.clock = Clock(now=NOW, synchronized=None, kept=False, built=BUILT)
     assert not _status(stack).problems
 
 
@@ -215,7 +231,9 @@ def test_what_is_late_is_unknown(stack: Stack, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(status_module, "_PATIENCE", 0.2)
     for name in ("read_queue", "read_clock", "read_units", "read_failed_units"):
         monkeypatch.setattr(status_module, name, _hang)
-    monkeypatch.setattr(status_module, "unconfirmed_clock", lambda: Clock(now=NOW, synchronized=None, built=BUILT))
+    monkeypatch.setattr(
+        status_module, "unconfirmed_clock", lambda: Clock(now=NOW, synchronized=None, kept=False, built=BUILT)
+    )
     found = _status(stack)
     assert found.queue is None
     assert {service.unit.state for service in found.services} == {"unknown"}
