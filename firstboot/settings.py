@@ -44,6 +44,7 @@ LOCAL_TIME = PurePosixPath("/run/darkpipe/localtime")
 _ZONES = PurePosixPath("/usr/share/zoneinfo")
 _SCREEN = Path("/dev/tty1")
 _HOST_NAME = Path("/etc/hostname")
+_PASSWD, _GROUP = Path("/etc/passwd"), Path("/etc/group")
 _FOLDERS = (account.USER_RECORDS, account.AUTHORIZED_KEYS, account.SUDOERS, SUPPLICANT.parent)
 _FILES = (account.SSHD, LOCAL_TIME)
 
@@ -76,7 +77,7 @@ def take_over() -> None:
             return
         # A volume, and not a mere folder, before anything lies in it.
         make_volumes([one for one in Stack.load().volumes if one.name == PASSWORD.parent.name], DATA, SystemOwners())
-        print(take_imager(boot, STATE, PASSWORD))
+        print(take_imager(boot, STATE, PASSWORD, account.taken_names(_PASSWD, _GROUP)))
 
 
 def read_settings(path: Path) -> Settings:
@@ -156,9 +157,7 @@ def without_unusable(settings: Settings, complain: Callable[[str], object], root
         )
         settings = settings.model_copy(update={"time_zone": None})
     if settings.login:
-        taken = account.taken_names(
-            _below(root, PurePosixPath("/etc/passwd")), _below(root, PurePosixPath("/etc/group"))
-        )
+        taken = account.taken_names(_below(root, PurePosixPath(_PASSWD)), _below(root, PurePosixPath(_GROUP)))
         try:
             account.check_name(settings.login.name, taken)
         except LoginError as error:

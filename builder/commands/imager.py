@@ -20,9 +20,9 @@ import click
 def imager(folder: Path, url: str | None, output: Path | None) -> None:
     """Write the file by which the Raspberry Pi Imager offers the image in a FOLDER of `darkpipe build`.
 
-    Open it in the Imager (a double click does). Unlike an image that is chosen by hand, one that is offered in this way
-    can be given a host name, a user, Wi-Fi, an SSH key, a time zone and a keyboard; the device takes them over at its
-    first start.
+    Open it in the Imager: by a double click (since its version 2.0.3) or with `rpi-imager --repo FILE`. Unlike an image
+    that is chosen by hand, one that is offered in this way can be given a host name, a user, Wi-Fi, an SSH key, a time
+    zone and a keyboard; the device takes them over at its first start.
 
     With --url the icon is put beside the file; publish both together with image and block map.
 
