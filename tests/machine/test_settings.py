@@ -177,15 +177,30 @@ def test_a_session_is_no_way_into_the_network(device: Machine, keys: Keys, tmp_p
 
 
 def test_the_console_lets_the_login_in(device: Machine) -> None:
-    console = pexpect.spawn(device.enter[0], [*device.enter[1:], "script", "-qec", "login", "/dev/null"], timeout=20)
+    console = _console(device)
     try:
-        console.expect("login: ")
         console.sendline("gerda")
         console.expect("Password: ")
         console.sendline(_PASSWORD)
         console.expect(r"gerda@post-haus:~\$ ")
     finally:
         console.close(force=True)
+
+
+def _console(device: Machine) -> pexpect.spawn[bytes]:
+    """Return a terminal on which login(1) has just asked for a name.
+
+    login hangs its terminal up before it asks (vhangup(2)). script(1) is deaf for good if it looks at the terminal
+    in that very moment, and then another is taken.
+    """
+    for _ in range(4):
+        console = pexpect.spawn(
+            device.enter[0], [*device.enter[1:], "script", "-qec", "login", "/dev/null"], timeout=60
+        )
+        if console.expect(["login: ", pexpect.TIMEOUT], timeout=20) == 0:
+            return console
+        console.close(force=True)
+    raise AssertionError("login never asked for a name")
 
 
 def test_wpa_supplicant_understands_its_configuration(device: Machine) -> None:
