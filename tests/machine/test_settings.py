@@ -187,7 +187,7 @@ def test_the_console_lets_the_login_in(device: Machine) -> None:
         console.close(force=True)
 
 
-def _console(device: Machine) -> pexpect.spawn[bytes]:
+def _console(device: Machine) -> pexpect.spawn[str]:
     """Return a terminal on which login(1) has just asked for a name.
 
     login hangs its terminal up before it asks (vhangup(2)). script(1) is deaf for good if it looks at the terminal
