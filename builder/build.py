@@ -213,6 +213,14 @@ def publish(result: Path, output: Path) -> Path:
                 target.rename(Path(beside) / "old")
             finished.rename(target)
     except OSError as error:
-        message = f"{target} cannot be written: {error.strerror or error}"
+        message = f"{target} cannot be written: {_reason(error)}"
         raise BuildError(message, "free some space, or choose another folder: --output") from error
     return target
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        # What shutil gathers while it copies a folder: source, target, and the text of the error with both in it.
+        _, _, text = error.args[0][0]
+        return str(text).partition("] ")[2].partition(": '")[0] or str(text)
+    return error.strerror or str(error)

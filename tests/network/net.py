@@ -104,7 +104,7 @@ def wireguard(
         peer: words of wg(8) after `peer`.
         port: UDP port to listen on; 0 takes any.
     """
-    with place.running("wireguard-go", "--foreground", name, WG_PROCESS_FOREGROUND="1", LOG_LEVEL="error"):
+    with place.running("wireguard-go", "--foreground", name, WG_PROCESS_FOREGROUND="1", LOG_LEVEL="silent"):
         wait_for(lambda: name in place.run("wg", "show", "interfaces", check=False).split(), name)
         listen = ["listen-port", str(port)] if port else []
         place.run("wg", "set", name, *listen, "private-key", "/dev/stdin", "peer", *peer, stdin=private_key)

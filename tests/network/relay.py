@@ -1,0 +1,137 @@
+"""A relay in a network namespace: the files of `relay-cloudinit/files`, and the real daemons that read them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.relay_files import RelaySetting, relay_files
+from model.tunnel import RELAY_INTERFACE
+from tests.machine.machine import wait_for
+from tests.network.net import Namespace, wireguard
+
+
+@dataclass(frozen=True)
+class Relay:
+    """A relay that runs.
+
+    Args:
+        place: its network.
+        log: what its Postfix has logged.
+    """
+
+    place: Namespace
+    setting: RelaySetting
+    log: Path
+    _scratch: Path
+
+    def settings(self, path: str) -> str:
+        """Give the content of one of its files; the path lacks the leading slash."""
+        return (self._scratch / "files" / path).read_text()
+
+    def in_postfix(self, *argv: str, stdin: str = "") -> str:
+        """Run a command in the system that its Postfix runs in, and give what it printed."""
+        return self.place.run("chroot", str(self._scratch / "system"), *argv, stdin=stdin, check=False)
+
+    def server_states(self) -> dict[str, str]:
+        """Give HAProxy's word for each of its servers, `home-25/home` for instance."""
+        rows = self.ask("show stat").splitlines()
+        names = rows[0].removeprefix("# ").split(",")
+        table = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:] if row]
+        return {f"{row['pxname']}/{row['svname']}": row["status"] for row in table if row["type"] == "2"}
+
+    def ask(self, command: str) -> str:
+        """Send a command to HAProxy's socket (HAProxy's management guide, §9.3)."""
+        script = (
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+            " s.sendall(sys.argv[1].encode() + b'\\n'); print(s.makefile().read())"
+        )
+        return self.place.run("python3", "-c", script, command)
+
+    def home_is(self, state: str) -> bool:
+        """Tell whether HAProxy takes home for up (`UP`) or down (`DOWN`)."""
+        return self.server_states()["home-25/home"].startswith(state)
+
+
+@contextmanager
+def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, scratch: Path) -> Iterator[Relay]:
+    """Run a relay; it knows home by its key only, and home may come later.
+
+    Args:
+        place: a network with an interface to the Internet.
+        postfix_root: a system with Postfix in it; it is not changed.
+        scratch: a folder of its own.
+    """
+    files = scratch / "files"
+    for file in relay_files(setting):
+        path = files / file.path.relative_to("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text)
+        path.chmod(file.mode)
+    place.run("sysctl", "--quiet", f"--load={files / 'etc/sysctl.d/60-darkpipe.conf'}")
+    place.run("nft", "--file", str(files / "etc/nftables.conf"))
+    addresses = setting.tunnel.addresses
+    with ExitStack() as stack:
+        own = [f"{addresses.relay4}/32", f"{addresses.relay6}/128"]
+        networks = f"{addresses.home4}/32,{addresses.home6}/128"
+        peer = [setting.tunnel.home_key, "allowed-ips", networks]
+        key = setting.tunnel.private_key
+        stack.enter_context(wireguard(place, RELAY_INTERFACE, own, key, peer, setting.tunnel.port))
+        for address in (addresses.home4, addresses.home6):  # as wg-quick does
+            place.run("ip", "route", "add", str(address), "dev", RELAY_INTERFACE)
+        log = scratch / "postfix.log"
+        stack.enter_context(_postfix(place, files / "etc/postfix", setting.name, postfix_root, scratch, log))
+        stack.enter_context(place.running("haproxy", "-db", "-f", str(files / "etc/haproxy/haproxy.cfg")))
+        relay = Relay(place, setting, log, scratch)
+        wait_for(lambda: place.reachable([25, 10024], "127.0.0.1") == {25, 10024}, "the relay")
+        yield relay
+
+
+@contextmanager
+def _postfix(
+    place: Namespace, settings: Path, name: str, system: Path, scratch: Path, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    layers = {layer: scratch / layer for layer in ("upper", "work", "system")}
+    for folder in layers.values():
+        folder.mkdir()
+    where = f"lowerdir={system},upperdir={layers['upper']},workdir={layers['work']}"
+    place.run("mount", "-t", "overlay", "overlay", "-o", where, str(layers["system"]))
+    for kind, point in (("proc", "proc"), ("tmpfs", "run"), ("tmpfs", "tmp")):
+        place.run("mount", "-t", kind, "none", str(layers["system"] / point))
+    place.run("mount", "--rbind", "/dev", str(layers["system"] / "dev"))
+    place.run("mount", "-t", "tmpfs", "none", str(layers["system"] / "var"))
+    inside = ("chroot", str(layers["system"]))
+    # In the root of a home, a link leads to its own settings, and Debian's files about Postfix itself lie elsewhere.
+    place.run("rm", str(layers["system"] / "etc/postfix"))
+    place.run("cp", "-r", str(layers["system"] / "usr/share/postfix/meta"), str(layers["system"] / "etc/postfix"))
+    place.run("cp", "-r", f"{settings}/.", str(layers["system"] / "etc/postfix"))
+    place.run(*inside, "mkdir", "-p", "/var/spool/postfix", "/var/lib/postfix")
+    place.run(*inside, "chown", "postfix:", "/var/lib/postfix")
+    _make_certificate(place, layers["system"] / f"etc/postfix/{name}.pem", name)
+    # Otherwise it logs to a syslog that is not there.
+    place.run(*inside, "sh", "-c", "echo maillog_file = /dev/stdout >>/etc/postfix/main.cf")
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            place.command(*inside, "postfix", "start-fg"),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _make_certificate(place: Namespace, path: Path, name: str) -> None:
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    place.run("openssl", "req", "-x509", *key, "-days", "30", *names, "-keyout", str(path), "-out", f"{path}.crt")
+    place.run("sh", "-c", f"cat {path}.crt >>{path}")
