@@ -124,8 +124,6 @@ def test_home_reaches_nothing_on_the_relay(world: Namespace, relay: Relay, ends:
         own = [f"{ADDRESSES.home4}/24", f"{ADDRESSES.home6}/64"]
         peer = [ends.home.relay_key, "endpoint", f"{RELAY_ADDRESS}:51820", "allowed-ips", "0.0.0.0/0,::/0"]
         with wireguard(home, "relay0", own, ends.home.private_key, peer):
-                "1 packets received", ""
-            )
             ports = [*range(1, 1200), 2500, 10024, 51820]
             assert home.reachable(ports, str(ADDRESSES.relay4)) == set()
             assert home.reachable(ports, str(ADDRESSES.relay6)) == set()
