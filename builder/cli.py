@@ -18,6 +18,7 @@ from builder.commands.flash import flash
 from builder.commands.imager import imager
 from builder.commands.init import init
 from builder.commands.lock import lock
+from builder.commands.user_data import user_data
 from builder.commands.verify import sign, verify
 from builder.commands.why import why
 from builder.errors import BuildError
@@ -264,7 +265,7 @@ def boot(
         sys.exit(boot_attached(machine))
 
 
-for command in (cache, diff, doctor, flash, imager, init, lock, sign, verify, why):
+for command in (cache, diff, doctor, flash, imager, init, lock, sign, user_data, verify, why):
     darkpipe.add_command(command)
 
 

@@ -1,0 +1,98 @@
+"""The bootstrap of a relay: keys and addresses for the first tunnel, made once on the owner's computer."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from builder.errors import BuildError
+from model.site import Relay
+from model.tunnel import Addresses, HomeEnd, RelayEnd
+from stack.durable import write_atomically
+
+_SUFFIX = ".keys"
+
+_TUNNELS = ipaddress.IPv4Network("10.128.0.0/9")
+"""Where the tunnel's IPv4 addresses come from: the half of 10.0.0.0/8 that routers for homes do not start with."""
+
+
+class Bootstrap(BaseModel):
+    """Both ends of one tunnel."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    home: HomeEnd
+    relay: RelayEnd
+
+
+def keys_folder(site: Path) -> Path:
+    """Name the folder with the keys of a site; it lies beside its file."""
+    return site.with_name(f"{site.stem}{_SUFFIX}")
+
+
+def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
+    """Give the bootstrap of a relay: the one that was made before, or a new one.
+
+    Args:
+        site: the file of the site; the keys are kept in a folder beside it that only its owner may enter.
+
+    Raises:
+        BuildError: the folder is open to others, the file in it is damaged, or a new one cannot be written.
+    """
+    folder = keys_folder(site)
+    path = folder / f"{relay.address}.json"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+            raise BuildError(
+                f"{folder}: found permissions {mode:04o}, expected 0700; the keys in it are for nobody else",
+                f"chmod 0700 {folder}; if somebody may have read them, delete it and set up the relay anew",
+            )
+        if path.exists():
+            return Bootstrap.model_validate_json(path.read_bytes())
+        made = make_bootstrap(relay)
+        write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        raise BuildError(
+            f"{path}: {where}: {found['msg']}",
+            "take the file from a backup; without it, delete it and set up the relay anew",
+        ) from None
+    except OSError as error:
+        raise BuildError(
+            f"{error.filename or path}: {error.strerror}", "the keys lie beside the site's file"
+        ) from error
+    return made
+
+
+def make_bootstrap(relay: Relay) -> Bootstrap:
+    """Make keys and addresses: a random unique local IPv6 prefix (RFC 4193 §3.2.2) and a random pair of IPv4."""
+    home_private, home_public = _key_pair()
+    relay_private, relay_public = _key_pair()
+    prefix = int.from_bytes(b"\xfd" + os.urandom(5) + b"\0\0") << 64
+    pair = int(_TUNNELS.network_address) + 2 * secrets.randbelow(_TUNNELS.num_addresses // 2)
+    addresses = Addresses(
+        home4=ipaddress.IPv4Address(pair + 1),
+        relay4=ipaddress.IPv4Address(pair),
+        home6=ipaddress.IPv6Address(prefix + 2),
+        relay6=ipaddress.IPv6Address(prefix + 1),
+    )
+    return Bootstrap(
+        home=HomeEnd(private_key=home_private, relay_key=relay_public, relay=relay.address, addresses=addresses),
+        relay=RelayEnd(private_key=relay_private, home_key=home_public, addresses=addresses),
+    )
+
+
+def _key_pair() -> tuple[str, str]:
+    key = X25519PrivateKey.generate()
+    raw = key.private_bytes_raw(), key.public_key().public_bytes_raw()
+    private, public = (base64.b64encode(octets).decode() for octets in raw)
+    return private, public

@@ -1,0 +1,59 @@
+"""`darkpipe user-data`: the text that makes a relay of a VPS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("user-data")
+@click.argument("site", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--provider", metavar="NAME", default="generic", help="Whose notes to show; default: nobody's.")
+@click.option(
+    "--ssh-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Public key that may log in to the relay; without it SSH is off.",
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to a file.")
+def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | None) -> None:
+    """Write the user-data that makes the relay of SITE out of a fresh VPS.
+
+    Paste it into the form in which you order the VPS. It is the same text every time: the keys of the tunnel are made
+    once and kept in a folder beside SITE, named like it and ending in .keys, which nobody but you may read. An image
+    that is built from SITE holds the other half of them.
+
+    \b
+    Examples:
+      ./darkpipe user-data my-site.yaml
+      ./darkpipe user-data my-site.yaml --provider hetzner --ssh-key ~/.ssh/id_ed25519.pub --output relay.yaml
+    """
+    from builder.bootstrap import open_bootstrap
+    from builder.errors import BuildError
+    from builder.user_data import next_steps, providers
+    from builder.user_data import user_data as written
+    from model.document import read_site
+    from stack.durable import write_atomically
+
+    known = providers()
+    if provider not in known:
+        raise BuildError(f"--provider {provider}: found a name that is not known", f"known are: {', '.join(known)}")
+    wanted = read_site(site)
+    if not wanted.relays:
+        raise BuildError(
+            f"{site}: found no relay, and user-data are for one",
+            "add `relays: [{address: mx.example.com, offline: tempfail}]` with your own domain",
+        )
+    key = ssh_key.read_text(encoding="utf-8", errors="replace") if ssh_key else ""
+    text = written(wanted, open_bootstrap(site, wanted.relays[0]), key)
+    if output:
+        try:
+            write_atomically(output, text.encode(), 0o600)
+        except OSError as error:
+            raise BuildError(
+                f"{output} cannot be written: {error.strerror}", "name a file in a folder of yours"
+            ) from error
+    else:
+        click.echo(text, nl=False)
+    click.echo(next_steps(wanted, text, known[provider], key), nl=False, err=True)

@@ -1,0 +1,101 @@
+"""User-data: the text that makes a relay of a fresh VPS, for the form of its provider (cloud-init's cloud-config)."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import jinja2
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from builder.bootstrap import Bootstrap
+from builder.errors import BuildError
+from builder.relay_files import RelaySetting, relay_files
+from model.accounts import first_accounts
+from model.site import Site
+from stack.addresses import alias_domains
+
+LIMIT = 16 * 1024
+"""Octets; the least that a provider takes (cloud-init's own limit for EC2 and OpenStack's metadata)."""
+
+PACKAGES = ("haproxy", "nftables", "openssl", "postfix", "unattended-upgrades", "wireguard-tools")
+
+_FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit"
+
+_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}(?: [A-Za-z0-9@._+ -]*)?")
+"""A line of authorized_keys (sshd(8)) without options, with a comment that means nothing to YAML."""
+
+
+class Claim(BaseModel):
+    """Something that somebody says of a provider.
+
+    Args:
+        seen: when the source was looked at.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    source: str
+    seen: date
+
+
+class Provider(BaseModel):
+    """A provider of VPS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    claims: tuple[Claim, ...]
+
+
+def providers() -> dict[str, Provider]:
+    """Read what is known of providers."""
+    table = yaml.safe_load((_FOLDER / "providers.yaml").read_text(encoding="utf-8"))
+    return {name: Provider.model_validate(row) for name, row in table.items()}
+
+
+def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
+    """Write the user-data for the relay of a site.
+
+    Args:
+        ssh_key: a public key as ssh-keygen(1) writes it; empty turns SSH off.
+
+    Raises:
+        BuildError: it is no public key, or there is too much to say for a provider's form.
+    """
+    ssh_key = ssh_key.strip()
+    if ssh_key and not _KEY.fullmatch(ssh_key):
+        raise BuildError(
+            "the SSH key is none: found something else than one line like `ssh-ed25519 AAAA… name`",
+            "give the public file, with the ending .pub",
+        )
+    accounts = first_accounts(site)
+    domains = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
+    setting = RelaySetting(accounts.mx_host, domains, bootstrap.relay, ssh=bool(ssh_key))
+    text = _render(
+        "user-data.yaml.j2", name=accounts.mx_host, ssh_key=ssh_key, packages=PACKAGES, files=relay_files(setting)
+    )
+    if (size := len(text.encode())) > LIMIT:
+        raise BuildError(
+            f"the user-data has {size:,} octets, and a provider's form takes {LIMIT:,}",
+            f"give the relay fewer than these {len(domains)} domains",
+        )
+    return text
+
+
+def next_steps(site: Site, text: str, provider: Provider, ssh_key: str = "") -> str:
+    """Tell the owner what to do with the user-data, in lines for a terminal."""
+    host = first_accounts(site).mx_host
+    return _render(
+        "next-steps.txt.j2", host=host, size=len(text.encode()), limit=LIMIT, provider=provider, ssh_key=ssh_key
+    )
+
+
+def _render(template: str, **context: object) -> str:
+    environment = jinja2.Environment(  # noqa: S701 (no web page; what comes in was checked by the model)
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string((_FOLDER / template).read_text(encoding="utf-8")).render(context)
