@@ -128,7 +128,7 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
     argv = [
         "qemu-system-x86_64",
         *("-machine", "q35"),
-        *_accelerator(emulator, work),
+        *accelerator(emulator, work),
         *("-m", str(machine.memory)),
         *("-display", "none", "-monitor", "none", "-no-user-config"),
         *("-drive", f"if=pflash,format=raw,readonly=on,file={_FIRMWARE}"),
@@ -214,7 +214,12 @@ def _quoted(path: str) -> str:
     return path.replace(",", ",,")
 
 
-def _accelerator(emulator: Sandbox, work: Path) -> tuple[str, ...]:
+def accelerator(emulator: Sandbox, work: Path) -> tuple[str, ...]:
+    """Give QEMU's options for processors like this computer's: by KVM where it works, else emulated.
+
+    Args:
+        work: an empty folder below the cache, to try it in.
+    """
     if kvm_works(emulator, work):
         return ("-accel", "kvm", "-cpu", "max", "-smp", "2")
     # One processor: on a busy host an emulated second one loses its timer now and then, and the kernel stalls for good.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-import pexpect
-
 from builder.greeting import free_port, wait_for_greeting
+from tests.console import COMMAND_SECONDS, Console, Outcome, plain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_PROMPT = "tested> "
 _BOOT_SECONDS = 600
-_COMMAND_SECONDS = 180
 
 
 class State(StrEnum):
@@ -25,14 +21,6 @@ class State(StrEnum):
     OFF = "off"
     BOOTING = "booting"
     UP = "up"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command on the device did."""
-
-    status: int
-    output: str
 
 
 @dataclass
@@ -61,7 +49,7 @@ class Machine:
     smtp: int = field(default_factory=free_port)
     imaps: int = field(default_factory=free_port)
     closed: int = field(default_factory=free_port)
-    _console: pexpect.spawn[str] | None = None
+    _console: Console | None = None
     _logged_in: bool = False
 
     CLOSED_PORT = 8080
@@ -79,11 +67,7 @@ class Machine:
             *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
             *(["--clock", self.clock] if self.clock else []),
         ]
-        self._console = pexpect.spawn(
-            str(REPOSITORY / "darkpipe"), arguments, timeout=_BOOT_SECONDS, encoding="utf-8", codec_errors="replace"
-        )
-        self._log_file = self.log.open("a", encoding="utf-8")
-        self._console.logfile_read = self._log_file
+        self._console = Console([str(REPOSITORY / "darkpipe"), *arguments], self.log, _BOOT_SECONDS)
         self.state = State.BOOTING
         self._started = time.monotonic()
 
@@ -100,21 +84,18 @@ class Machine:
     def shell(self) -> None:
         """Wait until the console of a booting device has a shell; calling it again does nothing."""
         if not self._logged_in:
-            self._log_in()
+            self._shell().log_in()
             self._logged_in = True
 
     def off(self) -> None:
         """Shut down in order."""
-        if self._console is not None and self._console.isalive():
-            self._console.sendline("systemctl poweroff")
-            self._console.expect(pexpect.EOF, timeout=_COMMAND_SECONDS)
+        if self._console is not None:
+            self._console.power_off()
         self._forget_console()
 
     def reboot(self) -> None:
         """Restart in order and wait until it is up again."""
-        console = self._shell()
-        console.sendline("systemctl reboot")
-        console.expect("reboot: Restarting system", timeout=_COMMAND_SECONDS)
+        self._shell().reboot()
         self._started = time.monotonic()
         self.state = State.BOOTING
         self._logged_in = False
@@ -124,23 +105,13 @@ class Machine:
         """End it as a power cut would."""
         self._forget_console()
 
-    def run(self, command: str, timeout: float = _COMMAND_SECONDS) -> Outcome:
-        """Run a command line in the root shell of the console.
-
-        Returns:
-            Its exit status and its output with line ends as on Unix.
-        """
-        console = self._shell()
-        console.sendline(f"{command}; echo \"status=\"$?'.'")
-        console.expect(r"status=(\d+)\.", timeout=timeout)
-        output = console.before or ""
-        status = int(str(console.match.group(1)))  # type: ignore[union-attr]
-        console.expect_exact(_PROMPT)
-        return Outcome(status, output.replace("\r", "").strip())
+    def run(self, command: str, timeout: float = COMMAND_SECONDS) -> Outcome:
+        """Run a command line in the root shell of the console; see `Console.run`."""
+        return self._shell().run(command, timeout)
 
     def expect(self, patterns: Sequence[str], timeout: float) -> int:
         """Wait until the console shows one of some patterns and tell which."""
-        return int(self._shell().expect(list(patterns), timeout=timeout))
+        return self._shell().expect(patterns, timeout)
 
     def lines(self, command: str) -> list[str]:
         """Run a command that must succeed and give its lines that are not empty."""
@@ -164,28 +135,18 @@ class Machine:
 
     def console_text(self) -> str:
         """What the console has shown, without escape sequences."""
-        return re.sub(r"\x1b\[[0-9;?!]*[A-Za-z]|\r", "", self.log.read_text(encoding="utf-8"))
+        return plain(self.log.read_text(encoding="utf-8"))
 
-    def _log_in(self) -> None:
-        console = self._shell()
-        console.expect(r"root@\S*:\S*# ")
-        # The echo of what we type must not look like an answer, therefore the words are broken up.
-        console.sendline(f"PS1='{_PROMPT[:3]}''{_PROMPT[3:]}' TERM=dumb SYSTEMD_PAGER=cat; stty -echo cols 500")
-        console.expect_exact(_PROMPT)
-        console.sendline("bind 'set enable-bracketed-paste off'; dmesg --console-off")
-        console.expect_exact(_PROMPT)
-
-    def _shell(self) -> pexpect.spawn[str]:
+    def _shell(self) -> Console:
         assert self._console is not None, "the machine is off"
         return self._console
 
     def _forget_console(self) -> None:
         if self._console is not None:
-            self._console.close(force=True)
-            self._log_file.close()
+            self._console.close()
         self._console = None
         self._logged_in = False
         self.state = State.OFF
 
     def _alive(self) -> bool:
-        return self._shell().isalive()
+        return self._shell().alive()

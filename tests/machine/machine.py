@@ -12,26 +12,23 @@ import hashlib
 import os
 import selectors
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import ParamSpec, TypeVar
+
+from tests.nspawn import Container, MachineError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>; os.setns() came with Python 3.12
-
-_BOOT_TIMEOUT = 120.0
-_STOP_TIMEOUT = 60.0
 
 HOME_ADDRESS = "192.168.55.1"
 """The device's address in the LAN that a test gives it (RFC 1918: its neighbours there are no strangers to it)."""
@@ -50,10 +47,6 @@ TUNNEL_ADDRESS = "10.99.0.1"
 
 TUNNEL_ADDRESS_6 = "fd99::1"
 """The same for IPv6 (RFC 4193)."""
-
-
-class MachineError(Exception):
-    """The machine did not come up or down; the text has the end of its console."""
 
 
 def unpack(tar: Path, cache: Path) -> Path:
@@ -85,7 +78,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-class Machine:
+class Machine(Container):
     """One device, off at first.
 
     Args:
@@ -94,13 +87,8 @@ class Machine:
     """
 
     def __init__(self, root: Path, scratch: Path) -> None:
+        super().__init__(scratch)
         self._root = root
-        self._scratch = scratch
-        self._process: subprocess.Popen[bytes] | None = None
-        self._leader = 0
-        self._cgroup: Path | None = None
-        self._starts = 0
-        self._uuid = uuid.uuid4()
         for name in ("data", "state", "boot"):
             (scratch / name).mkdir(parents=True)
 
@@ -119,107 +107,16 @@ class Machine:
         """The folder that stands for the boot partition."""
         return self._scratch / "boot"
 
-    @property
-    def console(self) -> str:
-        """All that was written to the console since the machine was last started."""
-        return self._console_path.read_text(errors="replace")
-
-    @property
-    def _console_path(self) -> Path:
-        return self._scratch / f"console-{self._starts}"
-
-    def start(self) -> Self:
-        """Switch on and wait until systemd has nothing left to start.
-
-        Raises:
-            MachineError: it does not come up in time.
-        """
-        self._starts += 1
+    def _options(self) -> Sequence[str]:
         var = self._scratch / f"var-{self._starts}"  # volatile: every start has a fresh one
         var.mkdir()
-        command = [
-            *self._in_cgroup(),
-            "systemd-nspawn",
-            "--quiet",
-            "--register=no",
-            # Otherwise it asks for this computer's machine id, which a system that was never booted lacks.
-            "--link-journal=no",
-            # The device has a time zone of its own.
-            "--timezone=off",
-            f"--machine=darkpipe-{os.getpid()}-{id(self) & 0xFFFF:x}",
-            # What the device keeps on /state: the same machine from start to start.
-            f"--uuid={self._uuid}",
+        return [
             f"--directory={self._root}",
             "--read-only",
             f"--overlay=+/var:{var}:/var",
             *(f"--bind={self._scratch / name}:/{name}" for name in ("data", "state", "boot")),
             "--private-network",
-            "--console=read-only",
-            "--boot",
         ]
-        # systemd 257 in the container runs with cgroup v2 only (systemd-nspawn(1), environment).
-        environment = {**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "UNIFIED_CGROUP_HIERARCHY": "1"}
-        with self._console_path.open("wb") as console:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                # Ctrl-C belongs to pytest, whose fixtures power the machine off.
-                start_new_session=True,
-            )
-        self._wait_for_boot()
-        return self
-
-    def stop(self) -> None:
-        """Power off as a person does, and wait until it is off."""
-        if self._process is None:
-            return
-        # SIGTERM to nspawn asks the container's systemd to power off; SIGKILL would leave it running as an orphan.
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGTERM)  # the second one ends the container at once
-            self._process.wait(_STOP_TIMEOUT)
-            raise MachineError(f"the machine did not power off:\n{self.console[-3000:]}") from None
-        finally:
-            self._process = None
-            self._leave_cgroup()
-
-    def restart(self) -> Self:
-        """Power off and on again."""
-        self.stop()
-        return self.start()
-
-    def run(self, *argv: str, check: bool = True, stdin: bytes = b"") -> str:
-        """Run a command inside, as root.
-
-        Returns:
-            What it printed, errors included.
-        """
-        done = subprocess.run(
-            [*self.enter, *argv],
-            input=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        output = done.stdout.decode(errors="replace")
-        if check and done.returncode != 0:
-            raise AssertionError(f"{' '.join(argv)} gave {done.returncode}:\n{output}")
-        return output
-
-    @property
-    def enter(self) -> Sequence[str]:
-        """The words in front of a command that let it run inside, as root."""
-        return ["nsenter", f"--target={self._leader}", "--all", "--"]
-
-    def failed_units(self) -> list[str]:
-        """Names of the units that failed."""
-        listed = self.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
-        return [line.split()[0] for line in listed.splitlines()]
 
     @contextmanager
     def lan(self) -> Iterator[Client]:
@@ -254,45 +151,6 @@ class Machine:
         finally:
             holder.terminate()
             holder.wait()
-
-    def _in_cgroup(self) -> Sequence[str]:
-        """The words in front of systemd-nspawn that put it into a cgroup of its own."""
-        if Path("/run/systemd/system").is_dir():
-            return []  # systemd-nspawn has the systemd outside make one
-        self._cgroup = _cgroup2() / f"darkpipe-{os.getpid()}-{self._uuid}"
-        self._cgroup.mkdir(exist_ok=True)
-        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@" --keep-unit', str(self._cgroup)]
-
-    def _leave_cgroup(self) -> None:
-        if self._cgroup:
-            for folder in sorted((path for path in self._cgroup.rglob("*") if path.is_dir()), reverse=True):
-                folder.rmdir()
-            self._cgroup.rmdir()
-            self._cgroup = None
-
-    def _wait_for_boot(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + _BOOT_TIMEOUT
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise MachineError(f"systemd-nspawn ended with {self._process.returncode}:\n{self.console[-3000:]}")
-            if self._find_leader() and self._is_up():
-                return
-            time.sleep(0.1)
-        console = self.console[-3000:]
-        self.stop()
-        raise MachineError(f"the machine was not up after {_BOOT_TIMEOUT:.0f} s:\n{console}")
-
-    def _find_leader(self) -> bool:
-        assert self._process is not None
-        pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        self._leader = int(children[0]) if len(children) == 1 else 0
-        return bool(self._leader)
-
-    def _is_up(self) -> bool:
-        state = self.run("systemctl", "is-system-running", check=False).strip()
-        return state in {"running", "degraded"}
 
 
 class Client:
@@ -385,14 +243,6 @@ def _set_up(target: int, name: str, addresses: tuple[str, str]) -> None:
     # Nobody else is there, so that the address need not be tried out first.
     _ip("address", "add", f"{addresses[1]}/64", "dev", name, "nodad", target=target)
     _ip("link", "set", name, "up", target=target)
-
-
-def _cgroup2() -> Path:
-    for row in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount_point, kind, *_ = row.split()
-        if kind == "cgroup2":
-            return Path(mount_point)
-    raise MachineError("this computer has no cgroup2 file system mounted")
 
 
 def why_not() -> str | None:

@@ -1,19 +1,29 @@
-"""The Internet, a relay in it, and keys for the tunnel to its home."""
+"""The Internet, a relay in it, and keys for the tunnel to its home; cloud machines that become a relay."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from builder.archive import Archive
+from builder.build import open_workshop
+from builder.cache import Cache
+from builder.progress import Stages
 from builder.relay_files import RelaySetting
+from builder.sandbox import remove_tree
 from model.tunnel import Addresses, HomeEnd, RelayEnd
+from tests.cloud.root import RELAY_PACKAGES, CloudSystem, Suite, cloud_root
+from tests.cloud.seed import Seed
+from tests.cloud.vps import Vps
 from tests.machine.conftest import root  # noqa: F401 (a fixture)
+from tests.machine.machine import unpack, why_not
+from tests.network.internet import Internet, make_internet
 from tests.network.net import Namespace, join, namespace
 from tests.network.relay import Relay, running_relay
 
@@ -30,6 +40,10 @@ DOMAINS = ("example.com", "example.org", "xn--bcher-kva.example")
 ADDRESSES = Addresses.model_validate(
     {"home4": "10.99.0.1", "relay4": "10.99.0.2", "home6": "fd99::1", "relay6": "fd99::2"}
 )
+
+
+NewVps = Callable[[str], Vps]
+"""Makes a cloud machine that is off, from its user-data; it is plugged in to the Internet."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +97,36 @@ def relay(world: Namespace, ends: Ends, root: Path) -> Iterator[Relay]:  # noqa:
         join(world, place, ("relay", "eth0"), *networks)
         with running_relay(place, RelaySetting(RELAY_NAME, DOMAINS, ends.relay), root, scratch) as made:
             yield made
+
+
+@pytest.fixture(scope="session")
+def cloud_tree() -> Path:
+    """The unpacked root of a cloud machine that has the relay's packages already."""
+    if reason := why_not():
+        pytest.skip(reason)
+    shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
+    system = cloud_root(shop, CloudSystem(Suite.TRIXIE, installed=RELAY_PACKAGES))
+    return unpack(system.tar, shop.cache.root / f"machine-{Suite.TRIXIE}")
+
+
+@pytest.fixture(scope="module")
+def internet() -> Iterator[Internet]:
+    """A router with a cable to each machine."""
+    with make_internet() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def new_vps(cloud_tree: Path, internet: Internet) -> Iterator[NewVps]:
+    """Makes cloud machines, each in its own network."""
+    with ExitStack() as stack:
+        numbers = iter(range(1, 100))
+
+        def make(user_data: str) -> Vps:
+            scratch, network = stack.enter_context(scratch_folder()), stack.enter_context(namespace())
+            site = internet.plug(network, next(numbers))
+            vps = Vps(cloud_tree, scratch, network, Seed(user_data, interfaces=[site.interface("eth0")]))
+            stack.callback(vps.stop)
+            return vps
+
+        yield make

@@ -1,0 +1,158 @@
+"""The root file system of a cloud machine: what decides how cloud-init and the network behave in Debian's cloud images.
+
+It is made by the builder's tools and kept in the builder's cache. Nothing of ours is in it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from builder.archive import SUITE
+from builder.digests import content_id, file_digest
+from builder.workshop import Workshop
+
+_KIND = "cloud"
+"""The cache's folder."""
+
+_SCRIPT = Path(__file__).with_name("root.sh")
+
+_PACKAGES = (
+    "apt-utils",
+    "bind9-host",
+    "ca-certificates",
+    "cloud-guest-utils",
+    "cloud-init",
+    "curl",
+    "dbus",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "less",
+    "libpam-systemd",
+    "locales",
+    "logrotate",
+    "lsb-release",
+    "netbase",
+    "netcat-openbsd",
+    "netplan.io",
+    "openssh-server",
+    "procps",
+    "python3",
+    "sudo",
+    "systemd-resolved",
+    "systemd-sysv",
+    "systemd-timesyncd",
+    "udev",
+    "unattended-upgrades",
+)
+"""Of Debian's images `genericcloud` what a program could meet; these have neither ifupdown nor NetworkManager."""
+
+_BOOTABLE = ("cloud-initramfs-growroot", "initramfs-tools", "linux-image-cloud-amd64")
+
+RELAY_PACKAGES = (
+    "haproxy",
+    "nftables",
+    "postfix",
+    "tcpdump",
+    "wireguard-go",
+    "wireguard-tools",
+)
+"""What a relay installs, and what its tests look with."""
+
+
+class Suite(StrEnum):
+    """The Debian versions that a provider may give."""
+
+    BOOKWORM = "bookworm"
+    TRIXIE = "trixie"
+
+
+@dataclass(frozen=True)
+class CloudSystem:
+    """What is wanted.
+
+    Args:
+        bootable: with kernel and initramfs; a container needs none.
+        installed: further packages, which the provider's image would not have.
+    """
+
+    suite: Suite = Suite.TRIXIE
+    bootable: bool = False
+    installed: tuple[str, ...] = ()
+
+    @property
+    def packages(self) -> list[str]:
+        """What is installed beside Debian's essential packages and apt."""
+        return sorted({*_PACKAGES, *(_BOOTABLE if self.bootable else ()), *self.installed})
+
+
+@dataclass(frozen=True)
+class CloudRoot:
+    """A finished root file system.
+
+    Args:
+        folder: holds `root.tar` without device nodes; of a bootable system also `vmlinuz` and `initrd`.
+    """
+
+    folder: Path
+
+    @property
+    def tar(self) -> Path:
+        """The root file system."""
+        return self.folder / "root.tar"
+
+    @property
+    def kernel(self) -> Path:
+        """The kernel of a bootable system."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def initrd(self) -> Path:
+        """The initramfs that fits the kernel."""
+        return self.folder / "initrd"
+
+
+def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
+    """Give a cloud machine's root file system, made from Debian's archive when the cache lacks this month's.
+
+    Raises:
+        BuildError: the archive cannot be reached, or a package does not install.
+    """
+    mirrors = [mirror.replace(SUITE, system.suite) for mirror in shop.archive.mirrors]
+    inputs = {
+        "suite": system.suite,
+        "packages": system.packages,
+        "bootable": system.bootable,
+        "mirrors": mirrors,
+        # Security updates come within days, and a cloud machine fetches them by itself.
+        "month": time.strftime("%Y-%m", time.gmtime()),
+        "script": file_digest(_SCRIPT),
+    }
+    if entry := shop.cache.find(_KIND, content_id(inputs)):
+        return CloudRoot(entry)
+    title = f"Cloud machine, {system.suite}{', with kernel' if system.bootable else ''}"
+    with shop.stages.stage(title, "Debian packages; a minute or two") as advance:
+
+        def make(made: Path) -> None:
+            scratch, script = made.parent / "scratch", made.parent / _SCRIPT.name
+            scratch.mkdir()
+            script.write_text(_SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
+            seen, result = shop.tools.inside(script), shop.tools.inside(made)
+            shop.tools.run(
+                [
+                    "mmdebstrap",
+                    *("--variant=minbase", "--mode=root", "--format=tar", "--verbose"),
+                    f"--include={','.join(system.packages)}",
+                    *shop.archive.path_exclusions,
+                    f'--customize-hook=sh {seen} "$1" {result}',
+                    *(system.suite, f"{result}/root.tar", *mirrors),
+                ],
+                environment={"DEBIAN_FRONTEND": "noninteractive"},
+                on_line=shop.archive.counter(advance),
+                scratch=scratch,
+            )
+
+        return CloudRoot(shop.cache.produce(_KIND, title, inputs, make))
