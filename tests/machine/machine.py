@@ -239,6 +239,15 @@ class Machine:
             _know(client.pid, "relay0", (TUNNEL_ADDRESS, TUNNEL_ADDRESS_6), self._leader)
             yield client
 
+    def cable(self, name: str, home: tuple[str, str], other: tuple[str, str]) -> AbstractContextManager[Client]:
+        """Plug in one more cable, with one other computer at its end.
+
+        Args:
+            name: of the interface at both ends.
+            home, other: addresses of the device and of the computer, IPv4 and IPv6, each of a /24 and a /64.
+        """
+        return self._joined(name, home, other)
+
     @contextmanager
     def _joined(self, name: str, home: tuple[str, str], other: tuple[str, str]) -> Iterator[Client]:
         # A process holds the client's network namespace: when it ends, so does the namespace.

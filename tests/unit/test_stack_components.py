@@ -91,7 +91,7 @@ def test_no_service_is_given_up(unit: Path) -> None:
 def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
-    # Two run where the device's settings want them, and mail does not depend on them. Three are there for the relay: one
+    # Two run where the device's settings want them; mail does not depend on them. Three are there for the relay: one
     # says by itself how the tunnel is, and the others are themselves the answer to this question.
     others = {"ssh", "darkpipe-wifi@", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
