@@ -193,4 +193,5 @@ def _store(store: Store, accounts: Accounts) -> None:
 
 def _rendered(stack: Stack, store: Store, accounts: Accounts) -> Mapping[PurePosixPath, File]:
     keys = signing_keys(store.dkim_keys, [domain.name for domain in accounts.domains])
-    return render(stack, accounts, PurePosixPath(store.certificate), keys)
+    relayed = store.site.exists() and bool(read_site(store.site).relays)
+    return render(stack, accounts, PurePosixPath(store.certificate), keys, relayed=relayed)

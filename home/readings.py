@@ -114,20 +114,23 @@ class Configuration(Reading):
     refused: bool
 
 
-def read_disk(data: Path) -> Disk | None:
+def read_disk(folder: Path) -> Disk | None:
     """Read the file system of the data; None when it is not mounted.
+
+    Args:
+        folder: one on it, in which a file is written; when it is not there, the disk is not mounted.
 
     Raises:
         OSError: the disk does not let itself be read.
     """
-    if not (data / "darkpipe").is_dir():
+    if not folder.is_dir():
         return None
-    sizes = os.statvfs(data)
+    sizes = os.statvfs(folder)
     return Disk(
         size=sizes.f_blocks * sizes.f_frsize,
         free=sizes.f_bavail * sizes.f_frsize,
-        write_error=_write_error(data / "darkpipe"),
-        errors=parse_device_stats(_output(["btrfs", "device", "stats", str(data)])),
+        write_error=_write_error(folder),
+        errors=parse_device_stats(_output(["btrfs", "device", "stats", str(folder)])),
     )
 
 

@@ -31,6 +31,7 @@ from home.readings import (
     unconfirmed_clock,
 )
 from home.store import Store, StoreError, read_accounts
+from home.tunnel_state import Tunnel, read_tunnel
 from stack.certificate import CertificateError, read_certificate
 from stack.dkim import faults
 from stack.health import DEADLINE, Finding, examine
@@ -112,6 +113,7 @@ class Status(Reading):
     services: tuple[ServiceState, ...]
     certificates: tuple[CertificateState, ...]
     clock: Clock
+    tunnel: Tunnel | None
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,17 @@ class Readiness:
     reasons: tuple[str, ...]
 
 
-def readiness(stack: Stack, store: Store) -> Readiness:
+def readiness(stack: Stack, folder: Path) -> Readiness:
     """Tell whether the device takes mail: queue writable, delivery and filters answer, data there and not full.
 
     It is done within `DEADLINE` and a second, whatever hangs, and leaves nothing behind but a line in a log.
+
+    Args:
+        folder: on the disk with the data, one that may be written in.
     """
     end = time.monotonic() + _PATIENCE
-    disks = begin(read_disk, store.data)
-    problems = list(_probe_problems(examine(stack)))
+    disks = begin(read_disk, folder)
+    problems = list(_probe_problems(examine(stack, to_receive=True)))
     _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
     return _readiness(problems)
 
@@ -138,7 +143,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     """Examine the whole device; it is done within `DEADLINE` and a second, whatever hangs."""
     names = [service.name for service in stack.services]
     end = time.monotonic() + _PATIENCE
-    disks, queues, clocks = begin(read_disk, store.data), begin(read_queue), begin(read_clock)
+    disks, queues, clocks = begin(read_disk, store.data / "darkpipe"), begin(read_queue), begin(read_clock)
     configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
     signing = begin(_dkim_faults, store)
@@ -159,6 +164,8 @@ def read_status(stack: Stack, store: Store) -> Status:
     )
     _judge(signing, end, "the keys for signing", _dkim_problems, problems)
     problems += _clock_problems(clock)
+    tunnel = read_tunnel()
+    problems += _tunnel_problems(tunnel)
     return Status(
         ready=_readiness(problems).ready,
         problems=tuple(problems),
@@ -169,6 +176,7 @@ def read_status(stack: Stack, store: Store) -> Status:
         services=tuple(_service_state(unit, findings) for unit in units),
         certificates=certified[0] if certified else (),
         clock=clock,
+        tunnel=tunnel,
     )
 
 
@@ -364,6 +372,23 @@ def _clock_problems(clock: Clock) -> Iterator[Problem]:
             f"it shows {clock.now.astimezone(UTC):%Y-%m-%d %H:%M} UTC{late}",
             remedy="is the network up? See: timedatectl timesync-status",
         )
+
+
+def _tunnel_problems(tunnel: Tunnel | None) -> Iterator[Problem]:
+    # None of it keeps mail away: the relay sees for itself whether it reaches home, and what goes out waits here.
+    if tunnel is None or (tunnel.up and tunnel.error is None):
+        return
+    why = f": {tunnel.error}" if tunnel.error else ""
+    if tunnel.relay is None:
+        remedy = "give the device its half of the relay's keys again; see: journalctl -b -u darkpipe-tunnel"
+        yield Problem(found=f"there is no tunnel to the relay{why}", remedy=remedy)
+        return
+    state = "is troubled" if tunnel.up else f"is down since {tunnel.since:%Y-%m-%d %H:%M} UTC"
+    yield Problem(
+        found=f"the tunnel to {tunnel.relay} {state}{why}",
+        remedy="does the relay run, and does its provider let UDP in? Is this device on the Internet? "
+        "See: journalctl -b -u darkpipe-tunnel",
+    )
 
 
 def megabytes(number: int) -> str:

@@ -10,6 +10,7 @@ import click
 
 from home.status import ServiceState, Status, megabytes, read_status
 from home.store import Store
+from home.tunnel_state import Tunnel
 from stack.probes import ProbeError, ProbeKind, probe
 from stack.stack import COMPONENTS, Stack
 
@@ -69,6 +70,8 @@ def lines(status: Status) -> Iterator[str]:
         kind = "self-signed, " if certificate.self_signed else ""
         left = (certificate.expires - status.clock.now).days
         yield f"certificate    {', '.join(certificate.names)}: {kind}{left} days left"
+    if status.tunnel:
+        yield f"tunnel         {_tunnel_line(status.tunnel, status.clock.now)}"
     configuration = status.configuration
     yield f"configuration  {(configuration and configuration.generation) or 'none'}"
     yield f"image          {status.image.version} for {status.image.profile} ({status.image.project[:16]})"
@@ -82,6 +85,14 @@ def _service_lines(service: ServiceState, now: datetime) -> Iterator[str]:
     yield f"{service.unit.name:20} {service.unit.state}{since}"
     for found in service.probes:
         yield f"  {found.probe:18} {'good' if found.good else 'BAD'}: {found.text}"
+
+
+def _tunnel_line(tunnel: Tunnel, now: datetime) -> str:
+    if tunnel.relay is None:
+        return "none"
+    heard = "" if tunnel.handshake_seconds is None else f", last handshake {tunnel.handshake_seconds} s ago"
+    at = f" at {tunnel.endpoint}" if tunnel.endpoint else ""
+    return f"{'up' if tunnel.up else 'DOWN'} for {_age(now - tunnel.since)}, to {tunnel.relay}{at}{heard}"
 
 
 def _age(duration: timedelta) -> str:

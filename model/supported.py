@@ -8,19 +8,18 @@ from enum import StrEnum
 from typing import Any
 
 from model.problems import Finding, Kind, Path, quoted
-from model.site import MailServer, UnlockPolicy
+from model.site import MailServer, OfflinePolicy, UnlockPolicy
 
 
 @dataclass(frozen=True)
 class Support:
     """How much of a setting works.
 
-    `works` are the choices that do; none means that the list has to stay empty. `meanwhile` says what to do until more
-    do.
+    `works` are the choices that do. `meanwhile` says what to do until more do.
     """
 
     path: Path
-    choices: type[StrEnum] | None
+    choices: type[StrEnum]
     works: frozenset[StrEnum]
     meanwhile: str
 
@@ -34,18 +33,20 @@ SUPPORTED = (
         "leave the key out, or write `mail_server: postfix-dovecot`",
     ),
     Support(
-        ("relays",),
-        None,
-        frozenset(),
-        "leave `relays` out; until then the device takes mail from your own network, and what goes outside waits",
-    ),
-    Support(
         ("disk", "unlock"),
         UnlockPolicy,
         frozenset({UnlockPolicy.NONE}),
         "write `unlock: none` if the mail may lie on this disk without encryption; otherwise wait for a later version",
     ),
 )
+
+_OFFLINE = Support(
+    ("relays", "offline"),
+    OfflinePolicy,
+    frozenset({OfflinePolicy.TEMPFAIL}),
+    "write `offline: tempfail`: while home is away, the sender's server keeps the message and tries again",
+)
+"""Of each relay; the default is no choice that works."""
 
 
 def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -55,22 +56,29 @@ def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
         data: the keys of a `site.yaml`; what is malformed is left to other checks.
     """
     for support in SUPPORTED:
-        value = _value(data, support.path)
-        if support.choices is None and isinstance(value, list | tuple) and value:
-            name = quoted(str(support.path[-1]))
-            yield _finding(support, f"{name}, which are not built yet", f"no {name}")
-        elif isinstance(value, str) and value in set(support.choices or ()) - support.works:
-            works = " or ".join(quoted(name) for name in sorted(support.works))
-            yield _finding(support, f"{quoted(value)}, which is not built yet", f"{works}, all that works today")
+        yield from _choice(support, support.path, _value(data, support.path))
+    relays = data.get("relays")
+    if not isinstance(relays, list | tuple):
+        return
+    for index, relay in enumerate(relays):
+        if isinstance(relay, Mapping):
+            path: Path = ("relays", index, "offline") if "offline" in relay else ("relays", index)
+            yield from _choice(_OFFLINE, path, relay.get("offline", OfflinePolicy.QUEUE))
+    if len(relays) > 1:
+        found = "`relays` with more than one relay, which is not built yet"
+        yield Finding(("relays",), Kind.NOT_BUILT, found, "one relay", "leave the others out")
+
+
+def _choice(support: Support, path: Path, value: Any) -> Iterator[Finding]:
+    if isinstance(value, str) and value in set(support.choices) - support.works:
+        works = " or ".join(quoted(name) for name in sorted(support.works))
+        found = f"{quoted(str(value))}, which is not built yet"
+        yield Finding(path, Kind.NOT_BUILT, found, f"{works}, all that works today", support.meanwhile)
 
 
 def working_choices(path: Path) -> frozenset[StrEnum] | None:
     """Give the choices of a setting that work today, or None where all do."""
     return next((support.works for support in SUPPORTED if support.path == path), None)
-
-
-def _finding(support: Support, found: str, expected: str) -> Finding:
-    return Finding(support.path, Kind.NOT_BUILT, found, expected, support.meanwhile)
 
 
 def _value(data: Any, path: Path) -> Any:

@@ -28,12 +28,15 @@ class Finding:
     text: str
 
 
-def examine(stack: Stack, patience: float = PATIENCE, deadline: float = DEADLINE) -> tuple[Finding, ...]:
+def examine(
+    stack: Stack, patience: float = PATIENCE, deadline: float = DEADLINE, *, to_receive: bool = False
+) -> tuple[Finding, ...]:
     """Ask every service; nothing is left behind but a line in its log.
 
     Args:
         patience: seconds for each answer.
         deadline: seconds for all of it.
+        to_receive: whether only that is asked without which no mail can be received.
 
     Returns:
         The findings, in the order of the Stack.
@@ -43,6 +46,7 @@ def examine(stack: Stack, patience: float = PATIENCE, deadline: float = DEADLINE
         (service, health, begin(probe, health.probe, health.target, patience))
         for service in stack.services
         for health in service.health
+        if health.to_receive or not to_receive
     ]
     findings = []
     for service, health, pending in asked:

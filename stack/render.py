@@ -30,7 +30,12 @@ class RenderError(Exception):
 
 
 def render(
-    stack: Stack, accounts: Accounts, certificate: PurePosixPath, dkim_keys: Mapping[str, Sequence[Key]]
+    stack: Stack,
+    accounts: Accounts,
+    certificate: PurePosixPath,
+    dkim_keys: Mapping[str, Sequence[Key]],
+    *,
+    relayed: bool = False,
 ) -> Mapping[PurePosixPath, File]:
     """Render the templates of all components.
 
@@ -38,6 +43,7 @@ def render(
         accounts: every user has a password.
         certificate: path of the file with the mail server's key and certificate.
         dkim_keys: the keys that sign for each domain.
+        relayed: whether mail to others goes out, by a relay; else it waits.
 
     Returns:
         The files by their path in the tree, `postfix/main.cf` for instance.
@@ -55,6 +61,7 @@ def render(
         "single_mailboxes": single_mailboxes(accounts),
         "certificate": certificate,
         "dkim_keys": dkim_keys,
+        "relayed": relayed,
     }
     groups = {secret.path: secret.group for secret in stack.secrets}
     files = {}

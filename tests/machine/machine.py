@@ -126,9 +126,24 @@ class Machine(Container):
             _ip("route", "add", STRANGER_ADDRESS, "dev", "lan0", target=self._leader)
             yield client
 
-    def tunnel(self) -> AbstractContextManager[Client]:
+    @contextmanager
+    def tunnel(self) -> Iterator[Client]:
         """Give the device an interface that is named as a tunnel to a relay, with the relay at its end."""
-        return self._joined("relay0", (TUNNEL_ADDRESS, TUNNEL_ADDRESS_6), ("10.99.0.2", "fd99::2"))
+        relay = ("10.99.0.2", "fd99::2")
+        with self._joined("relay0", (TUNNEL_ADDRESS, TUNNEL_ADDRESS_6), relay) as client:
+            # In a tunnel nobody asks for neighbours, and the firewall lets nobody do so.
+            _know(self._leader, "relay0", relay, client.pid)
+            _know(client.pid, "relay0", (TUNNEL_ADDRESS, TUNNEL_ADDRESS_6), self._leader)
+            yield client
+
+    def cable(self, name: str, home: tuple[str, str], other: tuple[str, str]) -> AbstractContextManager[Client]:
+        """Plug in one more cable, with one other computer at its end.
+
+        Args:
+            name: of the interface at both ends.
+            home, other: addresses of the device and of the computer, IPv4 and IPv6, each of a /24 and a /64.
+        """
+        return self._joined(name, home, other)
 
     @contextmanager
     def _joined(self, name: str, home: tuple[str, str], other: tuple[str, str]) -> Iterator[Client]:
@@ -238,6 +253,18 @@ def _ip(*arguments: str, target: int | None = None) -> None:
     subprocess.run([*inside, "ip", *arguments], check=True)
 
 
+def _know(target: int, name: str, addresses: tuple[str, str], whose: int) -> None:
+    """Tell one end of a cable the other's link address."""
+    shown = subprocess.run(
+        ["nsenter", f"--target={whose}", "--net", "--", "ip", "-brief", "link", "show", "dev", name],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for address in addresses:
+        _ip("neighbour", "replace", address, "lladdr", shown.stdout.split()[2], "dev", name, target=target)
+
+
 def _set_up(target: int, name: str, addresses: tuple[str, str]) -> None:
     _ip("address", "add", f"{addresses[0]}/24", "dev", name, target=target)
     # Nobody else is there, so that the address need not be tried out first.
@@ -258,6 +285,8 @@ def why_not() -> str | None:
         "ip": "iproute2",
         "haproxy": "haproxy",
         "ldns-signzone": "ldnsutils",
+        "wireguard-go": "wireguard-go",
+        "wg": "wireguard-tools",
     }
     missing = [package for tool, package in needed.items() if shutil.which(tool) is None]
     if missing:

@@ -26,8 +26,16 @@ _PLANTED = "/var/lib/darkpipe-planted"
 _NEIGHBOUR = "/data/neighbour/planted"
 """Open to everybody as well, in a volume of the future: only a cage that hides it keeps it from others."""
 
-_PLACES = ("/state/settings.json", "/run/wpa_supplicant/wpa_supplicant.conf", "/run/userdb/1000.user-privileged")
-"""What darkpipe-settings.service reads and makes on a device that has settings; planted here, for root's eyes only."""
+_RELAY = "/data/darkpipe/relay.json"
+
+_PLACES = (
+    "/state/settings.json",
+    "/run/wpa_supplicant/wpa_supplicant.conf",
+    "/run/userdb/1000.user-privileged",
+    _RELAY,
+)
+"""What darkpipe-settings.service reads and makes on a device that has settings, and the key to the tunnel on one that
+has a relay; planted here, for root's eyes only."""
 
 _SECRETS = {
     "key": "/data/tls/mail.pem",
@@ -46,6 +54,7 @@ _SECRETS = {
     "settings": _PLACES[0],
     "wifi": _PLACES[1],
     "login": _PLACES[2],
+    "relay": _PLACES[3],
     "planted": _PLANTED,
 }
 """What is to be kept apart; of several files, the first is looked for."""
@@ -84,6 +93,9 @@ _CAGES = [
     ("rspamd", "", {"dkim"}),
     ("valkey", "", {"bayes"}),
     ("unbound", "", set()),
+    ("darkpipe-tunnel", "", set()),  # systemd hands it a copy of the key
+    ("darkpipe-verdict", "", set()),
+    ("darkpipe-ready", "", set()),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.

@@ -30,6 +30,7 @@ from home.readings import (
 from home.status import LEAST_FREE, Status, read_status, readiness
 from home.status_cli import lines
 from home.store import Store
+from home.tunnel_state import Tunnel
 from stack.certificate import Certificate, CertificateError
 from stack.component import Health, Service
 from stack.health import Finding
@@ -61,6 +62,7 @@ class World:
         self.findings = [Finding(_SERVICE, _LMTP, True, "fine"), Finding(_SERVICE, _IMAPS, True, "fine")]
         self.configuration = Configuration(generation="4f0c", refused=False)
         self.failed: tuple[str, ...] = ()
+        self.tunnel: Tunnel | None = None
         self.clock = Clock(now=NOW, synchronized=True, kept=True, built=BUILT)
         self.certificate: Certificate | None = Certificate(("mail.example.com",), NOW + timedelta(days=300), True)
 
@@ -77,11 +79,12 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(status_module, "read_disk", lambda _: made.disk)
     monkeypatch.setattr(status_module, "read_queue", lambda: made.queue)
     monkeypatch.setattr(status_module, "read_units", lambda _: tuple(made.units))
-    monkeypatch.setattr(status_module, "examine", lambda _: tuple(made.findings))
+    monkeypatch.setattr(status_module, "examine", lambda *_, **__: tuple(made.findings))
     monkeypatch.setattr(status_module, "read_configuration", lambda _: made.configuration)
     monkeypatch.setattr(status_module, "read_clock", lambda: made.clock)
     monkeypatch.setattr(status_module, "read_certificate", made.read_certificate)
     monkeypatch.setattr(status_module, "read_failed_units", lambda: made.failed)
+    monkeypatch.setattr(status_module, "read_tunnel", lambda: made.tunnel)
     monkeypatch.setattr(status_module, "read_image", lambda: Image(version="0.1.0", profile="x64", project="c0ffee"))
     return made
 
@@ -127,7 +130,7 @@ def test_what_keeps_mail_away_makes_it_not_ready(world: World, stack: Stack, dam
     assert [problem.blocks_mail for problem in found.problems] == [True]
     assert reason in found.problems[0].found
     assert found.problems[0].remedy
-    verdict = readiness(stack, Store())
+    verdict = readiness(stack, Path("/data/ready"))
     assert not verdict.ready
     assert reason in verdict.reasons[0]
     assert next(iter(lines(found))).startswith("NOT READY")
@@ -223,7 +226,7 @@ def test_a_disk_that_hangs_or_fails_holds_nobody_up(
     assert [text for text in blocking if text.startswith("the data disk cannot be read") and why in text]
     assert [text for text in blocking if "no answer within 10 s" in text]
     assert list(lines(found))
-    assert any(why in reason for reason in readiness(stack, Store()).reasons)
+    assert any(why in reason for reason in readiness(stack, Path("/data/ready")).reasons)
 
 
 @pytest.mark.usefixtures("world")
@@ -259,9 +262,9 @@ def test_errors_of_all_devices_are_added_up() -> None:
 
 
 def test_disk_is_read_and_tried(tmp_path: Path) -> None:
-    assert read_disk(tmp_path) is None
+    assert read_disk(tmp_path / "darkpipe") is None
     (tmp_path / "darkpipe").mkdir()
-    found = read_disk(tmp_path)
+    found = read_disk(tmp_path / "darkpipe")
     assert found is not None
     assert found.write_error is None
     assert 0 < found.free <= found.size

@@ -105,8 +105,21 @@ def test_a_mail_server_that_is_not_built_is_refused(value: str) -> None:
     _refused(f"{SMALLEST}mail_server: {value}\n", ("mail_server",), value, line=5)
 
 
-def test_a_relay_is_refused_until_there_are_relays() -> None:
-    _refused(f"{SMALLEST}relays: [{{address: mx.example.com}}]\n", ("relays",), "relays", line=5)
+@pytest.mark.parametrize("value", ["queue", "reject"])
+def test_a_policy_that_is_not_built_is_refused(value: str) -> None:
+    text = f"{SMALLEST}relays: [{{address: mx.example.com, offline: {value}}}]\n"
+    _refused(text, ("relays", 0, "offline"), value, line=5)
+
+
+def test_the_default_policy_is_not_built_either() -> None:
+    _refused(f"{SMALLEST}relays: [{{address: mx.example.com}}]\n", ("relays", 0), "queue", line=5)
+
+
+def test_one_relay_that_stores_nothing_works() -> None:
+    relay = "{address: mx.example.com, offline: tempfail}"
+    assert parse_site(f"{SMALLEST}relays: [{relay}]\n", "site.yaml").relays[0].address == "mx.example.com"
+    other = relay.replace("mx.", "mx2.")
+    _refused(f"{SMALLEST}relays: [{relay}, {other}]\n", ("relays",), "relays", line=5)
 
 
 def test_no_relay_is_no_wish_for_one() -> None:
@@ -119,14 +132,17 @@ def test_what_is_not_built_can_still_be_described() -> None:
         **{**dict(site), "disk": Disk(unlock=UnlockPolicy.TPM2), "relays": (Relay(address="MX.example.com"),)}
     )
     assert future.relays[0].address == "mx.example.com"
-    assert {finding.path for finding in not_built(future.model_dump())} == {("disk", "unlock"), ("relays",)}
+    assert {finding.path for finding in not_built(future.model_dump())} == {
+        ("disk", "unlock"),
+        ("relays", 0, "offline"),
+    }
 
 
 def test_every_row_of_the_table_is_a_setting_of_the_model() -> None:
     properties = _properties(site_schema())
     for support in SUPPORTED:
         assert ".".join(str(part) for part in support.path) in properties
-        assert set(support.works) <= set(support.choices or ())
+        assert set(support.works) <= set(support.choices)
 
 
 def test_the_schema_is_a_document() -> None:

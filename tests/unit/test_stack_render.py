@@ -113,6 +113,23 @@ def test_no_program_that_could_send_outside_is_started() -> None:
     assert used == ["/@/ forward:[127.0.0.1]:10026"]
 
 
+def test_with_a_relay_mail_goes_out_by_a_client_of_its_own_and_over_ipv4() -> None:
+    files = render(Stack.load(COMPONENTS), ACCOUNTS, CERTIFICATE, KEYS, relayed=True)
+    main = files[PurePosixPath("postfix/main.cf")].content.decode().splitlines()
+    assert "default_transport = outside" in main
+    assert "smtp_tls_security_level = dane" in main
+    assert "smtp_dns_support_level = dnssec" in main
+    names = [line.partition(" =")[0] for line in main if re.match(r"[a-z]\w* =", line)]
+    assert sorted(set(names)) == sorted(names)
+    master = files[PurePosixPath("postfix/master.cf")].content.decode()
+    clients = re.findall(r"^(\w+) .* smtp\n((?:  .*\n)*)", master, re.MULTILINE)
+    assert [name for name, _ in clients] == ["forward", "outside"]
+    assert "  -o inet_protocols=ipv4\n" in dict(clients)["outside"]
+    # Nothing else depends on it.
+    changed = {path for path, file in files.items() if file != _shipped()[path]}
+    assert changed == {PurePosixPath("postfix/main.cf"), PurePosixPath("postfix/master.cf")}
+
+
 def test_only_the_ports_for_mail_apps_know_a_login() -> None:
     servers = {row.split()[0]: options for row, options in _master() if row.split()[7] == "smtpd"}
     assert servers["smtp"] == {}
@@ -139,7 +156,7 @@ def test_a_client_says_who_it_is_on_the_ports_for_the_relay_only() -> None:
     servers = {row.split()[0]: options for row, options in _master() if row.split()[7] == "smtpd"}
     believing = {name for name, options in servers.items() if "smtpd_upstream_proxy_protocol" in options}
     ports = {str(port.port) for port in Stack.load(COMPONENTS).tunnel_ports}
-    assert believing == ports - {"2993"}
+    assert believing == ports - {"2500", "2993"}  # one tells whether mail is taken, one is Dovecot's
     text = "\n".join(_lines("dovecot/dovecot.conf"))
     assert re.findall(r"port = (\d+)(?:\n +ssl = yes)?\n +haproxy = yes", text) == ["2993"]
     assert text.count("haproxy = yes") == 1
@@ -212,12 +229,25 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     tunnel = re.search(r"^\tchain tunnel {\n(.*?)^\t}\n", text, re.MULTILINE | re.DOTALL)
     assert tunnel
     assert re.findall(r"^\t\t(.*)$", tunnel[1], re.MULTILINE) == [
+        "fib daddr . iif type != local drop",
+        "ct state vmap { established : accept, related : accept, invalid : drop }",
+        "fib saddr . iif oif missing drop",
+        "icmp type echo-request accept",
+        "icmpv6 type echo-request accept",
         'tcp dport 2465 accept comment "tunnel-submissions"',
+        'tcp dport 2500 accept comment "tunnel-ready"',
         'tcp dport 2525 accept comment "tunnel-smtp"',
         'tcp dport 2587 accept comment "tunnel-submission"',
         'tcp dport 2993 accept comment "tunnel-imaps"',
     ]
-    rendered = text.replace(tunnel[0], "").splitlines()
+    to_relay = re.search(r"^\tchain to_relay {\n(.*?)^\t}\n", text, re.MULTILINE | re.DOTALL)
+    assert to_relay
+    assert re.findall(r"^\t\t(.*)$", to_relay[1], re.MULTILINE) == [
+        "ct state established,related accept",
+        "meta nfproto ipv4 meta skuid postfix tcp dport 25 accept",
+        "reject with icmpx admin-prohibited",
+    ]
+    rendered = text.replace(tunnel[0], "").replace(to_relay[0], "").splitlines()
     ports = [line for line in rendered if "comment" in line or "goto" in line]
     refused = "reject with icmpx admin-prohibited comment"
     assert [line.strip() for line in ports] == [
@@ -229,6 +259,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'tcp dport 4190 accept comment "sieve"',
         'ip saddr { 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16 } tcp dport 22 accept comment "ssh"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 22 accept comment "ssh"',
+        'oifname "relay*" goto to_relay',
         f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
         f'oifname "lo" tcp dport 10002 meta skuid != {{postfix}} {refused} "srs-reverse"',
         f'oifname "lo" tcp dport 10026 meta skuid != {{postfix}} {refused} "forward"',
@@ -236,13 +267,15 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     ]
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
     closed = [line for line in static if line.strip() and not line.lstrip().startswith("#")]
-    # Before there is a tunnel chain, each port for neighbours says by itself that it is none of the tunnel's.
     neighbours = [line for line in closed if "comment" in line]
-    assert [line.replace('iifname != "relay*" ', "") for line in neighbours] == [
-        line for line in ports if "22 acc" in line
+    assert neighbours == [line for line in ports if "22 acc" in line]
+    # Before there is a tunnel chain, nothing comes from there at all, and that is said first.
+    shut = '\t\tiifname "relay*" drop'
+    assert closed.index(shut) == closed.index("\tchain input {") + 2
+    assert rendered.index('\t\tiifname "relay*" goto tunnel') == rendered.index("\tchain input {") + 2
+    assert [line for line in rendered if line not in ports] == [
+        line for line in closed if line not in {shut, *neighbours}
     ]
-    assert all('iifname != "relay*"' in line for line in neighbours)
-    assert [line for line in rendered if line not in ports] == [line for line in closed if line not in neighbours]
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:

@@ -1,0 +1,198 @@
+"""The tunnel's interface, routes and rules in the kernel, by ip(8) and wg(8)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model.tunnel import HOME_INTERFACE, MTU, HomeEnd
+
+TABLE = 51820
+"""Routing table for mail that goes out; the number is WireGuard's port and means nothing else."""
+
+_PRIORITY = 2500
+"""Of the rule that leads there: after the device's own addresses (0), before all other routes (32766)."""
+
+_KEEPALIVE = 25
+"""Seconds. Routers forget a UDP flow after 30 (RFC 4787 §4.3 wants two minutes, and few comply)."""
+
+_LAST = 9999
+_PATIENCE = 15.0
+_SOCKET = Path("/var/run/wireguard") / f"{HOME_INTERFACE}.sock"
+
+
+class LinkError(Exception):
+    """The kernel, or a tool, refuses; the text is theirs."""
+
+
+def guard_routes(uid: int) -> None:
+    """Let a user's connections to port 25 find no other way than the tunnel; done already, nothing changes.
+
+    IPv6 is no way at all: the relay passes IPv4 on and nothing else.
+
+    Raises:
+        LinkError: ip(8) refuses.
+    """
+    for family in ("-4", "-6"):
+        lines = (
+            f"route replace unreachable default table {TABLE} metric {_LAST}",
+            f"rule add priority {_PRIORITY} uidrange {uid}-{uid} ipproto tcp dport 25 lookup {TABLE}",
+        )
+        _ip(family, lines, ignoring="File exists")
+
+
+def address_commands(home: HomeEnd) -> tuple[Sequence[str], Sequence[str]]:
+    """List what ip(8) is told about a new interface, for IPv4 and for IPv6."""
+    ends = home.addresses
+    name = HOME_INTERFACE
+    four = (
+        # Without addresses of its own making: nobody but the relay's two addresses is at the other end.
+        f"link set dev {name} mtu {MTU} addrgenmode none",
+        f"address replace {ends.home4}/32 dev {name}",
+        f"link set dev {name} up",
+        f"route replace {ends.relay4}/32 dev {name} src {ends.home4}",
+        f"route replace default dev {name} src {ends.home4} table {TABLE} metric 1",
+    )
+    six = (
+        # Nobody else is there, so that the address need not be tried out first.
+        f"address replace {ends.home6}/128 dev {name} nodad",
+        f"route replace {ends.relay6}/128 dev {name} src {ends.home6}",
+    )
+    return four, six
+
+
+def wireguard_settings(home: HomeEnd) -> str:
+    """Write what `wg setconf` reads (wg(8), configuration file format)."""
+    return (
+        f"[Interface]\nPrivateKey = {home.private_key}\n"
+        # All addresses of the world answer to mail that goes out; the firewall says what comes in.
+        f"[Peer]\nPublicKey = {home.relay_key}\nAllowedIPs = 0.0.0.0/0, ::/0\n"
+    )
+
+
+def endpoint(address: str, port: int) -> str:
+    """Write an address and a port as wg(8) wants them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def parse_handshakes(text: str, key: str) -> int:
+    """Find the time of a peer's latest handshake in what `wg show … latest-handshakes` prints; 0 for none."""
+    rows = dict(row.split("\t", 1) for row in text.splitlines() if "\t" in row)
+    stamp = rows.get(key, "")
+    return int(stamp) if stamp.isdigit() else 0
+
+
+class Link:
+    """The interface, with the program behind it where the kernel has no WireGuard."""
+
+    def __init__(self, home: HomeEnd) -> None:
+        self._home = home
+        self._program: subprocess.Popen[bytes] | None = None
+
+    def handshake(self) -> int | None:
+        """Give the time stamp of the latest handshake, 0 for none; None when there is no interface that answers."""
+        if self._program is not None and self._program.poll() is not None:
+            return None
+        try:
+            return parse_handshakes(_run("wg", "show", HOME_INTERFACE, "latest-handshakes"), self._home.relay_key)
+        except LinkError:
+            return None
+
+    def make(self) -> None:
+        """Make the interface, in the place of whatever has its name.
+
+        Raises:
+            LinkError: that is not possible; what was made of it is removed.
+        """
+        self.remove()
+        try:
+            self._create()
+            # The key goes through a pipe: arguments can be read by everybody.
+            _run("wg", "setconf", HOME_INTERFACE, "/dev/stdin", text=wireguard_settings(self._home))
+            for family, lines in zip(("-4", "-6"), address_commands(self._home), strict=True):
+                _ip(family, lines)
+        except LinkError:
+            self.remove()
+            raise
+
+    def point(self, address: str) -> None:
+        """Send to an address and begin a handshake.
+
+        Raises:
+            LinkError: wg(8) refuses.
+        """
+        peer = ("wg", "set", HOME_INTERFACE, "peer", self._home.relay_key)
+        # Switched on, a keepalive is sent at once; one that was on already waits for its next turn.
+        _run(*peer, "persistent-keepalive", "0")
+        _run(*peer, "endpoint", endpoint(address, self._home.port), "persistent-keepalive", str(_KEEPALIVE))
+
+    def remove(self) -> None:
+        """Remove the interface; the rules and the unreachable routes stay."""
+        if self._program is not None:
+            self._program.terminate()
+            try:
+                self._program.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._program.kill()
+                self._program.wait()
+            self._program = None
+        _ip("-4", [f"link delete dev {HOME_INTERFACE}"], ignoring="Cannot find device")
+
+    def _create(self) -> None:
+        try:
+            _ip("-4", [f"link add dev {HOME_INTERFACE} type wireguard"])
+        except LinkError as error:
+            self._start_program(error)
+
+    def _start_program(self, refused: LinkError) -> None:
+        _SOCKET.unlink(missing_ok=True)
+        environment = {**os.environ, "LOG_LEVEL": "error", "WG_PROCESS_FOREGROUND": "1"}
+        try:
+            self._program = subprocess.Popen(
+                ["wireguard-go", "--foreground", HOME_INTERFACE], stdin=subprocess.DEVNULL, env=environment
+            )
+        except OSError as error:
+            raise LinkError(f"no WireGuard in the kernel ({refused}), and no wireguard-go: {error}") from None
+        end = time.monotonic() + _PATIENCE
+        while not _SOCKET.is_socket():
+            if self._program.poll() is not None or time.monotonic() > end:
+                raise LinkError(f"no WireGuard in the kernel ({refused}), and wireguard-go makes no interface")
+            time.sleep(0.05)
+
+
+def _ip(family: str, lines: Sequence[str], ignoring: str | None = None) -> None:
+    """Run commands of ip(8); with an error to ignore, go on behind it."""
+    options = ["-force"] if ignoring else []
+    text = "".join(f"{line}\n" for line in lines)
+    done = _execute(["ip", family, *options, "-batch", "-"], text)
+    complaints = list(_complaints(done.stderr))
+    bad = [complaint for complaint in complaints if not ignoring or ignoring not in complaint]
+    if bad or (done.returncode != 0 and not complaints):
+        raise LinkError("; ".join(bad) or f"ip {family} ended with status {done.returncode}")
+
+
+def _complaints(text: str) -> Iterator[str]:
+    """Leave out which line of the batch it was."""
+    yield from (row.strip() for row in text.splitlines() if row.strip() and not row.startswith("Command failed"))
+
+
+def _run(*argv: str, text: str = "") -> str:
+    done = _execute(argv, text)
+    if done.returncode != 0:
+        raise LinkError(done.stderr.strip() or f"{argv[0]} {argv[1]} ended with status {done.returncode}")
+    return done.stdout
+
+
+def _execute(argv: Sequence[str], text: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        return subprocess.run(
+            argv, input=text, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        raise LinkError(f"{argv[0]} was not done after {_PATIENCE:.0f} s") from None
+    except OSError as error:
+        raise LinkError(str(error)) from None
