@@ -16,9 +16,9 @@ from builder.packing import Packing, pack
 from builder.profile import Content, Loader, Partition, Profile
 from builder.root import Root
 from builder.sandbox import Sandbox
+from builder.seed import Seed
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
-from model.document import SEED_NAME
 from model.layout import Table
 
 _CODE = ("boot_partition.py", "frames.py", "packing.py", "raspberry_pi.py", "systemd_boot.py", "xz.py")
@@ -58,20 +58,17 @@ def boot_partitions(shop: Workshop, profile: Profile, packages: PackageLayer, ro
     }
 
 
-def seeded(parts: Parts, profile: Profile, seed: str, work: Path, tools: Sandbox) -> Parts:
-    """Copy the generic partition that takes the seed into a workspace, and put it there.
-
-    Args:
-        seed: a canonical `site.yaml`; it may hold password hashes.
-    """
+def seeded(parts: Parts, profile: Profile, seed: Seed, work: Path, tools: Sandbox) -> Parts:
+    """Copy the generic partition that takes the seed into a workspace, and put it there."""
     image, frame = work / "seeded.img", work / "seeded.frame"
     tools.run(["cp", "--sparse=always", tools.inside(parts[profile.seed].image), tools.inside(image)])
-    source = work / SEED_NAME
-    source.touch(mode=0o600)
-    source.write_text(seed, encoding="utf-8")
-    os.utime(source, (BUILD_EPOCH, BUILD_EPOCH))
-    tools.run(["mcopy", "-i", tools.inside(image), "-p", "-m", tools.inside(source), "::/"])
-    source.unlink()
+    for name, text in seed.files().items():
+        source = work / name
+        source.touch(mode=0o600)
+        source.write_text(text, encoding="utf-8")
+        os.utime(source, (BUILD_EPOCH, BUILD_EPOCH))
+        tools.run(["mcopy", "-i", tools.inside(image), "-p", "-m", tools.inside(source), "::/"])
+        source.unlink()
     pack(image, frame, image.stat().st_size, tools, profile.packing)
     return {**parts, profile.seed: _part(image, frame, profile.partition(profile.seed))}
 

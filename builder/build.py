@@ -24,11 +24,11 @@ from builder.project import project_layer
 from builder.root import Root, RootTar, root_tar, verified_root
 from builder.sandbox import check_namespaces
 from builder.sbom import SBOM_NAME, sbom_text
+from builder.seed import Seed
 from builder.sums import MANIFEST_NAME, write_sums
 from builder.tools import BUILD_TOOLS, open_tools
 from builder.version import VERSION
 from builder.workshop import Stage, Workshop
-from model.document import dump_site
 from model.site import Site
 from stack.component import Component, load_components
 
@@ -67,7 +67,7 @@ def open_workshop(cache: Cache, archive: Archive, stages: Stages, *, refresh: bo
 
 def build_image(
     shop: Workshop,
-    site: Site,
+    seed: Seed,
     profile: Profile,
     output: Path,
     *,
@@ -78,7 +78,6 @@ def build_image(
     """Build a disk image.
 
     Args:
-        site: what the seed shall say; passwords are hashes or left to the device.
         output: the folder in which the result's folder is made.
         written: the site as its file has it, before passwords were asked for; `darkpipe why` compares it.
         refresh: look at Debian's archive, however fresh the last look is.
@@ -100,13 +99,13 @@ def build_image(
     tar = root_tar(shop, profile, packages, project)
     root = verified_root(shop, profile, tar)
     boot = boot_partitions(shop, profile, packages, root)
-    inputs = image_inputs(shop, written or site, profile, root, boot)
+    inputs = image_inputs(shop, written or seed.site, profile, root, boot)
     with shop.cache.workspace() as work, shop.stages.stage(Stage.IMAGE.label):
-        personal = seeded(boot, profile, dump_site(site), work, shop.tools)
+        personal = seeded(boot, profile, seed, work, shop.tools)
         ids = Ids(parts_id(boot, root), parts_id(personal, root))
         name = f"darkpipe-{VERSION}-{profile.name}-{ids.seeded[:12]}"
         result = work / name
-        result.mkdir(mode=0o700)  # the seed may hold password hashes
+        result.mkdir(mode=0o700)  # the seed holds secrets
         image = result / f"{name}.img.{profile.packing}"
         parts = {**personal, Content.ROOT: Part(root.image, root.frame, root.image.stat().st_size)}
         extents = write_image(image, profile, root, parts, work, shop.tools)

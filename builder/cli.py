@@ -97,7 +97,7 @@ def schema() -> None:
     metavar="FOLDER",
     help="With --lock: take the packages from .deb files in this folder, and from nowhere else.",
 )
-@click.option("--settled", type=click.Path(path_type=Path), hidden=True)  # SITE when its passwords are asked for
+@click.option("--seed", "seed_folder", type=click.Path(path_type=Path), hidden=True)  # its files, as they shall be
 def build(
     site: Path,
     profile: str,
@@ -106,7 +106,7 @@ def build(
     refresh: bool,
     lock_file: Path | None,
     packages: Path | None,
-    settled: Path | None,
+    seed_folder: Path | None,
 ) -> None:
     """Build the image that a SITE file describes.
 
@@ -127,6 +127,7 @@ def build(
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
+    from builder.bootstrap import open_bootstrap
     from builder.build import SOURCE, Held, build_image, open_workshop
     from builder.cache import Cache
     from builder.lock import read_lock
@@ -135,6 +136,7 @@ def build(
     from builder.progress import Stages
     from builder.release import build_release
     from builder.sandbox import remove_tree
+    from builder.seed import Seed, read_seed
     from builder.where import builds_here
     from model.document import read_site
 
@@ -146,7 +148,11 @@ def build(
     wanted = read_site(site)
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
-    seed = read_site(settled) if settled else settle_passwords(wanted, _ask_password, stages.say)
+    if seed_folder:
+        seed = read_seed(seed_folder)
+    else:
+        tunnel = open_bootstrap(site, wanted.relays[0]).home if wanted.relays else None
+        seed = Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel)
     if not builds_here():
         from builder.container import build_in_container, given
 

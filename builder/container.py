@@ -22,6 +22,7 @@ from builder.errors import BuildError
 from builder.eviction import SIZE_VARIABLE
 from builder.parcel import Item, folder_items, pack, unpack
 from builder.progress import Stages
+from builder.seed import Seed
 from builder.where import CONTAINER_VARIABLE, container_image
 from model.document import dump_site
 from model.site import Site
@@ -43,6 +44,7 @@ RESULTS = f"/{_FOLDER}/out"
 
 _PROGRAM = f"/{_FOLDER}/checkout/darkpipe"
 _INPUTS = f"{_FOLDER}/in"
+_WRITTEN = "site.yaml"
 _FINISH = f"""
 apt-get install --yes --no-install-recommends openssh-client  # for darkpipe verify --allowed-signers
 apt-get clean
@@ -77,12 +79,12 @@ def given(**options: str | bool | Path | None) -> list[Argument]:
     return words
 
 
-def build_in_container(site: Site, settled: Site, options: Sequence[Argument], output: Path, stages: Stages) -> Path:
+def build_in_container(site: Site, seed: Seed, options: Sequence[Argument], output: Path, stages: Stages) -> Path:
     """Build an image in a container.
 
     Args:
         site: as its file has it.
-        settled: what the seed shall say; passwords are hashes or left to the device.
+        seed: of the image.
         options: further arguments of `darkpipe build`.
         output: the folder in which the result's folder is made.
 
@@ -93,12 +95,11 @@ def build_in_container(site: Site, settled: Site, options: Sequence[Argument], o
         BuildError: something that the user can act on; nothing half-made is left.
         SystemExit: the builder in the container has failed; it has said why.
     """
-    sites = {f"{_INPUTS}/site.yaml": site, f"{_INPUTS}/settled.yaml": settled}
+    files = {_WRITTEN: dump_site(site), **seed.files()}
     check_output(output)
     with _workplace(stages) as container:
-        container.put("/", pack(Item(name, dump_site(each).encode(), 0o600) for name, each in sites.items()))
-        written, seed = (f"/{name}" for name in sites)
-        arguments = ["build", written, "--settled", seed, *options, "--output", RESULTS]
+        container.put("/", pack(Item(f"{_INPUTS}/{name}", text.encode(), 0o600) for name, text in files.items()))
+        arguments = ["build", f"/{_INPUTS}/{_WRITTEN}", "--seed", f"/{_INPUTS}", *options, "--output", RESULTS]
         status = run_darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
         if status:
             sys.exit(status)

@@ -10,6 +10,7 @@ from typing import Any
 from builder.build import build_image, check_output, publish
 from builder.digests import content_id
 from builder.profile import Profile
+from builder.seed import Seed
 from builder.sums import MANIFEST_NAME, read_manifest, write_sums
 from builder.version import VERSION
 from builder.workshop import Workshop
@@ -20,12 +21,12 @@ RESULTS = "results"
 
 
 def build_release(
-    shop: Workshop, site: Site, profiles: Sequence[Profile], output: Path, *, written: Site, refresh: bool = False
+    shop: Workshop, seed: Seed, profiles: Sequence[Profile], output: Path, *, written: Site, refresh: bool = False
 ) -> Path:
     """Build the images of several profiles.
 
     Args:
-        site: what the seeds shall say; passwords are hashes or left to the device.
+        seed: of every image.
         output: the folder in which the release's folder is made.
         written: the site as its file has it, before passwords were asked for.
         refresh: look at Debian's archive, however fresh the last look is.
@@ -39,10 +40,10 @@ def build_release(
     check_output(output)
     with shop.cache.workspace() as work:
         folder = work / "release"
-        folder.mkdir(mode=0o700)  # the seeds may hold password hashes
+        folder.mkdir(mode=0o700)  # the seed holds secrets
         for profile in profiles:
             shop.stages.say(f"\n{profile.name}: {profile.description}")
-            build_image(shop, site, profile, folder, written=written, refresh=refresh)
+            build_image(shop, seed, profile, folder, written=written, refresh=refresh)
         manifests = {path.name: read_manifest(path) for path in sorted(folder.iterdir())}
         identifier = release_id(manifests)
         manifest = {"version": VERSION, "id": identifier, RESULTS: manifests}

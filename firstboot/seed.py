@@ -1,7 +1,7 @@
-"""The seed: the Site that a person has put on the boot partition, taken over once and wiped.
+"""The seed: what a person has put on the boot partition, Site and home's end of the tunnel, taken over once and wiped.
 
-The order makes every step safe to be cut off: the Site is durable on `data` before the seed is touched, and from then
-on whatever is left of the seed is only wiped.
+The order makes every step safe to be cut off: each file is durable on `data` before that of the seed is touched, and
+from then on whatever is left of it is only wiped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
+from pydantic import ValidationError
+
 from firstboot.partitions import system_disk
 from firstboot.wipe import wipe
 from model.document import SEED_NAME, read_site
+from model.tunnel import HOME_FILE, HomeEnd
 from stack.durable import write_atomically
 
 _COMMAND_LINE = Path("/proc/cmdline")
@@ -95,6 +98,36 @@ def take_seed(boot: Path, site: Path) -> Taken:
         return Taken.LEFTOVER
     read_site(seed)
     write_atomically(site, seed.read_bytes(), 0o600)
+    wipe(seed)
+    return Taken.TAKEN
+
+
+def take_tunnel(boot: Path, kept: Path) -> Taken:
+    """Move home's end of the tunnel from the boot partition to where it is kept.
+
+    Args:
+        boot: folder with the boot partition.
+        kept: file that holds it from then on.
+
+    Raises:
+        SeedError: it is not what `darkpipe build` has written; it stays where it is.
+    """
+    seed = boot / HOME_FILE
+    if not seed.is_file():
+        return Taken.NONE
+    if kept.exists():
+        wipe(seed)
+        return Taken.LEFTOVER
+    content = seed.read_bytes()
+    try:
+        HomeEnd.model_validate_json(content)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise SeedError(
+            f"{HOME_FILE} on the boot partition is damaged: {'.'.join(map(str, found['loc']))}: {found['msg']}. "
+            "Write the image anew, or take the file away and go without a relay."
+        ) from None
+    write_atomically(kept, content, 0o600)
     wipe(seed)
     return Taken.TAKEN
 

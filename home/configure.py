@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from firstboot.seed import Taken, boot_partition, take_seed
+from firstboot.seed import Taken, boot_partition, take_seed, take_tunnel
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
 from model.document import SEED_NAME, read_site
@@ -71,7 +71,8 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
     with store.locked():
         store.discard_partials()
         with boot_partition() as boot:
-            if boot and take_seed(boot, store.site) is Taken.LEFTOVER:
+            # The tunnel first: the Site starts everything.
+            if boot and Taken.LEFTOVER in {take_tunnel(boot, store.tunnel), take_seed(boot, store.site)}:
                 print(Taken.LEFTOVER)
         if not store.site.exists():
             announce(_NOTHING)

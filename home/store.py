@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from model.accounts import Accounts
+from model.tunnel import HOME_FILE
 from stack.dkim import KEYS
 from stack.durable import discard_partials, write_atomically
 from stack.stack import DATA
@@ -37,6 +38,11 @@ class Store:
     def site(self) -> Path:
         """The Site, once the seed was taken over."""
         return self.data / "darkpipe" / "site.yaml"
+
+    @property
+    def tunnel(self) -> Path:
+        """Home's end of the tunnel, once the seed was taken over."""
+        return self.data / "darkpipe" / HOME_FILE
 
     @property
     def accounts(self) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.seed import Taken, _is_mounted, find_boot_partition, take_seed
+from firstboot.seed import SeedError, Taken, _is_mounted, find_boot_partition, take_seed, take_tunnel
 from model.document import SEED_NAME, SiteError, dump_site, read_site
+from model.tunnel import HOME_FILE, HomeEnd
 from tests.unit.power_cut import at_every_step
 from tests.unit.stack_samples import HASH, site
 
@@ -100,3 +101,72 @@ def test_a_container_has_no_boot_partition() -> None:
 def test_a_folder_mounted_on_itself_is_no_boot_partition(boot: str, expected: bool) -> None:
     root = "20 1 254:0 /image / ro - erofs /dev/dm-0 ro\n"
     assert _is_mounted(Path("/boot"), root + boot) is expected
+
+
+_KEY = "A" * 43 + "="
+_TUNNEL = HomeEnd.model_validate(
+    {
+        "private_key": _KEY,
+        "relay_key": _KEY,
+        "relay": "mx.example.com",
+        "addresses": {"home4": "10.200.0.1", "relay4": "10.200.0.0", "home6": "fd99::2", "relay6": "fd99::1"},
+    }
+).model_dump_json()
+
+
+class Tunnel:
+    """Boot partition and store of one device, as far as the tunnel is concerned."""
+
+    def __init__(self, folder: Path, seed: str = _TUNNEL) -> None:
+        self.boot = folder / "boot"
+        self.boot.mkdir(parents=True)
+        self.kept = folder / HOME_FILE
+        self.seed = self.boot / HOME_FILE
+        self.seed.write_text(seed)
+
+    def take(self) -> Taken:
+        return take_tunnel(self.boot, self.kept)
+
+
+def test_the_tunnel_is_taken_over_and_its_seed_is_gone(tmp_path: Path) -> None:
+    device = Tunnel(tmp_path)
+    assert device.take() is Taken.TAKEN
+    assert device.kept.read_text() == _TUNNEL
+    assert stat.S_IMODE(device.kept.stat().st_mode) == 0o600
+    assert list(device.boot.iterdir()) == []
+    assert device.take() is Taken.NONE
+
+
+def test_a_device_keeps_the_tunnel_that_it_has(tmp_path: Path) -> None:
+    device = Tunnel(tmp_path, "hello")
+    device.kept.write_text("its own")
+    assert device.take() is Taken.LEFTOVER
+    assert device.kept.read_text() == "its own"
+    assert list(device.boot.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", ["", "hello", "{}", _TUNNEL.replace(_KEY, "c2VjcmV0", 1)])
+def test_a_damaged_tunnel_stays_and_is_not_shown(tmp_path: Path, seed: str) -> None:
+    device = Tunnel(tmp_path, seed)
+    with pytest.raises(SeedError, match=r"relay\.json on the boot partition is damaged") as error:
+        device.take()
+    assert "c2VjcmV0" not in str(error.value)
+    assert device.seed.read_text() == seed
+    assert not device.kept.exists()
+
+
+def test_a_cut_at_any_step_loses_no_tunnel(tmp_path: Path) -> None:
+    devices: dict[int, Tunnel] = {}
+
+    def start(number: int) -> None:
+        devices[number] = Tunnel(tmp_path / str(number))
+        devices[number].take()
+
+    for number in at_every_step(start):
+        device = devices.get(number)
+        if device is None:
+            continue
+        assert device.take() in (Taken.TAKEN, Taken.LEFTOVER, Taken.NONE)
+        assert device.kept.read_text() == _TUNNEL
+        assert not device.seed.exists()
+    assert len(devices) > 4
