@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from home.verdict import VERDICT, down, word_of
+from home.word import VERDICT, down, word_of
 
 PORT = 2500
 LONGEST = 8192

@@ -20,7 +20,7 @@ STALE = 135.0
 TRY = 10.0
 """Seconds that each address of the relay is given: two attempts at a handshake."""
 
-ROUND = 30.0
+ROUND = 15.0
 """Least seconds between two look-ups of the relay's name."""
 
 

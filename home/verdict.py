@@ -7,7 +7,6 @@ and what shows at once without asking is looked at every second: a service witho
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
@@ -16,16 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from home.status import LEAST_FREE, Readiness, readiness
+from home.word import UP, VERDICT, down
 from stack.pending import Late, Pending, begin
 from stack.stack import COMPONENTS, DATA, Stack
 
-VERDICT = Path("/run/darkpipe-verdict/word")
-"""One line: the moment of CLOCK_MONOTONIC at which it was written, a blank, and the word."""
-
-OLD = 10.0
-"""Seconds after which nobody knows whether a verdict still holds."""
-
-UP = "up"
 _LOOK = 1.0
 _ASK_GOOD = 30.0
 _ASK_BAD = 5.0
@@ -33,30 +26,6 @@ _ASK_BAD = 5.0
 
 _HANGS = 20.0
 """Seconds after which a question hangs that gives itself up after 16."""
-
-_LONGEST = 60
-
-
-def down(reason: str) -> str:
-    """Write the word for "no", with a reason that HAProxy shows (its configuration manual, agent-check).
-
-    Only what nobody takes for another word, and little of it: it is for a machine that is not ours alone.
-    """
-    return f"down#{re.sub(r'[^A-Za-z0-9.:/()-]+', ' ', reason)[:_LONGEST].strip()}"
-
-
-def word_of(line: str, now: float) -> str:
-    """Read the verdict's file.
-
-    Args:
-        now: seconds of CLOCK_MONOTONIC.
-    """
-    moment, _, word = line.strip().partition(" ")
-    try:
-        age = now - float(moment)
-    except ValueError:
-        return down("unknown")
-    return word if 0 <= age <= OLD and word else down("stale")
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,11 @@ class Client:
 
     def reachable(self, ports: Iterable[int], address: str = HOME_ADDRESS) -> set[int]:
         """Try all at once on which ports the device takes a TCP connection."""
-        return self.call(_reachable, tuple(ports), address)
+        return {port for _, port in self.reachable_at((address, port) for port in ports)}
+
+    def reachable_at(self, places: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """The same for several addresses at once."""
+        return self.call(_reachable, tuple(places))
 
     def can_connect(self, port: int, address: str = HOME_ADDRESS) -> bool:
         """Try whether the device takes a TCP connection on a port."""
@@ -228,15 +232,15 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.2)
 
 
-def _reachable(ports: Sequence[int], address: str) -> set[int]:
+def _reachable(places: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
     with selectors.DefaultSelector() as selector, ExitStack() as opened:
-        for port in ports:
+        for address, port in places:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             attempt = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
             attempt.setblocking(False)
             if attempt.connect_ex((address, port)) != errno.EINPROGRESS:
                 continue
-            selector.register(attempt, selectors.EVENT_WRITE, port)
+            selector.register(attempt, selectors.EVENT_WRITE, (address, port))
         found = set()
         deadline = time.monotonic() + 2.0
         while selector.get_map() and (left := deadline - time.monotonic()) > 0:

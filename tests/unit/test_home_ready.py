@@ -14,7 +14,8 @@ import pytest
 from home import ready, verdict
 from home.ready import LONGEST, MOST, answer, current_word, run
 from home.status import LEAST_FREE, Readiness
-from home.verdict import OLD, UP, Asked, answered, down, judge, obvious_fault, own_slice, word_of
+from home.verdict import Asked, answered, judge, obvious_fault, own_slice
+from home.word import OLD, UP, down, word_of
 from stack.stack import Stack
 from tests.unit.stack_samples import COMPONENTS
 

@@ -125,7 +125,7 @@ def test_a_relay_that_is_away_for_days_is_looked_for_until_it_is_back() -> None:
     done = world.pass_time(3 * 86400)
     assert not world.state.up
     # Not seldom, and no flood.
-    assert 86400 * 3 / 60 < len([action for action in done if isinstance(action, Resolve)]) <= 86400 * 3 / ROUND
+    assert 86400 * 3 / 30 < len([action for action in done if isinstance(action, Resolve)]) <= 86400 * 3 / ROUND
     world.listens = {FOUR}
     world.pass_time(ROUND + TRY)
     assert world.state.up

@@ -174,7 +174,7 @@ def _properties(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _refused(text: str, path: tuple[str, ...], named: str, line: int) -> None:
+def _refused(text: str, path: tuple[str | int, ...], named: str, line: int) -> None:
     with pytest.raises(SiteError) as refused:
         parse_site(text, "site.yaml")
     (problem,) = refused.value.problems
