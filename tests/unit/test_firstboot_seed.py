@@ -157,10 +157,12 @@ def test_a_damaged_tunnel_stays_and_is_not_shown(tmp_path: Path, seed: str) -> N
 
 def test_a_cut_at_any_step_loses_no_tunnel(tmp_path: Path) -> None:
     devices: dict[int, Tunnel] = {}
+    numbers = itertools.count()
 
-    def start(number: int) -> None:
-        devices[number] = Tunnel(tmp_path / str(number))
-        devices[number].take()
+    def start() -> Taken:
+        number = next(numbers)
+        devices[number] = Tunnel(tmp_path / f"{number}")
+        return devices[number].take()
 
     for number in at_every_step(start):
         device = devices.get(number)
