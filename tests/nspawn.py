@@ -46,6 +46,11 @@ class Container(ABC):
         return ()
 
     @property
+    def leader(self) -> int:
+        """Process id of its systemd; 0 while it is off."""
+        return self._leader
+
+    @property
     def console(self) -> str:
         """All that was written to the console since the machine was last started."""
         return self._console_path.read_text(errors="replace")

@@ -17,12 +17,12 @@ from builder.cache import Cache
 from builder.progress import Stages
 from builder.relay_files import RelaySetting
 from builder.sandbox import remove_tree
-from model.tunnel import Addresses, HomeEnd, RelayEnd
+from model.tunnel import HOME_FILE, Addresses, HomeEnd, RelayEnd
 from tests.cloud.root import RELAY_PACKAGES, CloudSystem, Suite, cloud_root
 from tests.cloud.seed import Seed
 from tests.cloud.vps import Vps
-from tests.machine.conftest import root  # noqa: F401 (a fixture)
-from tests.machine.machine import unpack, why_not
+from tests.machine.conftest import SEED, new_machine, root  # noqa: F401 (fixtures)
+from tests.machine.machine import Machine, unpack, wait_for, why_not
 from tests.network.internet import Internet, make_internet
 from tests.network.net import Namespace, join, namespace
 from tests.network.relay import Relay, running_relay
@@ -32,8 +32,11 @@ RELAY_ADDRESS, RELAY_ADDRESS_6 = "203.0.113.1", "2001:db8:1::1"
 SENDER_ADDRESS, SENDER_ADDRESS_6 = "203.0.113.9", "2001:db8:1::9"
 """Of a mail server somewhere in the world."""
 
-UPLINK_ADDRESS = "198.51.100.1"
-"""Of the router between home and the world, on home's side; the world's addresses are behind it."""
+FAMILIAR_ADDRESS, FAMILIAR_ADDRESS_6 = "192.168.77.9", "fd77::9"
+"""Of a sender that home's rspamd takes for no stranger, so that nothing has to be sent twice."""
+
+UPLINK_ADDRESS, HOME_ADDRESS = "198.51.100.1", "198.51.100.2"
+"""Of the router between home and the world, and of home."""
 
 DOMAINS = ("example.com", "example.org", "xn--bcher-kva.example")
 
@@ -95,6 +98,11 @@ def relay(world: Namespace, ends: Ends, root: Path) -> Iterator[Relay]:  # noqa:
             (f"{SENDER_ADDRESS_6}/64", f"{RELAY_ADDRESS_6}/64"),
         )
         join(world, place, ("relay", "eth0"), *networks)
+        world.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+        for address in (FAMILIAR_ADDRESS, FAMILIAR_ADDRESS_6):
+            world.add_address(address)
+        place.run("ip", "route", "add", "default", "via", SENDER_ADDRESS)
+        place.run("ip", "route", "add", "default", "via", SENDER_ADDRESS_6)
         with running_relay(place, RelaySetting(RELAY_NAME, DOMAINS, ends.relay), root, scratch) as made:
             yield made
 
@@ -130,3 +138,32 @@ def new_vps(cloud_tree: Path, internet: Internet) -> Iterator[NewVps]:
             return vps
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def home(
+    world: Namespace,
+    relay: Relay,
+    ends: Ends,
+    new_machine: Callable[[str], Machine],  # noqa: F811
+) -> Iterator[Machine]:
+    """A home device somewhere in the Internet, whose seed holds its half of the tunnel."""
+    machine = new_machine(f"{SEED}relays: [{{address: {RELAY_ADDRESS}, offline: tempfail}}]\n")
+    (machine.boot_partition / HOME_FILE).write_text(ends.home.model_dump_json())
+    machine.start()
+    plug_in(machine, world)
+    wait_for(lambda: relay.home_is("UP"), "home and relay have found each other")
+    yield machine
+    machine.stop()
+
+
+def plug_in(machine: Machine, world: Namespace, address: str = HOME_ADDRESS) -> None:
+    """Connect a home to the Internet, which does not reach it by itself."""
+    # Debian's udev lets everybody open it; a container has no udev. The kernel asks for CAP_NET_ADMIN all the same.
+    machine.run("chmod", "0666", "/dev/net/tun")
+    place = Namespace(machine.leader)
+    try:
+        join(world, place, ("home", "wan0"), (f"{UPLINK_ADDRESS}/24", f"{address}/24"))
+        place.run("ip", "route", "add", "default", "via", UPLINK_ADDRESS)
+    finally:
+        place.close()

@@ -51,6 +51,23 @@ class Relay:
         )
         return self.place.run("python3", "-c", script, command)
 
+    def reload_firewall(self) -> None:
+        """Load its rules anew, as a restart does; what they have counted is forgotten."""
+        self.place.run("nft", "--file", str(self._scratch / "files/etc/nftables.conf"))
+
+    def forget_silent_home(self, later: int) -> None:
+        """Run darkpipe-peer as its timer will do.
+
+        Args:
+            later: seconds by which date(1), here a stand-in that is told so, is ahead of the time.
+        """
+        stand_in = self._scratch / "later/date"
+        stand_in.parent.mkdir(exist_ok=True)
+        stand_in.write_text(f"#!/bin/sh\nexec /bin/date --date='{later} seconds' \"$@\"\n")
+        stand_in.chmod(0o755)
+        program = str(self._scratch / "files/usr/local/sbin/darkpipe-peer")
+        self.place.run("env", f"PATH={stand_in.parent}:/usr/sbin:/usr/bin:/sbin:/bin", program)
+
     def home_is(self, state: str) -> bool:
         """Tell whether HAProxy takes home for up (`UP`) or down (`DOWN`)."""
         return self.server_states()["home-25/home"].startswith(state)
