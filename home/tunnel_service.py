@@ -92,8 +92,7 @@ def look_up(name: str, port: int) -> tuple[str, ...]:
     """Give the addresses of the relay, in the order in which they are to be tried; none when there is no answer."""
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        print(f"{name}: {error.strerror}", flush=True)
+    except OSError:
         return ()
     return tuple(str(entry[4][0]) for entry in found)
 
@@ -111,6 +110,7 @@ class Keeper:
         self._state = State(since=time.monotonic())
         self._asked: Pending[tuple[str, ...]] | None = None
         self._error: str | None = None
+        self._known = True
 
     def step(self) -> Noted:
         """Look, act, and say how things are."""
@@ -161,6 +161,12 @@ class Keeper:
                 return None
             found = ()
         self._asked = None
+        if bool(found) != self._known:
+            print(
+                f"{self._home.relay} {'has an address again' if found else 'is a name that has no address now'}",
+                flush=True,
+            )
+        self._known = bool(found)
         return found
 
     def _tell(self, error: str | None) -> None:

@@ -229,6 +229,40 @@ def test_a_disk_that_hangs_or_fails_holds_nobody_up(
     assert any(why in reason for reason in readiness(stack, Path("/data/ready")).reasons)
 
 
+def _tunnel(**changes: object) -> Tunnel:
+    good = {"relay": "mx.example.com", "up": True, "handshake_seconds": 40, "endpoint": "[2001:db8::1]:51820"}
+    return Tunnel.model_validate({**good, "since": NOW - timedelta(hours=3), "error": None, **changes})
+
+
+def test_a_tunnel_that_is_up_is_shown_and_no_problem(world: World, stack: Stack) -> None:
+    world.tunnel = _tunnel()
+    found = _status(stack)
+    assert not found.problems
+    shown = "tunnel         up for 3:00:00, to mx.example.com at [2001:db8::1]:51820, last handshake 40 s ago"
+    assert shown in list(lines(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"up": False}, "the tunnel to mx.example.com is down since 2026-11-23 09:00 UTC"),
+        ({"up": False, "endpoint": None, "error": "no address of it is known"}, "UTC: no address of it is known"),
+        ({"error": "Operation not permitted"}, "is troubled: Operation not permitted"),
+        ({"up": False, "relay": None, "error": "relay.json is damaged"}, "no tunnel to the relay: relay.json is dam"),
+    ],
+)
+def test_a_tunnel_with_a_fault_is_a_problem_that_keeps_no_mail_away(
+    world: World, stack: Stack, changes: dict[str, object], told: str
+) -> None:
+    world.tunnel = _tunnel(**changes)
+    found = _status(stack)
+    assert found.ready
+    (problem,) = found.problems
+    assert told in problem.found
+    assert "journalctl -b -u darkpipe-tunnel" in problem.remedy
+    assert list(lines(found))
+
+
 @pytest.mark.usefixtures("world")
 def test_what_is_late_is_unknown(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_module, "_PATIENCE", 0.2)
