@@ -187,8 +187,9 @@ class Client:
 
     def add_address(self, address: str) -> None:
         """Give the client one more address, which nobody but itself can reach."""
-        kind = "128" if ":" in address else "32"
-        _ip("address", "add", f"{address}/{kind}", "dev", "lo", target=self.pid)
+        # Without trying out whether somebody else has it, which would take a moment.
+        kind = ["128", "nodad"] if ":" in address else ["32"]
+        _ip("address", "add", f"{address}/{kind[0]}", "dev", "lo", *kind[1:], target=self.pid)
 
     def route(self, address: str, gateway: str) -> None:
         """Send what is for an address to a neighbour."""
