@@ -12,10 +12,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -217,8 +215,7 @@ def _begin(credential: Path) -> Keeper | _Idle:
 
 def _stop_on_signal() -> threading.Event:
     stopped = threading.Event()
-    handler: Callable[[int, FrameType | None], None] = lambda *_: stopped.set()  # noqa: E731
-    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     return stopped
 
 

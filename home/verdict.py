@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,16 +141,11 @@ def _collect(asked: Asked, pending: Pending[Readiness] | None, now: float) -> tu
         return asked, pending
 
 
-def _stop_on(numbers: Iterable[signal.Signals]) -> threading.Event:
-    stopped = threading.Event()
-    for number in numbers:
-        signal.signal(number, lambda *_: stopped.set())
-    return stopped
-
-
 def main() -> None:
     """Run as systemd's service."""
-    keep(Stack.load(COMPONENTS), Path(DATA) / "ready", _stop_on([signal.SIGTERM]))
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    keep(Stack.load(COMPONENTS), Path(DATA) / "ready", stopped)
 
 
 if __name__ == "__main__":
