@@ -93,7 +93,11 @@ def test_a_bounce_has_no_sender_and_arrives(client: Client, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "recipient", ["nobody@example.com", "alice@example.org", "root@mx.example.com", "root@[192.168.55.1]"]
 )
-def test_an_unknown_user_is_refused_in_the_session(client: Client, recipient: str) -> None:
+def test_an_unknown_user_is_refused_in_the_session(device: Machine, client: Client, recipient: str) -> None:
+    if "[" in recipient:
+        # Postfix's processes learn the device's addresses when they start, and the question whether it is ready, asked
+        # all the time, has kept some of them since before the cable was plugged in.
+        device.run("systemctl", "restart", "postfix")
     status, transcript = _send(client, recipient)
     assert status != 0
     assert re.search(r"^<\*\* 550 5\.1\.1 ", transcript, re.MULTILINE), transcript

@@ -38,6 +38,9 @@ def test_all_services_run(device: Machine) -> None:
         "nftables",
         "darkpipe-firewall",
         "darkpipe-apply",
+        "darkpipe-tunnel",
+        "darkpipe-verdict",
+        "darkpipe-ready",
         "darkpipe-journal",
     ]
     for name in names:
