@@ -5,7 +5,7 @@ from __future__ import annotations
 import smtplib
 from collections.abc import Iterable, Mapping
 
-STRANGERS = ("a@example.net", "a%example.net@example.com", "a@sub.example.com", '"a@example.net"', "root")
+STRANGERS = ("a@example.net", "a%example.net@example.com", "a@sub.example.com", '"a@example.net"', "root@localhost")
 """Recipients that no relay of example.com takes mail for."""
 
 OWN = "alice@example.com"

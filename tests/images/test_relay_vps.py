@@ -1,4 +1,4 @@
-"""The relay from the very beginning: a cloud machine with kernel and disk, real user-data, packages from the archive."""
+"""The relay from the very beginning: a cloud machine with kernel and disk, user-data, packages from the archive."""
 
 from __future__ import annotations
 
