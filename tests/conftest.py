@@ -16,6 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-call", action="store_true", help="walk all system calls of darkpipe apply on a device, no sample"
     )
+    parser.addoption("--relay-suite", default="trixie", help="the Debian version of the relay's cloud machine")
+    parser.addoption("--relay-again", action="store_true", help="let cloud-init make the relay a second time")
 
 
 def pytest_configure() -> None:

@@ -1,0 +1,117 @@
+"""The relay from the very beginning: a cloud machine with kernel and disk, user-data, packages from the archive."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from builder.archive import Archive
+from builder.build import open_workshop
+from builder.cache import Cache
+from builder.emulator import Forward
+from builder.greeting import free_port
+from builder.progress import Stages
+from builder.sandbox import remove_tree
+from builder.tools import host_architecture
+from tests.cloud.judge import OWN, RECIPIENTS, answers, check_answers
+from tests.cloud.qemu import EmulatedVps, emulated_vps
+from tests.cloud.root import CloudSystem, Suite, cloud_root
+from tests.cloud.seed import Seed
+from tests.cloud.site import SITE_TEXT
+from tests.cloud.status import CloudInit
+from tests.images.machine import REPOSITORY
+from tests.machine.machine import wait_for
+
+pytestmark = pytest.mark.skipif(host_architecture() != "amd64", reason="the emulated cloud machine is one of amd64")
+
+_CLOUD_INIT_SECONDS = 900.0
+
+
+@dataclass(frozen=True)
+class Relay:
+    """The machine after its first start.
+
+    Args:
+        smtp: local port that leads to its port 25.
+        first: what cloud-init said.
+    """
+
+    vps: EmulatedVps
+    smtp: int
+    first: CloudInit
+
+
+@pytest.fixture(scope="module")
+def suite(request: pytest.FixtureRequest) -> Suite:
+    """The Debian version that the provider gives."""
+    return Suite(request.config.getoption("--relay-suite"))
+
+
+@pytest.fixture(scope="module")
+def relay(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """A machine that got what `darkpipe user-data` prints."""
+    scratch = tmp_path_factory.mktemp("relay")
+    site = scratch / "site.yaml"
+    site.write_text(SITE_TEXT, encoding="utf-8")
+    command = [str(REPOSITORY / "darkpipe"), "--yes", "user-data", str(site)]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True).stdout
+    shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
+    root = cloud_root(shop, CloudSystem(suite, bootable=True))
+    smtp = free_port()
+    with emulated_vps(shop, root, Seed(printed), scratch / "console.log", [Forward(smtp, 25)]) as vps:
+        yield Relay(vps, smtp, _wait_for_cloud_init(vps))
+
+
+def _wait_for_cloud_init(vps: EmulatedVps) -> CloudInit:
+    vps.console.run("cloud-init status --wait", _CLOUD_INIT_SECONDS)
+    vps.console.run("systemctl is-system-running --wait", _CLOUD_INIT_SECONDS)
+    # Its exit status says the same again.
+    return CloudInit.parse(vps.console.run("cloud-init status --format=json").output)
+
+
+def test_cloud_init_ends_well_and_no_unit_has_failed(relay: Relay) -> None:
+    assert relay.first.clean, relay.vps.console.run("cat /var/log/cloud-init-output.log").output
+    assert relay.vps.lines("systemctl list-units --failed --plain --no-legend --full") == []
+
+
+def test_the_user_data_are_valid(relay: Relay) -> None:
+    said = relay.vps.lines("cloud-init schema --system")
+    assert any("Valid schema" in line for line in said), said
+
+
+def test_it_came_with_debians_security_updates(relay: Relay) -> None:
+    pending = [line for line in relay.vps.lines("apt-get --simulate upgrade") if line.startswith("Inst ")]
+    assert pending == []
+    assert relay.vps.lines("systemctl is-active apt-daily-upgrade.timer") == ["active"]
+
+
+def test_it_asks_senders_to_come_again_and_is_no_open_relay(relay: Relay) -> None:
+    _check_answers(relay)
+
+
+def test_its_tunnel_waits_for_home_in_the_kernel(relay: Relay) -> None:
+    link = json.loads("".join(relay.vps.lines("ip -json -details link show home0")))
+    assert (link[0]["linkinfo"]["info_kind"], link[0]["mtu"]) == ("wireguard", 1280)
+
+
+def test_a_second_run_is_harmless(request: pytest.FixtureRequest, relay: Relay) -> None:
+    if not request.config.getoption("--relay-again"):
+        pytest.skip("three more minutes; ./dev test relay, and the network tier without the kernel")
+    before = relay.vps.lines("sha256sum /etc/postfix/*.pem")
+    assert relay.vps.console.run("cloud-init clean --logs").status == 0
+    relay.vps.console.reboot()
+    relay.vps.console.log_in()
+    second = _wait_for_cloud_init(relay.vps)
+    assert (second.status, list(second.errors)) == ("done", [])
+    assert relay.vps.lines("systemctl list-units --failed --plain --no-legend --full") == []
+    assert relay.vps.lines("sha256sum /etc/postfix/*.pem") == before
+    _check_answers(relay)
+
+
+def _check_answers(relay: Relay) -> None:
+    wait_for(lambda: answers("127.0.0.1", relay.smtp, [OWN])[OWN][0] == 450, "the relay has seen that home is away")
+    check_answers(answers("127.0.0.1", relay.smtp, RECIPIENTS))

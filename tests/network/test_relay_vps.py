@@ -1,0 +1,64 @@
+"""User-data on a cloud machine that has the packages already; tests/images shows that it gets them by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.cloud.judge import OWN, RECIPIENTS, answers, check_answers
+from tests.cloud.site import PORTS, RELAY_NAME, relay_user_data
+from tests.cloud.vps import Vps
+from tests.machine.machine import wait_for
+from tests.network.conftest import NewVps
+from tests.network.internet import Internet, Site
+
+_SITE = Site(1)
+_PRESEEDED = "The following packages were installed and preseeded, but cannot be unconfigured: ['postfix']"
+"""cloud-init's complaint when Postfix is there before its answers for debconf(7), which then mean nothing."""
+
+_TRIED = {*PORTS, 22, 80, 2500, 2525, 5355, 10024}
+
+
+@pytest.fixture(scope="module")
+def vps(new_vps: NewVps) -> Vps:
+    """The machine after cloud-init has made a relay of it, with a home that never calls."""
+    return new_vps(relay_user_data()).start()
+
+
+def _check(vps: Vps, internet: Internet) -> None:
+    result = vps.cloud_init()
+    assert replace(result, recoverable={}).clean, vps.log()
+    assert set(result.recoverable.get("WARNING", ())) <= {_PRESEEDED}, vps.log()
+    assert vps.failed_units() == []
+    assert RELAY_NAME in vps.run("hostname", "--fqdn")
+    assert "home0" in vps.run("wg", "show", "interfaces")
+    wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
+    for address in (_SITE.address, _SITE.address6):
+        assert internet.router.reachable(_TRIED, address) == PORTS
+        check_answers(internet.router.call(answers, address, 25, RECIPIENTS))
+
+
+def _tells_home_is_away(internet: Internet) -> bool:
+    return internet.router.call(answers, _SITE.address, 25, [OWN])[OWN][0] == 450
+
+
+def test_user_data_makes_a_relay(vps: Vps, internet: Internet) -> None:
+    assert "Valid schema" in vps.run("cloud-init", "schema", "--system")
+    _check(vps, internet)
+
+
+def test_a_second_run_is_harmless(vps: Vps, internet: Internet) -> None:
+    """Providers do so with a machine that is made of another one's snapshot."""
+    certificate = f"etc/postfix/{RELAY_NAME}.pem"
+    before = (vps.files / certificate).read_bytes()
+    vps.run("cloud-init", "clean", "--logs")
+    vps.restart()
+    _check(vps, internet)
+    assert (vps.files / certificate).read_bytes() == before
+
+
+def test_it_comes_back_after_its_plug_was_pulled(vps: Vps, internet: Internet) -> None:
+    vps.pull_plug()
+    vps.start()
+    _check(vps, internet)
