@@ -26,7 +26,7 @@ _ROOT_SHELL = """\
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 %I linux
 """
-_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console=ttyS0,115200 quiet"
+_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console=ttyS0,115200 quiet mitigations=off"
 
 
 @dataclass(frozen=True)

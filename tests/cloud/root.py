@@ -129,7 +129,7 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
         "mirrors": mirrors,
         # Security updates come within days, and a cloud machine fetches them by itself.
         "month": time.strftime("%Y-%m", time.gmtime()),
-        "script": file_digest(_SCRIPT),
+        "code": [file_digest(path) for path in (Path(__file__), _SCRIPT)],
     }
     if entry := shop.cache.find(_KIND, content_id(inputs)):
         return CloudRoot(entry)
@@ -146,7 +146,8 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
                     "mmdebstrap",
                     *("--variant=minbase", "--mode=root", "--format=tar", "--verbose"),
                     f"--include={','.join(system.packages)}",
-                    *shop.archive.path_exclusions,
+                    # locale-gen(8) needs /usr/share/locale, and cloud-init needs locale-gen.
+                    *(option for option in shop.archive.path_exclusions if "/locale/" not in option),
                     f'--customize-hook=sh {seen} "$1" {result}',
                     *(system.suite, f"{result}/root.tar", *mirrors),
                 ],

@@ -11,6 +11,9 @@ cat >"$root/etc/cloud/cloud.cfg.d/01_debian_cloud.cfg" <<-'EOF'
 	  preserve_sources_list: true
 	manage_etc_hosts: true
 EOF
+# The locale that cloud-init 22 asks for is one that the image can generate.
+echo 'en_US.UTF-8 UTF-8' >>"$root/etc/locale.gen"
+echo 'LANG=C.UTF-8' >"$root/etc/default/locale"
 ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" systemctl enable --quiet systemd-networkd.service systemd-resolved.service
 echo localhost >"$root/etc/hostname"
