@@ -152,9 +152,24 @@ def home(
     (machine.boot_partition / HOME_FILE).write_text(ends.home.model_dump_json())
     machine.start()
     plug_in(machine, world)
+    know(machine, 'local-zone: "." static')
     wait_for(lambda: relay.home_is("UP"), "home and relay have found each other")
     yield machine
     machine.stop()
+
+
+_UNBOUND = "/data/darkpipe/config/current/unbound/unbound.conf"
+
+
+def know(home: Machine, *zones: str) -> None:
+    """Let home's unbound know some names, and no others: the Internet of the tests has no servers that it could ask.
+
+    Args:
+        zones: lines of unbound.conf(5).
+    """
+    own = home.run("cat", _UNBOUND).partition("\nserver: # of the test\n")[0]
+    home.run("tee", _UNBOUND, stdin=(own + "\nserver: # of the test\n" + "\n".join(zones) + "\n").encode())
+    home.run("systemctl", "restart", "unbound")
 
 
 def plug_in(machine: Machine, world: Namespace, address: str = HOME_ADDRESS) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,9 @@ class Fate(StrEnum):
     REJECTED = "rejected"
     """5xx: the sender's user gets it back."""
     CUT = "cut"
-    """The session broke after the greeting; the sender keeps the message."""
+    """The connection broke before the last reply; the sender keeps the message."""
     REFUSED = "refused"
-    """No connection, or none with a greeting."""
+    """There was no connection, or nobody at its end who said a word."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Load:
         sources: addresses to send from, in turn.
         sessions: how many at a time.
         size: octets of each message's body, about.
+        pause: seconds between two messages of a session.
+        name: what the identifiers of its messages begin with.
     """
 
     host: str
@@ -66,6 +69,7 @@ class Load:
     sessions: int = 4
     size: int = 2000
     pause: float = 0.0
+    name: str = field(default_factory=lambda: f"load-{uuid.uuid4().hex[:8]}")
     attempts: list[Attempt] = field(default_factory=list)
     _stopped: bool = False
 
@@ -93,7 +97,7 @@ class Load:
         for count in itertools.count():
             if self._stopped:
                 return
-            self.attempts.append(await self.send(f"load-{number}-{count}", next(sources)))
+            self.attempts.append(await self.send(f"{self.name}-{number}-{count}", next(sources)))
             await asyncio.sleep(self.pause)
 
     async def send(self, identifier: str, source: str | None = None) -> Attempt:
@@ -112,8 +116,10 @@ class Load:
         try:
             try:
                 greeting = await asyncio.wait_for(_reply(reader), _GREETING_TIMEOUT)
-            except (OSError, TimeoutError, EOFError) as error:
+            except TimeoutError as error:
                 return attempt(Fate.REFUSED, f"no greeting: {error!r}")
+            except (OSError, EOFError) as error:
+                return attempt(Fate.CUT, f"before the greeting: {error!r}")
             reply = greeting
             try:
                 for command in self._commands(identifier):

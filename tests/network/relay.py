@@ -38,10 +38,14 @@ class Relay:
 
     def server_states(self) -> dict[str, str]:
         """Give HAProxy's word for each of its servers, `home-25/home` for instance."""
+        return {name: row["status"] for name, row in self.statistics().items() if row["type"] == "2"}
+
+    def statistics(self) -> dict[str, dict[str, str]]:
+        """Give what HAProxy counts (its management guide, §9.1), by `proxy/server`."""
         rows = self.ask("show stat").splitlines()
         names = rows[0].removeprefix("# ").split(",")
         table = [dict(zip(names, row.split(","), strict=False)) for row in rows[1:] if row]
-        return {f"{row['pxname']}/{row['svname']}": row["status"] for row in table if row["type"] == "2"}
+        return {f"{row['pxname']}/{row['svname']}": row for row in table}
 
     def ask(self, command: str) -> str:
         """Send a command to HAProxy's socket (HAProxy's management guide, §9.3)."""

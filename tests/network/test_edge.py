@@ -26,6 +26,7 @@ from tests.network.conftest import (
     SENDER_ADDRESS,
     SENDER_ADDRESS_6,
     UPLINK_ADDRESS,
+    know,
 )
 from tests.network.net import Namespace
 from tests.network.relay import Relay
@@ -145,19 +146,16 @@ def test_who_guesses_passwords_is_stopped_and_others_are_not(world: Namespace, p
 @pytest.fixture
 def friend(world: Namespace, home: Machine) -> Iterator[Sink]:
     """A stand-in for the mail server of recipient.example, with an IPv4 and an IPv6 address."""
-    zone = """
-server:
-    local-zone: "recipient.example." static
-    local-data: "recipient.example. IN MX 10 mx.recipient.example."
-    local-data: "mx.recipient.example. IN A 203.0.113.25"
-    local-data: "mx.recipient.example. IN AAAA 2001:db8:1::25"
-    # Nobody is there whom unbound could ask for them, and Postfix wants to know whether they are signed.
-    local-zone: "." typetransparent
-    local-data: ". IN NS a.root.invalid."
-"""
-    path = "/data/darkpipe/config/current/unbound/unbound.conf"
-    home.run("tee", path, stdin=(home.run("cat", path).partition("\nserver:\n    local-zone")[0] + zone).encode())
-    home.run("systemctl", "restart", "unbound")
+    know(
+        home,
+        'local-zone: "recipient.example." static',
+        'local-data: "recipient.example. IN MX 10 mx.recipient.example."',
+        'local-data: "mx.recipient.example. IN A 203.0.113.25"',
+        'local-data: "mx.recipient.example. IN AAAA 2001:db8:1::25"',
+        # Postfix wants to know whether they are signed, and unbound finds nobody to ask.
+        'local-zone: "." typetransparent',
+        'local-data: ". IN NS a.root.invalid."',
+    )
     world.run("ip", "address", "replace", "203.0.113.25/24", "dev", "relay")
     sink = Sink(world.call(socket.create_server, ("203.0.113.25", 25)))
     sink.start()
