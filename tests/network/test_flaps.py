@@ -95,7 +95,8 @@ def test_no_connection_is_refused_and_nothing_acknowledged_is_lost(
     stored = _stored(home, load)
     lost, doubled = judge(load, stored)
     assert lost == set(), _history(home, load, lost)
-    assert doubled == set(), _history(home, load, doubled)
+    unexplained = {one for one in doubled if not _was_delivered_again(home, load, one)}
+    assert unexplained == set(), _history(home, load, unexplained)
 
 
 def _history(home: Machine, load: Load, identifiers: set[str]) -> str:
@@ -104,6 +105,14 @@ def _history(home: Machine, load: Load, identifiers: set[str]) -> str:
     journal = home.run("journalctl", "--boot", "--no-pager", "--output=short-precise").splitlines()
     queue_ids = [reply.split()[-1] for reply in replies]
     return "\n".join([*replies, *(line for line in journal if any(queue_id in line for queue_id in queue_ids))])
+
+
+def _was_delivered_again(home: Machine, load: Load, identifier: str) -> bool:
+    """Tell whether a Postfix that was killed between Dovecot's "Saved" and its own books has started anew with it.
+
+    That is the duplicate of RFC 1047, for which no two programs with a protocol between them have a remedy.
+    """
+    return _history(home, load, {identifier}).count("(queue active)") > 1
 
 
 def judge(load: Load, stored: Counter[str]) -> tuple[set[str], set[str]]:
