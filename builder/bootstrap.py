@@ -8,9 +8,10 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from builder.errors import BuildError
 from model.site import Relay
@@ -31,10 +32,26 @@ class Bootstrap(BaseModel):
     home: HomeEnd
     relay: RelayEnd
 
+    @model_validator(mode="after")
+    def _ends_fit(self) -> Self:
+        # Ends of two different tunnels never shake hands, and neither of them would say why.
+        keys = self.home.relay_key, self.relay.home_key
+        if keys != (_public(self.relay.private_key), _public(self.home.private_key)):
+            raise ValueError("the keys of the two ends do not belong together")
+        if (self.home.addresses, self.home.port) != (self.relay.addresses, self.relay.port):
+            raise ValueError("the addresses of the two ends do not belong together")
+        return self
+
 
 def keys_folder(site: Path) -> Path:
     """Name the folder with the keys of a site; it lies beside its file."""
     return site.with_name(f"{site.stem}{_SUFFIX}")
+
+
+def has_bootstrap(site: Path, relay: Relay) -> bool:
+    """Tell whether the bootstrap of a relay was made before."""
+    # Unlike Path.exists(), it does not end for a folder that is closed; open_bootstrap() says what to do about one.
+    return os.path.exists(_file(site, relay))  # noqa: PTH110
 
 
 def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
@@ -47,7 +64,7 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
         BuildError: the folder is open to others, the file in it is damaged, or a new one cannot be written.
     """
     folder = keys_folder(site)
-    path = folder / f"{relay.address}.json"
+    path = _file(site, relay)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
@@ -61,9 +78,9 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
         write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
     except ValidationError as error:
         found = error.errors()[0]
-        where = ".".join(map(str, found["loc"]))
+        where = f"{'.'.join(map(str, found['loc']))}: " if found["loc"] else ""
         raise BuildError(
-            f"{path}: {where}: {found['msg']}",
+            f"{path}: {where}{found['msg']}",
             "take the file from a backup; without it, delete it and set up the relay anew",
         ) from None
     except OSError as error:
@@ -91,8 +108,15 @@ def make_bootstrap(relay: Relay) -> Bootstrap:
     )
 
 
+def _file(site: Path, relay: Relay) -> Path:
+    return keys_folder(site) / f"{relay.address}.json"
+
+
+def _public(private: str) -> str:
+    key = X25519PrivateKey.from_private_bytes(base64.b64decode(private)).public_key()
+    return base64.b64encode(key.public_bytes_raw()).decode()
+
+
 def _key_pair() -> tuple[str, str]:
-    key = X25519PrivateKey.generate()
-    raw = key.private_bytes_raw(), key.public_key().public_bytes_raw()
-    private, public = (base64.b64encode(octets).decode() for octets in raw)
-    return private, public
+    private = base64.b64encode(X25519PrivateKey.generate().private_bytes_raw()).decode()
+    return private, _public(private)

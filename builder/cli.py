@@ -127,7 +127,7 @@ def build(
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
-    from builder.bootstrap import open_bootstrap
+    from builder.bootstrap import has_bootstrap, open_bootstrap
     from builder.build import SOURCE, Held, build_image, open_workshop
     from builder.cache import Cache
     from builder.lock import read_lock
@@ -148,16 +148,22 @@ def build(
     wanted = read_site(site)
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
+    next_step = ""
     if seed_folder:
         seed = read_seed(seed_folder)
     else:
+        if wanted.relays and not has_bootstrap(site, wanted.relays[0]):
+            next_step = f"The image has the keys of a new relay. What makes that relay: ./darkpipe user-data {site}"
         tunnel = open_bootstrap(site, wanted.relays[0]).home if wanted.relays else None
         seed = Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel)
     if not builds_here():
         from builder.container import build_in_container, given
 
         options = given(profile=profile, all=everything, refresh=refresh, lock=lock_file, packages=packages)
-        click.echo(build_in_container(wanted, seed, options, output, stages))
+        result = build_in_container(wanted, seed, options, output, stages)
+        if next_step:
+            stages.say(next_step)
+        click.echo(result)
         return
     store = Cache(Cache.default().root, remove_tree)
     shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
@@ -166,6 +172,8 @@ def build(
     else:
         result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
+    if next_step:
+        stages.say(next_step)
     click.echo(result)
 
 

@@ -12,7 +12,7 @@ from model.document import check_values
 from model.names import mail_address
 from model.passwords import GENERATE, PROMPT
 from model.problems import Finding, Path, Refusal
-from model.site import Disk, MailServer, Site, UnlockPolicy, User
+from model.site import Disk, MailServer, OfflinePolicy, Relay, Site, UnlockPolicy, User
 from model.supported import working_choices
 
 _DONE = ""
@@ -37,6 +37,7 @@ class Given:
         domains: none: ask.
         users: one text for each mailbox: its address, then aliases, separated by commas or spaces.
         password: `generate`, `prompt` or a hash, for all mailboxes.
+        relay: name or IP address; an empty one means none.
     """
 
     domains: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Given:
     password: str | None = None
     admin: str | None = None
     mail_server: str | None = None
+    relay: str | None = None
     unlock: str | None = None
 
 
@@ -106,6 +108,7 @@ class _Interview:
             self._settle(_admin(addresses), given.admin, lambda text: self._data.update(admin=text))
         if given.mail_server is not None or len(_working(("mail_server",), list(MailServer))) > 1:
             self._settle(_mail_server(), given.mail_server, lambda text: self._data.update(mail_server=text))
+        self._settle(_relay(self._data["domains"][0]), given.relay, self._set_relay)
         self._settle(_unlock(), given.unlock, lambda text: self._data.update(disk={"unlock": text}))
         return Site.model_validate(self._data)
 
@@ -134,6 +137,10 @@ class _Interview:
     def _set_password(self, text: str) -> None:
         for user in self._data["users"]:
             user["password"] = text
+
+    def _set_relay(self, text: str) -> None:
+        address = text.strip()
+        self._data["relays"] = [{"address": address, "offline": OfflinePolicy.TEMPFAIL}] if address else []
 
     def _addresses(self) -> list[str]:
         return [address for user in self._data["users"] for address in (user["address"], *user["aliases"])]
@@ -221,6 +228,18 @@ def _mail_server() -> Question:
     )
 
 
+def _relay(primary: str) -> Question:
+    return Question(
+        ("relays",),
+        "--relay",
+        "Relay (Enter: none)",
+        f"{_description(Site, 'relays')} While home is away it asks senders to try again, and stores nothing. "
+        f"{_description(Relay, 'address')}",
+        f"mx.{primary}, if you are going to rent a server, of which `darkpipe user-data` makes a relay. Enter for a trial.",
+        _DONE,
+    )
+
+
 def _unlock() -> Question:
     works = _working(("disk", "unlock"), list(UnlockPolicy))
     only = works == [UnlockPolicy.NONE]
@@ -236,7 +255,7 @@ def _unlock() -> Question:
     )
 
 
-def _description(model: type[Site | User | Disk], name: str) -> str:
+def _description(model: type[Site | User | Disk | Relay], name: str) -> str:
     return model.model_fields[name].description or ""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from datetime import date
 from pathlib import Path
@@ -24,8 +26,11 @@ PACKAGES = ("haproxy", "nftables", "openssl", "postfix", "unattended-upgrades", 
 
 _FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit"
 
-_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}(?: [A-Za-z0-9@._+ -]*)?")
-"""A line of authorized_keys (sshd(8)) without options, with a comment that means nothing to YAML."""
+_KEY = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,2})(?: .*)?")
+"""A line of authorized_keys (sshd(8)) without options: type, key, comment."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9@._+-]+(?: [A-Za-z0-9@._+-]+)*")
+"""A comment that means nothing to YAML."""
 
 
 class Claim(BaseModel):
@@ -61,17 +66,13 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     """Write the user-data for the relay of a site.
 
     Args:
-        ssh_key: a public key as ssh-keygen(1) writes it; empty turns SSH off.
+        ssh_key: a public key as ssh-keygen(1) writes it; empty turns SSH off. Its comment is left out where YAML could
+            take it for something else.
 
     Raises:
         BuildError: it is no public key, or there is too much to say for a provider's form.
     """
-    ssh_key = ssh_key.strip()
-    if ssh_key and not _KEY.fullmatch(ssh_key):
-        raise BuildError(
-            "the SSH key is none: found something else than one line like `ssh-ed25519 AAAA… name`",
-            "give the public file, with the ending .pub",
-        )
+    ssh_key = _public_key(ssh_key)
     accounts = first_accounts(site)
     domains = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
     setting = RelaySetting(accounts.mx_host, domains, bootstrap.relay, ssh=bool(ssh_key))
@@ -86,11 +87,50 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     return text
 
 
+def _public_key(text: str) -> str:
+    text = text.strip()
+    if not text:
+        return ""
+    match = _KEY.fullmatch(text)
+    if not match or not _is_of_type(*match.groups()):
+        raise BuildError(
+            "the SSH key is none: found something else than one whole line like `ssh-ed25519 AAAA… name`",
+            "give the public file, with the ending .pub; sshd takes no keys of type ssh-dss any more",
+        )
+    kind, key = match.groups()
+    comment = text[match.end(2) + 1 :]
+    return f"{kind} {key} {comment}" if _PLAIN.fullmatch(comment) else f"{kind} {key}"
+
+
+def _is_of_type(kind: str, key: str) -> bool:
+    try:
+        blob = base64.b64decode(key, validate=True)
+    except binascii.Error:
+        return False
+    # RFC 4253 §6.6: strings with their length before them, of which the first is the type. A key that was cut ends inside of
+    # one, and would lock its owner out.
+    strings = []
+    while blob:
+        length = int.from_bytes(blob[:4])
+        if len(blob) < 4 + length:
+            return False
+        strings.append(blob[4 : 4 + length])
+        blob = blob[4 + length :]
+    return len(strings) > 1 and strings[0] == kind.encode() and kind != "ssh-dss"
+
+
 def next_steps(site: Site, text: str, provider: Provider, ssh_key: str = "") -> str:
     """Tell the owner what to do with the user-data, in lines for a terminal."""
-    host = first_accounts(site).mx_host
+    accounts = first_accounts(site)
     return _render(
-        "next-steps.txt.j2", host=host, size=len(text.encode()), limit=LIMIT, provider=provider, ssh_key=ssh_key
+        "next-steps.txt.j2",
+        host=accounts.mx_host,
+        mail=accounts.mail_host,
+        address=site.relays[0].address,
+        size=len(text.encode()),
+        limit=LIMIT,
+        provider=provider,
+        ssh_key=ssh_key,
     )
 
 

@@ -94,7 +94,7 @@ class Relay(_Strict):
         OfflinePolicy.QUEUE,
         description="What the relay does with a message while home is away. `queue`: takes it and keeps it encrypted "
         "to home's key. `tempfail`: asks the sender's server to try again, and stores nothing. `reject`: refuses it.",
-        examples=["queue"],
+        examples=["tempfail"],
     )
 
 
@@ -185,7 +185,7 @@ class Site(_Strict):
     relays: tuple[Relay, ...] = Field(
         (),
         description="Servers on the Internet that the world connects to. Without one, mail to others waits at home.",
-        examples=[[{"address": "mx.example.com", "offline": "queue"}]],
+        examples=[[{"address": "mx.example.com", "offline": "tempfail"}]],
     )
     disk: Disk = Field(
         description="The disk that holds the mail. There is no default: mail on a disk that is not encrypted must be "

@@ -19,6 +19,7 @@ import click
 @click.option("--password", metavar="HOW", help="First passwords: generate, prompt, or an argon2id hash.")
 @click.option("--admin", metavar="ADDRESS", help="Who gets reports; default: the first mailbox.")
 @click.option("--mail-server", metavar="NAME", help="Which programs take, keep and show mail.")
+@click.option("--relay", metavar="HOST", help="Name or IP address of the relay; default: none.")
 @click.option("--unlock", metavar="HOW", help="How the data disk is unlocked; there is no default.")
 def init(
     site: Path,
@@ -27,6 +28,7 @@ def init(
     password: str | None,
     admin: str | None,
     mail_server: str | None,
+    relay: str | None,
     unlock: str | None,
 ) -> None:
     """Make a site file; SITE is site.yaml when it is not named, and is never overwritten.
@@ -43,10 +45,12 @@ def init(
     from builder.site_file import refuse_existing, write_site
 
     refuse_existing(site)
-    given = Given(domains, users, password, admin, mail_server, unlock)
+    given = Given(domains, users, password, admin, mail_server, relay, unlock)
     terminal = _Terminal() if sys.stdin.isatty() and sys.stderr.isatty() else None
-    write_site(site, interview(given, terminal, getpass.getuser()))
-    click.echo(f"Written. Now: ./darkpipe build {site}", err=True)
+    made = interview(given, terminal, getpass.getuser())
+    write_site(site, made)
+    relay = f", and for the relay: ./darkpipe user-data {site}" if made.relays else ""
+    click.echo(f"Written. Now: ./darkpipe build {site}{relay}", err=True)
     click.echo(site)
 
 

@@ -50,6 +50,7 @@ def test_enter_wherever_possible_gives_a_valid_site(tmp_path: Path) -> None:
         r"Mailbox 1 \[[^]]+@example.com\]: ",
         r"Mailbox 2 \(Enter: no more\): ",
         r"passwords \[generate\]: ",
+        r"Relay \(Enter: none\): ",
     ):
         console.expect(prompt)
         console.sendline("")
@@ -62,6 +63,7 @@ def test_enter_wherever_possible_gives_a_valid_site(tmp_path: Path) -> None:
     site = read_site(target)
     assert site.domains == ("example.com",)
     assert site.disk.unlock is UnlockPolicy.NONE
+    assert site.relays == ()
     assert [user.password for user in site.users] == ["generate"]
     assert target.stat().st_mode & 0o777 == 0o600
 
@@ -76,6 +78,7 @@ def test_every_answer_is_checked_at_once_in_the_model_s_words(tmp_path: Path) ->
         ("Mailbox 3 ", "", "", ""),
         ("First passwords ", "hunter2", r"Found\s", "prompt"),
         ("Administrator ", "carol@example.com", r"nobody\s+reads", "bob@example.com"),
+        ("Relay ", "192.0.2.300", "Found", "192.0.2.1"),
         ("Unlock the disk by: ", "tpm2", r"not\s+built\s+yet", "none"),
     ):
         if words:
@@ -91,6 +94,7 @@ def test_every_answer_is_checked_at_once_in_the_model_s_words(tmp_path: Path) ->
     assert site.users[0].aliases == ("info@example.org",)
     assert site.admin == "bob@example.com"
     assert {user.password for user in site.users} == {"prompt"}
+    assert [relay.model_dump(mode="json") for relay in site.relays] == [{"address": "192.0.2.1", "offline": "tempfail"}]
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
@@ -105,12 +109,15 @@ def test_flags_answer_everything(tmp_path: Path) -> None:
     target = tmp_path / "site.yaml"
     flags = ["--domain", "example.com", "--user", "alice@example.com,info@example.com", "--user", "bob@example.com"]
     flags += ["--password", "generate", "--admin", "info@example.com", "--mail-server", "postfix-dovecot"]
+    flags += ["--relay", "mx.example.com"]
     made = _run("init", str(target), *flags, "--unlock", "none")
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{target}\n"
     checked = _run("check", str(target))
     assert checked.returncode == 0, checked.stderr
     assert read_site(target).admin == "info@example.com"
+    assert read_site(target).relays[0].address == "mx.example.com"
+    assert f"./darkpipe user-data {target}" in made.stderr
 
 
 @pytest.mark.parametrize(
@@ -121,6 +128,7 @@ def test_flags_answer_everything(tmp_path: Path) -> None:
         (Given(("example",), unlock="none"), "--domain: the single word"),
         (Given(("example.com",), ("x@y.org",), unlock="none"), "--user: `x@y.org`, whose domain"),
         (Given(("example.com",), ("",), unlock="none"), "--user: an empty list"),
+        (Given(("example.com",), relay="a b", unlock="none"), "--relay: "),
         (Given(("example.com",), unlock="relay"), "--unlock: `relay`, which is not built yet"),
         (Given(("example.com",), mail_server="exim", unlock="none"), "--mail-server: the text `exim`"),
         (Given(("example.com",), admin="bob@example.com", unlock="none"), "--admin: `bob@example.com`"),

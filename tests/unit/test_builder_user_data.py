@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from builder.bootstrap import Bootstrap, keys_folder, open_bootstrap
+from builder.bootstrap import Bootstrap, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
 from builder.errors import BuildError
 from builder.user_data import LIMIT, next_steps, providers, user_data
+from model.names import domain_name
+from model.problems import Refusal
 from model.site import Relay, Site
 from model.tunnel import HOME_INTERFACE, Addresses
 
-_KEY = "ssh-ed25519 " + "A" * 68 + " alice@desk"
+
+def _public_key(kind: str, *parts: bytes) -> str:
+    """Put a line of authorized_keys together (RFC 4253 §6.6)."""
+    strings = (kind.encode(), *parts)
+    blob = b"".join(len(part).to_bytes(4) + part for part in strings)
+    return f"{kind} {base64.b64encode(blob).decode()}"
+
+
+_PLAIN_KEY = _public_key("ssh-ed25519", bytes(range(32)))
+_KEY = f"{_PLAIN_KEY} alice@desk"
 
 
 def _site(*domains: str) -> Site:
@@ -64,7 +81,8 @@ def test_the_only_secret_in_it_is_the_relays_key(bootstrap: Bootstrap) -> None:
 
 def test_the_largest_that_people_have_fits(bootstrap: Bootstrap) -> None:
     many = [f"family-with-a-long-name-number-{number}.example" for number in range(40)]
-    text = user_data(_site(*many), bootstrap, "sk-ssh-ed25519@openssh.com " + "A" * 700 + " alice@desk")
+    key = _public_key("ssh-rsa", b"\1\0\1", b"\0" + b"\xff" * 512) + " alice@desk"
+    text = user_data(_site(*many), bootstrap, key)
     assert len(text.encode()) <= LIMIT
 
 
@@ -81,13 +99,27 @@ def test_too_much_is_refused(bootstrap: Bootstrap) -> None:
         _KEY + "\n" + _KEY,
         "ssh-ed25519 AAAA alice: desk\nruncmd:",
         "ssh-ed25519 AAAA # {{ 1 }}",
-        'command="reboot" ssh-ed25519 AAAA',
+        f'command="reboot" {_KEY}',
+        f"{_PLAIN_KEY[:-4]} alice@desk",
+        _KEY.replace("ssh-ed25519", "ssh-rsa"),
+        _public_key("ssh-dss", b"p", b"q", b"g", b"y"),
+        _public_key("ssh-ed25519"),
+        f"{_PLAIN_KEY}\truncmd",
         "hello",
     ],
 )
 def test_what_is_no_public_key_is_refused(bootstrap: Bootstrap, key: str) -> None:
     with pytest.raises(BuildError, match="SSH key"):
         user_data(_site(), bootstrap, key)
+
+
+@pytest.mark.parametrize(
+    "comment", ["alice's key: no 1", "# hash", "runcmd: [reboot]", "{{ 1 }}", "büro", '"', "a  b", ""]
+)
+def test_a_comment_that_yaml_might_read_is_left_out(bootstrap: Bootstrap, comment: str) -> None:
+    table = yaml.safe_load(user_data(_site(), bootstrap, f"{_PLAIN_KEY} {comment}\n"))
+    assert table["ssh_authorized_keys"] == [_PLAIN_KEY]
+    assert table["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
 
 
 def test_ssh_is_on_with_a_key_only(bootstrap: Bootstrap) -> None:
@@ -131,6 +163,16 @@ def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
     assert "chmod 0700" in error.value.hint
 
 
+@pytest.mark.parametrize("part", ["home", "relay"])
+def test_ends_of_two_tunnels_are_refused(tmp_path: Path, part: str) -> None:
+    site, relay = tmp_path / "home.yaml", _site().relays[0]
+    one, other = (open_bootstrap(site, relay).model_dump(mode="json"), make_bootstrap(relay).model_dump(mode="json"))
+    for mixed in (one | {part: other[part]}, one | {part: one[part] | {"addresses": other[part]["addresses"]}}):
+        (keys_folder(site) / "mx.example.com.json").write_text(json.dumps(mixed))
+        with pytest.raises(BuildError, match="do not belong together"):
+            open_bootstrap(site, relay)
+
+
 @pytest.mark.parametrize("content", ["", "{}", "null", '{"home": {"private_key": "c2VjcmV0"}}'])
 def test_a_damaged_file_is_refused_and_not_shown(tmp_path: Path, content: str) -> None:
     site, relay = tmp_path / "home.yaml", _site().relays[0]
@@ -154,3 +196,115 @@ def test_every_claim_about_a_provider_has_its_source(name: str, bootstrap: Boots
     for claim in provider.claims:
         assert claim.source in said
         assert str(claim.seen) in said
+
+
+def test_what_is_next_names_records_and_ports(bootstrap: Bootstrap) -> None:
+    site, provider = _site(), providers()["generic"]
+    closed, open_ = (next_steps(site, user_data(site, bootstrap, key), provider, key) for key in ("", _KEY))
+    assert "mail.example.com" in closed
+    assert "SSH is off" in closed
+    assert "TCP 22" not in closed
+    assert "TCP 22" in open_
+    assert "SSH is off" not in open_
+    assert "looks for the relay" not in closed
+    elsewhere = site.model_copy(update={"relays": (Relay.model_validate({"address": "192.0.2.1"}),)})
+    assert "looks for the relay at 192.0.2.1" in next_steps(elsewhere, "", provider)
+
+
+_HOSTILE = (
+    "\n",
+    "\r",
+    "\0",
+    "\x85",
+    "\u2028",
+    " ",
+    "\t",
+    "'",
+    '"',
+    "#",
+    ": ",
+    "{{ 1 }}",
+    "${a}",
+    "$(a)",
+    ";",
+    "}",
+    "\\",
+    ",",
+)
+
+
+@given(st.text(max_size=30) | st.lists(st.sampled_from((*_HOSTILE, "a", "ü", "-")), max_size=12).map("".join))
+def test_a_domain_is_a_word_and_nothing_else(label: str) -> None:
+    try:
+        name = domain_name(f"{label}.example")
+    except Refusal:
+        return
+    site = _site(name)
+    settings = _written(user_data(site, make_bootstrap(site.relays[0])))["/etc/postfix/main.cf"]["content"]
+    line = next(line for line in settings.splitlines() if line.startswith("relay_domains = "))
+    first, second, *unicode = line.split()[2:]
+    assert (first, second) == (name, f"mx.{name}")
+    assert [word.encode("idna").decode() for word in unicode] in ([], [name])
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "builder", *map(str, arguments)]
+    folder = Path(__file__).resolve().parent.parent.parent
+    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+_FILE = """\
+version: 1
+domains: [example.com]
+users: [{address: alice@example.com}]
+disk: {unlock: none}
+"""
+_RELAYS = "relays: [{address: mx.example.com, offline: tempfail}]\n"
+
+
+def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) -> None:
+    site, key, written = (tmp_path / name for name in ("home.yaml", "key.pub", "relay.yaml"))
+    site.write_text(_FILE + _RELAYS)
+    key.write_text(_KEY + "\n")
+    relay = Relay.model_validate({"address": "mx.example.com"})
+    assert not has_bootstrap(site, relay)
+    first = _run("user-data", site, "--provider", "hetzner", "--ssh-key", key)
+    assert first.returncode == 0, first.stderr
+    assert has_bootstrap(site, relay)
+    made = open_bootstrap(site, relay)
+    assert first.stdout == user_data(_site("example.com"), made, _KEY)
+    assert made.relay.private_key not in first.stderr
+    assert "Hetzner" in first.stderr
+    written.write_text("older")
+    written.chmod(0o644)
+    second = _run("user-data", site, "--ssh-key", key, "--output", written)
+    assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    assert written.read_text() == first.stdout
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    site, key = tmp_path / "home.yaml", tmp_path / "key"
+    site.write_text(_FILE)
+    key.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\xff\n")
+    for arguments, words in (
+        ((), "found no relay"),
+        (("--provider", "nobody"), "known are: generic, hetzner"),
+        (("--ssh-key", key), "with the ending .pub"),
+        (("--output", tmp_path / "no/relay.yaml"), "cannot be written"),
+    ):
+        refused = _run("user-data", site, *arguments)
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert words in " ".join(refused.stderr.split())
+        assert "Traceback" not in refused.stderr
+        assert "c2VjcmV0" not in refused.stderr
+        site.write_text(_FILE + _RELAYS)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    site = tmp_path / "home.yaml"
+    keys_folder(site).write_text("mine")
+    assert not has_bootstrap(site, _site().relays[0])
+    with pytest.raises(BuildError, match="exists"):
+        open_bootstrap(site, _site().relays[0])
