@@ -235,7 +235,7 @@ def _relay(primary: str) -> Question:
         "Relay (Enter: none)",
         f"{_description(Site, 'relays')} While home is away it asks senders to try again, and stores nothing. "
         f"{_description(Relay, 'address')}",
-        f"mx.{primary}, if you are going to rent a server, of which `darkpipe user-data` makes a relay. Enter for a trial.",
+        f"mx.{primary}, if you are to rent a server, which `darkpipe user-data` makes a relay. Enter for a trial.",
         _DONE,
     )
 

@@ -1,7 +1,8 @@
 """When home does what about its tunnel: a pure function from what is seen to what is done.
 
 WireGuard keeps a session alive by itself, and follows a home whose address changes. What it does not do is look a name
-up again, or try the relay's other address: this does, whenever no handshake came in time.
+up again, or try the relay's other address: this does, whenever no handshake came in time. And a relay that has started
+anew knows no session and cannot call a home without a fixed address: this calls again when nothing is heard of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ TRY = 10.0
 ROUND = 15.0
 """Least seconds between two look-ups of the relay's name."""
 
+QUIET = 15.0
+"""Seconds of silence after which home calls again. A relay that works asks every second whether mail is taken."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -33,12 +37,14 @@ class Seen:
         link: whether the interface is there and answers as a WireGuard one.
         handshake: WireGuard's time stamp of the latest handshake, 0 for none. Nothing but a change of it counts: it is
             of a clock that may jump.
+        received: octets that have come from the relay.
         found: addresses that a look-up has given since the last moment, none when it failed; None when there was none.
     """
 
     now: float
     link: bool
     handshake: int = 0
+    received: int = 0
     found: Sequence[str] | None = None
 
 
@@ -49,6 +55,7 @@ class State:
     Args:
         since: when the tunnel came up or went down.
         heard: when the latest handshake was seen; None for never.
+        received: octets that had come from the relay, and since when it is so many.
         addresses: the relay's, in the order in which they are tried.
         tried: how many of them had their turn since the last look-up.
         endpoint: the address that WireGuard was pointed at, and when.
@@ -59,6 +66,8 @@ class State:
     up: bool = False
     handshake: int = 0
     heard: float | None = None
+    received: int = 0
+    quiet: float = -math.inf
     addresses: tuple[str, ...] = ()
     tried: int = 0
     endpoint: str | None = None
@@ -79,7 +88,7 @@ class Resolve:
 
 @dataclass(frozen=True)
 class Point:
-    """Send to another address, and begin a handshake there."""
+    """Forget the session with the relay, if there is one, and begin a handshake at an address."""
 
     address: str
 
@@ -97,14 +106,19 @@ def decide(state: State, seen: Seen) -> tuple[State, tuple[Action, ...]]:
     state = _with_answer(state, seen)
     if not seen.link:
         # A new interface knows nothing of sessions; where the relay was is still the best guess.
-        lost = replace(state, handshake=0, heard=None, endpoint=None, pointed=-math.inf, tried=0)
+        lost = replace(state, handshake=0, heard=None, received=0, endpoint=None, pointed=-math.inf, tried=0)
         return _judged(lost, now), (Make(),)
     if seen.handshake not in {0, state.handshake}:
         state = replace(state, handshake=seen.handshake, heard=now)
+    if seen.received != state.received:
+        state = replace(state, received=seen.received, quiet=now)
     state = _judged(state, now)
     if state.up:
         # Should it go down again, every address gets its turn, the good one first.
-        return replace(state, tried=0), ()
+        state = replace(state, tried=0)
+        if state.endpoint and now - max(state.quiet, state.pointed) >= QUIET:
+            return replace(state, pointed=now), (Point(state.endpoint),)
+        return state, ()
     waited = now - state.pointed >= TRY
     if state.tried < len(state.addresses) and (waited or state.endpoint not in state.addresses):
         address = state.addresses[state.tried]

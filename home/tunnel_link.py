@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.tunnel import HOME_INTERFACE, MTU, HomeEnd
@@ -18,6 +19,8 @@ _PRIORITY = 2500
 
 _KEEPALIVE = 25
 """Seconds. Routers forget a UDP flow after 30 (RFC 4787 §4.3 wants two minutes, and few comply)."""
+
+_EVERYWHERE = "0.0.0.0/0,::/0"
 
 _LAST = 9999
 _PATIENCE = 15.0
@@ -69,7 +72,7 @@ def wireguard_settings(home: HomeEnd) -> str:
     return (
         f"[Interface]\nPrivateKey = {home.private_key}\n"
         # All addresses of the world answer to mail that goes out; the firewall says what comes in.
-        f"[Peer]\nPublicKey = {home.relay_key}\nAllowedIPs = 0.0.0.0/0, ::/0\n"
+        f"[Peer]\nPublicKey = {home.relay_key}\nAllowedIPs = {_EVERYWHERE}\n"
     )
 
 
@@ -78,11 +81,26 @@ def endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def parse_handshakes(text: str, key: str) -> int:
-    """Find the time of a peer's latest handshake in what `wg show … latest-handshakes` prints; 0 for none."""
-    rows = dict(row.split("\t", 1) for row in text.splitlines() if "\t" in row)
-    stamp = rows.get(key, "")
-    return int(stamp) if stamp.isdigit() else 0
+@dataclass(frozen=True)
+class Reading:
+    """What WireGuard says of a peer.
+
+    Args:
+        handshake: time stamp of the latest handshake, 0 for none.
+        received: octets.
+    """
+
+    handshake: int = 0
+    received: int = 0
+
+
+def parse_dump(text: str, key: str) -> Reading:
+    """Find a peer in what `wg show … dump` prints (wg(8)); one that is not there has said nothing."""
+    for row in text.splitlines()[1:]:
+        fields = row.split("\t")
+        if fields[0] == key and len(fields) >= 6 and fields[4].isdigit() and fields[5].isdigit():
+            return Reading(int(fields[4]), int(fields[5]))
+    return Reading()
 
 
 class Link:
@@ -92,12 +110,12 @@ class Link:
         self._home = home
         self._program: subprocess.Popen[bytes] | None = None
 
-    def handshake(self) -> int | None:
-        """Give the time stamp of the latest handshake, 0 for none; None when there is no interface that answers."""
+    def read(self) -> Reading | None:
+        """Ask for the relay; None when there is no interface that answers."""
         if self._program is not None and self._program.poll() is not None:
             return None
         try:
-            return parse_handshakes(_run("wg", "show", HOME_INTERFACE, "latest-handshakes"), self._home.relay_key)
+            return parse_dump(_run("wg", "show", HOME_INTERFACE, "dump"), self._home.relay_key)
         except LinkError:
             return None
 
@@ -119,15 +137,17 @@ class Link:
             raise
 
     def point(self, address: str) -> None:
-        """Send to an address and begin a handshake.
+        """Forget the session, if there is one, and begin a handshake at an address.
 
         Raises:
             LinkError: wg(8) refuses.
         """
         peer = ("wg", "set", HOME_INTERFACE, "peer", self._home.relay_key)
-        # Switched on, a keepalive is sent at once; one that was on already waits for its next turn.
-        _run(*peer, "persistent-keepalive", "0")
-        _run(*peer, "endpoint", endpoint(address, self._home.port), "persistent-keepalive", str(_KEEPALIVE))
+        # A relay that has started anew does not know the session, which would last for minutes.
+        _run(*peer, "remove")
+        where = ("endpoint", endpoint(address, self._home.port), "allowed-ips", _EVERYWHERE)
+        # Switched on, a keepalive is sent at once, after a handshake.
+        _run(*peer, *where, "persistent-keepalive", str(_KEEPALIVE))
 
     def remove(self) -> None:
         """Remove the interface; the rules and the unreachable routes stay."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -113,8 +113,8 @@ class Keeper:
     def step(self) -> Noted:
         """Look, act, and say how things are."""
         now = time.monotonic()
-        handshake = self._link.handshake()
-        seen = Seen(now, handshake is not None, handshake or 0, self._answer(now))
+        read = self._link.read()
+        seen = Seen(now, read is not None, *(astuple(read) if read else (0, 0)), found=self._answer(now))
         before = self._state.up
         self._state, actions = decide(self._state, seen)
         if self._state.up != before:

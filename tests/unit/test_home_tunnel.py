@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from home.tunnel import ROUND, STALE, TRY, Action, Make, Point, Resolve, Seen, State, decide, in_turn
-from home.tunnel_link import address_commands, endpoint, parse_handshakes, wireguard_settings
+from home.tunnel import QUIET, ROUND, STALE, TRY, Action, Make, Point, Resolve, Seen, State, decide, in_turn
+from home.tunnel_link import Reading, address_commands, endpoint, parse_dump, wireguard_settings
 from home.tunnel_service import FileError, Version, is_outdated, look_up, read_home_end
 from home.tunnel_state import SILENT, Noted, note, read_tunnel, shown
 from model.tunnel import HomeEnd
@@ -44,6 +44,8 @@ class World:
         self._stamp = 5_000_000
         self._handshake: tuple[float, int] | None = None
         self._pointed: str | None = None
+        self.received = 0
+        self._known = False
         self._found: Sequence[str] | None = None
 
     def pass_time(self, seconds: float) -> list[Action]:
@@ -51,7 +53,11 @@ class World:
         before = len(self.done)
         for _ in range(int(seconds)):
             self._shake_hands()
-            seen = Seen(self.now, self.link, self._handshake[1] if self._handshake else 0, self._found)
+            if self._known and self._pointed in self.listens:
+                self.received += 100
+            seen = Seen(
+                self.now, self.link, self._handshake[1] if self._handshake else 0, self.received, found=self._found
+            )
             self._found = None
             self.state, actions = decide(self.state, seen)
             for action in actions:
@@ -63,6 +69,7 @@ class World:
     def _shake_hands(self) -> None:
         last = self._handshake[0] if self._handshake else -math.inf
         if self.link and self._pointed in self.listens and self.now - last >= 120:
+            self._known = True
             self._stamp += 120
             self._handshake = (self.now, self._stamp)
 
@@ -73,7 +80,11 @@ class World:
             case Resolve():
                 self._found = self.addresses
             case Point(address):
-                self._pointed = address
+                self._pointed, self._handshake = address, None
+
+    def restart_relay(self) -> None:
+        """The relay forgets every session; home's goes on until it is to be renewed."""
+        self._known = False
 
     def set_clock(self, seconds: int) -> None:
         """Set the clock on the wall, by which WireGuard stamps."""
@@ -128,6 +139,23 @@ def test_a_relay_that_is_away_for_days_is_looked_for_until_it_is_back() -> None:
     assert 86400 * 3 / 30 < len([action for action in done if isinstance(action, Resolve)]) <= 86400 * 3 / ROUND
     world.listens = {FOUR}
     world.pass_time(ROUND + TRY)
+    assert world.state.up
+
+
+def test_a_relay_that_has_started_anew_is_called_at_once() -> None:
+    world = World()
+    world.pass_time(500)
+    world.restart_relay()
+    assert world.pass_time(QUIET + 2) == [Point(FOUR)]
+    assert world.state.up
+    assert world.pass_time(1000) == []
+
+
+def test_a_relay_that_says_nothing_is_called_now_and_then() -> None:
+    world = World()
+    world.pass_time(10)
+    world.listens = set()
+    assert world.pass_time(5 * QUIET) == [Point(FOUR)] * 5
     assert world.state.up
 
 
@@ -198,17 +226,26 @@ def test_endpoints_are_written_as_wg_wants_them() -> None:
     assert (endpoint(FOUR, 51820), endpoint(SIX, 1)) == (f"{FOUR}:51820", f"[{SIX}]:1")
 
 
+_INTERFACE = f"{KEY}\t{OTHER_KEY}\t40000\toff\n"
+
+
+def _peer(key: str, handshake: str, received: str = "7") -> str:
+    return f"{key}\t(none)\t{FOUR}:51820\t0.0.0.0/0,::/0\t{handshake}\t{received}\t1180\t25\n"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"{KEY}\t1700000000\n", 1700000000),
-        (f"{OTHER_KEY}\t5\n{KEY}\t0\n", 0),
-        (f"{OTHER_KEY}\t5\n", 0),
-        ("", 0),
+        (_INTERFACE + _peer(KEY, "1700000000"), Reading(1700000000, 7)),
+        (_INTERFACE + _peer(OTHER_KEY, "5") + _peer(KEY, "0"), Reading(0, 7)),
+        (_INTERFACE + _peer(OTHER_KEY, "5"), Reading()),
+        (_INTERFACE + f"{KEY}\tnonsense\n", Reading()),
+        (_INTERFACE, Reading()),
+        ("", Reading()),
     ],
 )
-def test_handshakes_are_read(text: str, expected: int) -> None:
-    assert parse_handshakes(text, KEY) == expected
+def test_what_wireguard_says_of_the_relay_is_read(text: str, expected: Reading) -> None:
+    assert parse_dump(text, KEY) == expected
 
 
 def test_the_interface_is_set_up_before_it_is_up_and_leads_to_the_relay_only() -> None:
@@ -226,7 +263,7 @@ def test_the_interface_is_set_up_before_it_is_up_and_leads_to_the_relay_only() -
 
 def test_wireguard_is_told_the_keys() -> None:
     rows = dict(re.findall(r"^(\w+) = (.*)$", wireguard_settings(HOME), re.MULTILINE))
-    assert rows == {"PrivateKey": KEY, "PublicKey": OTHER_KEY, "AllowedIPs": "0.0.0.0/0, ::/0"}
+    assert rows == {"PrivateKey": KEY, "PublicKey": OTHER_KEY, "AllowedIPs": "0.0.0.0/0,::/0"}
 
 
 def test_homes_half_is_read(tmp_path: Path) -> None:
