@@ -107,8 +107,8 @@ def _is_of_type(kind: str, key: str) -> bool:
         blob = base64.b64decode(key, validate=True)
     except binascii.Error:
         return False
-    # RFC 4253 §6.6: strings with their length before them, of which the first is the type. A key that was cut ends inside
-    # one, and would lock its owner out.
+    # RFC 4253 §6.6: strings with their length before them, of which the first is the type. A key that was cut ends
+    # inside one, and would lock its owner out.
     strings = []
     while blob:
         length = int.from_bytes(blob[:4])

@@ -12,13 +12,13 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from home.tunnel import Action, Make, Point, Resolve, Seen, State, decide
-from home.tunnel_link import Link, LinkError, endpoint, guard_routes
+from home.tunnel_link import Link, LinkError, Reading, endpoint, guard_routes
 from home.tunnel_state import Noted, note
 from model.tunnel import HOME_FILE, HomeEnd
 from stack.pending import Late, Pending, begin
@@ -114,7 +114,8 @@ class Keeper:
         """Look, act, and say how things are."""
         now = time.monotonic()
         read = self._link.read()
-        seen = Seen(now, read is not None, *(astuple(read) if read else (0, 0)), found=self._answer(now))
+        known = read or Reading()
+        seen = Seen(now, read is not None, known.handshake, known.received, self._answer(now))
         before = self._state.up
         self._state, actions = decide(self._state, seen)
         if self._state.up != before:
