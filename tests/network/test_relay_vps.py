@@ -56,9 +56,3 @@ def test_a_second_run_is_harmless(vps: Vps, internet: Internet) -> None:
     vps.restart()
     _check(vps, internet)
     assert (vps.files / certificate).read_bytes() == before
-
-
-def test_it_comes_back_after_its_plug_was_pulled(vps: Vps, internet: Internet) -> None:
-    vps.pull_plug()
-    vps.start()
-    _check(vps, internet)

@@ -20,7 +20,7 @@ from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import Machine, wait_for
 from tests.network.conftest import FAMILIAR_ADDRESS, NewVps, know
 from tests.network.internet import Internet, Site
-from tests.network.net import Namespace
+from tests.network.net import Namespace, join
 
 _ALICE = "alice@example.com"
 _RELAY, _HOME = Site(1), Site(2)
@@ -55,7 +55,9 @@ def plug_in(home: Machine, internet: Internet) -> None:
     home.run("chmod", "0666", "/dev/net/tun")
     place = Namespace(home.leader)
     try:
-        internet.connect(place, _HOME.number, "wan0")
+        # From the router's side: a process of the container has no number in there that it would know.
+        join(internet.router, place, (internet.cable(_HOME), "wan0"), *((there, own) for own, there in _HOME.networks))
+        place.run("ip", "route", "add", "default", "via", _HOME.gateways[0])
     finally:
         place.close()
     know(home, 'local-zone: "." static')
