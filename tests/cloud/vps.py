@@ -51,6 +51,13 @@ class Vps(Container):
         for name, text in seed.files().items():
             (folder / name).write_text(text, encoding="utf-8")
 
+    def write(self, path: str, text: str) -> None:
+        """Put a file on its disk, below a folder that its root has; the machine is off."""
+        assert self._process is None, "the machine is on"
+        target = self._scratch / "changes" / path
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+
     @property
     def files(self) -> Path:
         """The root file system of the running machine, seen from outside."""

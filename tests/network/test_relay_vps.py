@@ -17,13 +17,18 @@ _SITE = Site(1)
 _PRESEEDED = "The following packages were installed and preseeded, but cannot be unconfigured: ['postfix']"
 """cloud-init's complaint when Postfix is there before its answers for debconf(7), which then mean nothing."""
 
+_FSTAB = "/dev/vda / ext4 defaults,noauto 0 1\n/dev/vdb\tnone swap sw 0 0\n"
+"""Some providers give a machine a disk to swap to."""
+
 _TRIED = {*PORTS, 22, 80, 2500, 2525, 5355, 10024}
 
 
 @pytest.fixture(scope="module")
 def vps(new_vps: NewVps) -> Vps:
     """The machine after cloud-init has made a relay of it, with a home that never calls."""
-    return new_vps(relay_user_data()).start()
+    machine = new_vps(relay_user_data())
+    machine.write("etc/fstab", _FSTAB)
+    return machine.start()
 
 
 def _check(vps: Vps, internet: Internet) -> None:
@@ -31,6 +36,7 @@ def _check(vps: Vps, internet: Internet) -> None:
     assert replace(result, recoverable={}).clean, vps.log()
     assert set(result.recoverable.get("WARNING", ())) <= {_PRESEEDED}, vps.log()
     assert vps.failed_units() == []
+    assert vps.run("cat", "/etc/fstab") == _FSTAB.replace("/dev/vdb", "#/dev/vdb")
     assert RELAY_NAME in vps.run("hostname", "--fqdn")
     assert "home0" in vps.run("wg", "show", "interfaces")
     wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
