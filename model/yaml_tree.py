@@ -15,7 +15,7 @@ import yaml
 
 from model.passwords import harmless_key
 from model.problems import Finding, Kind, Path, Span, quoted
-from model.yaml_faults import control_character, impossible_escape, syntax_fault, too_deep
+from model.yaml_faults import control_character, half_character, impossible_escape, syntax_fault, too_deep
 
 _DEEPEST = 20
 """A site has three levels; Python's recursion limit is far away."""
@@ -112,6 +112,8 @@ class _Loader(yaml.SafeLoader):
             self.get_event()  # type: ignore[no-untyped-call]
             self._refuse(event.start_mark, Kind.ANCHOR, "an alias (a text that starts with `*`)")
             return yaml.ScalarNode(_REFUSED, "", event.start_mark, event.end_mark)
+        if isinstance(event, yaml.ScalarEvent) and (half := half_character(event.value, event.start_mark)):
+            raise half
         if event.anchor is not None:
             self._refuse(event.start_mark, Kind.ANCHOR, "an anchor (a text that starts with `&`)")
             event.anchor = None
