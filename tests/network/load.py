@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-_GREETING_TIMEOUT = 30.0
+_GREETING_TIMEOUT = 60.0
 """Seconds for a connection and its greeting; RFC 5321 §4.5.3.2.1 grants five minutes, and our patience is less."""
 
 _REPLY_TIMEOUT = 120.0
