@@ -47,7 +47,9 @@ class Change:
 
 
 def changes(entries: Sequence[Entry], last: int, sectors: int) -> tuple[Change, ...]:
-    """Tell how a table is made to fill a disk; a partition that reaches as far already stays as it is.
+    """Tell how a table is made to fill a disk.
+
+    A partition that reaches as far already, or behind which somebody has made another one, stays as it is.
 
     Args:
         last: number of the partition that grows.
@@ -68,6 +70,8 @@ def changes(entries: Sequence[Entry], last: int, sectors: int) -> tuple[Change, 
             f"the disk ends at sector {sectors}, before its last partition: it must have 16 GB or more, "
             "and what is sold as more than it has is a counterfeit"
         )
+    if any(entry.start >= growing.end for entry in entries):
+        return ()  # a partition that somebody has made behind ours stays where it is
     end = min(sectors, _MOST_SECTORS) // _ALIGNMENT * _ALIGNMENT
     return tuple(Change(entry.number, end - entry.start) for entry in (around, growing) if end > entry.end)
 

@@ -87,6 +87,12 @@ def test_a_table_of_mbr_ends_at_2_tib() -> None:
     assert 300 * _MIB + around.size == 1326 * _MIB + last.size == 2**32 - _MIB
 
 
+def test_a_partition_that_somebody_has_made_behind_ours_stays() -> None:
+    last = next(entry for entry in _TABLE if entry.number == 8)
+    theirs = Entry(9, last.end + 2048, 100 * _MIB)
+    assert changes((*_TABLE, theirs), 8, theirs.end + 1000 * _MIB) == ()
+
+
 def test_a_warning_is_no_part_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What sfdisk says of a disk above 2 TiB, on standard error; the table is read all the same."""
     table = (
