@@ -18,6 +18,8 @@ _NOT_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001
 _IMPOSSIBLE_ESCAPE = re.compile(r"\\U(?!0010|000)")
 
 _DEPTH = "nested too deep"
+_HALF = "half a character"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SyntaxFault(Exception):
@@ -122,6 +124,12 @@ _EXPLANATIONS = (
         "three levels at the most",
         "remove the needless brackets",
     ),
+    _Explanation(
+        _HALF,
+        r"a `\u` escape of half a character (U+D800 to U+DFFF)",
+        "a character that Unicode has",
+        "write the character itself",
+    ),
 )
 
 _UNKNOWN = _Explanation(
@@ -176,6 +184,11 @@ def impossible_escape(text: str) -> SyntaxFault:
 def too_deep(mark: yaml.Mark) -> yaml.MarkedYAMLError:
     """Make the error that ends reading before Python's recursion limit does."""
     return yaml.MarkedYAMLError(None, None, _DEPTH, mark)
+
+
+def half_character(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError | None:
+    r"""Make the error for a text with an escape such as `"\ud83d"`, which no file could hold; None for any other."""
+    return yaml.MarkedYAMLError(None, None, _HALF, mark) if _SURROGATE.search(text) else None
 
 
 def _fault(explanation: _Explanation, span: Span | None) -> SyntaxFault:
