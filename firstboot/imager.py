@@ -202,6 +202,8 @@ def _login(
 def _person(file: ImagerFile, data: Mapping[str, Any]) -> tuple[dict[str, Any], Place]:
     """Give the one account: `user` of the Imager since version 2.0.9, or the first of the older `users`."""
     if "user" in data:
+        if "users" in data:
+            file.fault(("users",), "a list of users beside `user`", "only one of the two, as the Imager writes it")
         return file.mapping(data["user"], ("user",), _KNOWN_OF_USER), ("user",)
     people = file.items(data.get("users"), ("users",))
     if len(people) > 1:

@@ -172,6 +172,7 @@ _POINT = "wifis:\n  w:\n    access-points:\n      x:\n        "
         ("user-data", "user:\n  name: b\n  ssh_authorized_keys:\n  - ''\n  - secret-word\n", 5, "an SSH key"),
         ("user-data", "user:\n  name: b\n  ssh_authorized_keys: ['command=\"x\" ssh-rsa AAAA']\n", 3, "an SSH key"),
         ("user-data", "users:\n- name: a\n- name: b\n", 1, "users"),
+        ("user-data", "user:\n  name: a\nusers:\n- name: b\n", 3, "beside `user`"),
         ("user-data", "users:\n- default\n", 2, "expected keys and values"),
         ("user-data", "keyboard:\n  layout: '$(reboot)'\n", 2, "`keyboard.layout`: found `$(reboot)`"),
         ("user-data", 'runcmd:\n- localectl set-x11-keymap "$(reboot)" pc105\n', 2, "found `$(reboot)`"),
