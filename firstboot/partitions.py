@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,18 +90,18 @@ def system_disk(
 
 
 def run(*argv: str, allowed: Sequence[int] = (0,), stdin: str = "") -> str:
-    """Run a tool and give what it printed.
+    """Run a tool and give what it printed on its standard output; its warnings go to ours, and so to the log.
 
     Args:
         allowed: exit statuses that are no failure.
         stdin: what it reads.
 
     Raises:
-        subprocess.CalledProcessError: it failed.
+        subprocess.CalledProcessError: it failed; `output` has its warnings, too.
     """
-    done = subprocess.run(
-        argv, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
-    )
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode not in allowed:
-        raise subprocess.CalledProcessError(done.returncode, argv, output=done.stdout)
+        raise subprocess.CalledProcessError(done.returncode, argv, output=done.stdout + done.stderr)
+    # Not among what is read: of a disk above 2 TiB, sfdisk(8) says so on standard error before its JSON.
+    print(done.stderr, end="", file=sys.stderr, flush=True)
     return done.stdout

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from firstboot.growing import Change, Entry, changes
+from firstboot.growing import Change, Entry, changes, read_table
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.other_disks import candidates, describe
 from firstboot.partitions import DiskError, find_partition, system_disk
@@ -84,6 +85,19 @@ def test_the_extended_partition_grows_first_then_the_last(extra: int) -> None:
 def test_a_table_of_mbr_ends_at_2_tib() -> None:
     (around, last) = changes(_TABLE, 8, 8 * 2**32)
     assert 300 * _MIB + around.size == 1326 * _MIB + last.size == 2**32 - _MIB
+
+
+def test_a_warning_is_no_part_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sfdisk says of a disk above 2 TiB, on standard error; the table is read all the same."""
+    table = (
+        '{"partitiontable": {"label": "dos", "sectorsize": 512, "partitions": '
+        '[{"node": "/dev/sda1", "start": 2048, "size": 4096, "type": "c"}]}}'
+    )
+    sfdisk = tmp_path / "sfdisk"
+    sfdisk.write_text(f"#!/bin/sh\necho 'The size of this disk is 3 TiB.' >&2\necho '{table}'\n")
+    sfdisk.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert read_table(Path("/dev/sda")) == (Entry(1, 2048, 4096),)
 
 
 @pytest.mark.parametrize(
