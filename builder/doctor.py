@@ -156,11 +156,13 @@ def _raspberry_pi(host: Host) -> Iterator[Finding]:
         found = f"a first build for the Raspberry Pi takes {_about(foreign_seconds(host))} (an estimate)"
         yield Finding(subject, Verdict.FINE, found)
         return
-    kernel = ".".join(map(str, host.kernel))
-    newer = (
-        f"a kernel of version {'.'.join(map(str, _PRIVATE_BINFMT))} or later makes it {_about(foreign_seconds(host))}"
-    )
-    why = f"this kernel ({kernel}) has no private binfmt handlers ({_short(host.binfmt)})"
+    soon = _about(foreign_seconds(host))
+    if host.kernel < _PRIVATE_BINFMT:
+        newer = f"a kernel of version {'.'.join(map(str, _PRIVATE_BINFMT))} or later makes it {soon}"
+        why = f"this kernel ({'.'.join(map(str, host.kernel))}) has no private binfmt handlers ({_short(host.binfmt)})"
+    else:  # the kernel has them: somebody forbids it, a setting or a container
+        newer = f"user namespaces (sudo sysctl user.max_user_namespaces=10000; not in a container) make it {soon}"
+        why = f"private binfmt handlers are refused to us ({_short(host.binfmt)})"
     if host.host_handler:
         found = f"{why}; a first build for the Raspberry Pi takes {_about(foreign_seconds(host, emulated=True))}"
         yield Finding(subject, Verdict.WARNING, found, newer)

@@ -32,6 +32,10 @@ _SECOND_HALF = {Model.PI4: ("start4.elf", "fixup4.dat"), Model.PI5: ()}
 """What the Pi 4 loads from the partition; the Pi 5 has all of it in its EEPROM."""
 
 
+_KNOWN = frozenset({"arm_64bit", "upstream_kernel", "kernel", "initramfs", "cmdline", "enable_uart", "os_prefix"})
+_FILTERS = frozenset({"all", "none", *Model})
+
+
 class FirmwareError(Exception):
     """The firmware would not start this; the text says why."""
 
@@ -77,6 +81,7 @@ def read_slot(config: str, model: Model) -> Slot:
     Raises:
         FirmwareError: with these settings the firmware would start something else, or nothing.
     """
+    _check_known(config)
     settings = _settings(config, {"all", model.value})
     wanted = {"arm_64bit": "1", "upstream_kernel": "1"}
     for key, value in wanted.items():
@@ -142,6 +147,17 @@ def _settings(text: str, filters: set[str]) -> dict[str, str]:
         if separator and bare == (key.strip() == "initramfs"):
             settings[key.strip()] = value.strip()
     return settings
+
+
+def _check_known(config: str) -> None:
+    """Refuse what could lead a board to files that nobody here looks for, such as `device_tree=` or `[cm4]`."""
+    for raw in config.splitlines():
+        line = raw.partition("#")[0].strip()
+        key = line.replace("=", " ").partition(" ")[0]
+        if line.startswith("[") and line.strip("[]") not in _FILTERS:
+            raise FirmwareError(f"config.txt has the filter {line}; which files that leads to is not known here")
+        if key and not line.startswith("[") and key not in _KNOWN:
+            raise FirmwareError(f"config.txt has {key}; which files that leads to is not known here")
 
 
 def _lines(text: str, filters: set[str]) -> Iterator[str]:

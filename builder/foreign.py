@@ -88,14 +88,15 @@ def way() -> Way:
     wanted = os.environ.get(VARIABLE, Way.NATIVE_TOOLS)
     if wanted not in (Way.NATIVE_TOOLS, Way.EMULATED):
         raise BuildError(f"{VARIABLE} is {wanted!r}", f"expected {Way.NATIVE_TOOLS} or {Way.EMULATED}")
-    if not private_handlers_fail():
+    if not (why := private_handlers_fail()):
         return Way(wanted)
     if host_handler_works():
         return Way.HOST
     raise BuildError(
-        "programs for arm64 cannot be run here: the kernel has no private binfmt_misc (Linux 6.7), and the computer "
-        "no handler for them",
-        "install qemu-user-binfmt (on Debian 12: qemu-user-static), or build on a newer kernel or on an arm64 computer",
+        "programs for arm64 cannot be run here: there can be no private binfmt_misc, which needs Linux 6.7 and user "
+        f"namespaces ({why}), and the computer has no handler for them",
+        "install qemu-user-binfmt (on Debian 12: qemu-user-static), or build on a newer kernel or an arm64 computer; "
+        "./darkpipe doctor says more",
     )
 
 

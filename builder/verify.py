@@ -21,7 +21,7 @@ from builder.raspberry_pi import COMMAND_LINE
 from builder.release import release_id, results
 from builder.sandbox import Sandbox
 from builder.sbom import SBOM_NAME, package_url, sbom_packages
-from builder.sums import MANIFEST_NAME, SIGNATURE_NAME, check_sums, signer
+from builder.sums import MANIFEST_NAME, SIGNATURE_NAME, SUMS_NAME, check_sums, signer
 from model.layout import Table
 
 _CHUNK = 2**20
@@ -90,8 +90,12 @@ def _results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _release(folder: Path, parts: Mapping[str, Mapping[str, Any]]) -> str:
+    # An image that the manifest does not name would be in the sums, and looked at by nobody.
+    there = {path.name for path in folder.iterdir()} - {MANIFEST_NAME, SUMS_NAME, SIGNATURE_NAME}
+    if wrong := sorted(there ^ set(parts)):
+        raise Fault(f"the folder does not have what {MANIFEST_NAME} of the release names: {', '.join(wrong)}")
     for name, stated in parts.items():
-        if _read_manifest(folder / Path(name).name / MANIFEST_NAME) != stated:
+        if _read_manifest(folder / name / MANIFEST_NAME) != stated:
             raise Fault(f"{name} has another manifest than {MANIFEST_NAME} of the release says")
     if release_id(parts) != _get(_read_manifest(folder / MANIFEST_NAME), "id"):
         raise Fault("the release's id does not follow from those of its images")

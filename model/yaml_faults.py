@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -187,7 +186,7 @@ def too_deep(mark: yaml.Mark) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(None, None, _DEPTH, mark)
 
 
-def half_character(text: str, mark: Any) -> yaml.MarkedYAMLError | None:
+def half_character(text: str, mark: yaml.Mark) -> yaml.MarkedYAMLError | None:
     r"""Make the error for a text with an escape such as `"\ud83d"`, which no file could hold; None for any other."""
     return yaml.MarkedYAMLError(None, None, _HALF, mark) if _SURROGATE.search(text) else None
 

@@ -105,20 +105,22 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        start = event.start_mark
         if self._depth >= _DEEPEST:
-            raise too_deep(event.start_mark)
+            raise too_deep(start)
         is_alias = isinstance(event, yaml.AliasEvent)
         if is_alias:
             self.get_event()  # type: ignore[no-untyped-call]
-            self._refuse(event.start_mark, Kind.ANCHOR, "an alias (a text that starts with `*`)")
+            self._refuse(start, Kind.ANCHOR, "an alias (a text that starts with `*`)")
             return yaml.ScalarNode(_REFUSED, "", event.start_mark, event.end_mark)
-        if isinstance(event, yaml.ScalarEvent) and (half := half_character(event.value, event.start_mark)):
+        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+        if half := half_character(text, start):
             raise half
         if event.anchor is not None:
-            self._refuse(event.start_mark, Kind.ANCHOR, "an anchor (a text that starts with `&`)")
+            self._refuse(start, Kind.ANCHOR, "an anchor (a text that starts with `&`)")
             event.anchor = None
         if event.tag is not None:
-            self._refuse(event.start_mark, Kind.TAG, "a tag (a text that starts with `!`)")
+            self._refuse(start, Kind.TAG, "a tag (a text that starts with `!`)")
             event.tag = None
         self._depth += 1
         node = super().compose_node(parent, index)

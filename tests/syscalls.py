@@ -159,11 +159,16 @@ def trace_function(action: Callable[[], object], scratch: Path, fault: tuple[Cal
     """
     log, output = scratch / "trace", scratch / "output"
     reading, writing = os.pipe()
+    heard, ready = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_traced(action, output, reading, writing)
+        _become_traced(action, output, reading, writing, ready)
     os.close(reading)
+    os.close(ready)
     try:
+        # Attached any earlier, strace would count calls of our own.
+        os.read(heard, 1)
+        os.close(heard)
         with _strace(pid, log, fault):
             os.close(writing)
     finally:
@@ -215,7 +220,7 @@ def _options(log: Path, fault: tuple[Call, Fault] | None) -> list[str]:
     return [*options, f"--trace={call.name}", f"--inject={call.name}:{kind}:when={call.number}"]
 
 
-def _become_traced(action: Callable[[], object], output: Path, reading: int, writing: int) -> None:
+def _become_traced(action: Callable[[], object], output: Path, reading: int, writing: int, ready: int) -> None:
     status = 1
     try:
         os.setsid()
@@ -225,6 +230,7 @@ def _become_traced(action: Callable[[], object], output: Path, reading: int, wri
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        os.write(ready, b".")
         os.read(reading, 1)
         action()
         status = 0

@@ -15,7 +15,7 @@ import click
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="PARENT",
-    help="Folder for the file; default: beside FOLDER.",
+    help="Folder for the file; default: beside FOLDER, or beside the release that it is in.",
 )
 def imager(folder: Path, url: str | None, output: Path | None) -> None:
     """Write the file by which the Raspberry Pi Imager offers the image in a FOLDER of `darkpipe build`.
@@ -38,7 +38,7 @@ def imager(folder: Path, url: str | None, output: Path | None) -> None:
 
     if url is not None and not url.startswith(("https://", "http://")):
         raise BuildError(f"--url {url}: found no web address", "for instance --url https://example.org/darkpipe")
-    target = (output or folder.resolve().parent) / f"{folder.resolve().name}{SUFFIX}"
+    target = (output or _beside(folder.resolve())) / f"{folder.resolve().name}{SUFFIX}"
     check_output(target.parent)
     with Stages().stage("Read the image", "the Imager wants the sum of the unpacked image") as advance:
         text = repository(offer_of(folder, url, advance))
@@ -46,3 +46,10 @@ def imager(folder: Path, url: str | None, output: Path | None) -> None:
     if url:
         shutil.copy(ICON, target.parent)
     click.echo(target)
+
+
+def _beside(folder: Path) -> Path:
+    """Give the folder that a result is in; not that of a release, whose sums know every file in it."""
+    from builder.sums import SUMS_NAME
+
+    return folder.parent.parent if (folder.parent / SUMS_NAME).exists() else folder.parent

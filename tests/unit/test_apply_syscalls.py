@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -302,3 +303,18 @@ def test_planted_bugs_are_found(
         # From the side that the bug is nearer to.
         for call in walk.calls if seeded else reversed(walk.calls):
             walk.meet(call, Fault.KILL)
+
+
+def test_only_what_is_walked_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow computer, on which strace is there before the process has come to its gate."""
+    begin_session = os.setsid
+
+    def dawdle() -> None:
+        time.sleep(0.5)
+        begin_session()
+
+    monkeypatch.setattr(os, "setsid", dawdle)
+    ended = trace_function((tmp_path / "made").mkdir, tmp_path)
+    assert "mkdir(" in ended.trace
+    assert "setsid(" not in ended.trace
+    assert f"{tmp_path}/output" not in ended.trace

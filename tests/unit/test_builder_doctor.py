@@ -130,6 +130,13 @@ def test_a_plain_emulation_is_said_to_take_longer() -> None:
     assert "6.7" in slow.remedy
 
 
+def test_a_new_kernel_whose_owner_forbids_namespaces_is_not_called_old() -> None:
+    (finding,) = _bad(replace(_GOOD, binfmt="unshare: No space left"))
+    assert "has no private" not in finding.found
+    assert "kernel of version" not in finding.remedy
+    assert "user.max_user_namespaces" in finding.remedy
+
+
 def test_an_arm64_computer_runs_its_own_programs() -> None:
     assert _bad(replace(_GOOD, machine="aarch64", binfmt="mount: permission denied")) == []
 

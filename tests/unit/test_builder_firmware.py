@@ -67,6 +67,9 @@ def test_the_pi_5_needs_nothing_of_the_pi_4() -> None:
         ("initramfs initrd", "initramfs=initrd"),
         ("arm_64bit=1", "arm_64bit=1\nos_prefix=old/"),
         ("arm_64bit=1", "[none]\narm_64bit=1"),
+        ("arm_64bit=1", "arm_64bit=1\ndevice_tree=other.dtb"),
+        ("arm_64bit=1", "arm_64bit=1\ninclude other.txt"),
+        ("enable_uart=1", "enable_uart=1\n[cm4]\nkernel=other"),
     ],
 )
 def test_settings_that_start_something_else_are_found(old: str, new: str) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from builder.cli import darkpipe
 from builder.errors import BuildError
 from builder.imager import ICON, Offer, offer_of, repository
-from builder.sums import write_sums
+from builder.sums import check_sums, write_sums
 
 _Url = Annotated[str, Field(pattern=r"^(https?|file)://\S+$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -170,6 +170,17 @@ def test_the_command_writes_it_beside_the_folder(result: Path) -> None:
     assert item.url == f"https://example.org/x/{result.name}.img.xz"
     assert item.icon == "https://example.org/x/icon.png"
     assert (result.parent / "icon.png").read_bytes() == ICON.read_bytes()
+
+
+def test_a_release_stays_as_its_sums_say(result: Path, tmp_path: Path) -> None:
+    release = tmp_path / "elsewhere/release"
+    release.mkdir(parents=True)
+    result = result.rename(release / result.name)
+    write_sums(release)
+    done = CliRunner().invoke(darkpipe, ["imager", str(result)])
+    assert done.exit_code == 0, done.output
+    assert (release.parent / f"{result.name}.rpi-imager-manifest").is_file()
+    assert check_sums(release) == []
 
 
 def test_the_icon_is_a_png_of_40_pixels() -> None:

@@ -15,8 +15,10 @@ from builder.bmap import BLOCK, Extent, make_map, parse_map
 from builder.errors import BuildError
 from builder.lock import Installed, Lock, LockedPackage, installed_packages, packages_from_index, parse_lock
 from builder.release import release_id, results
+from builder.sandbox import Sandbox
 from builder.sbom import sbom_packages, sbom_text
 from builder.sums import check_sums, sign, signer, write_sums
+from builder.verify import verify
 
 _FILES = ("image.img.zst", "image.img.bmap", "manifest.json", "packages.lock", "sbom.spdx.json")
 
@@ -243,6 +245,26 @@ def test_a_link_in_a_release_is_no_file_of_it(tmp_path: Path) -> None:
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
     assert any("is no regular file" in fault for fault in check_sums(folder))
+
+
+def test_a_result_that_the_release_does_not_name_is_found(tmp_path: Path) -> None:
+    folder = _release_folder(tmp_path / "release")
+
+    def judged() -> dict[str, bool]:
+        work = tmp_path / f"work-{len(list(folder.iterdir()))}"
+        work.mkdir()
+        tools = Sandbox(tmp_path / "tools", tmp_path)
+        return {found.subject: found.good for found in verify(folder, tools, work, None)}
+
+    assert judged()["release"]
+    other = folder / "darkpipe-0.1.0-x64-def"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    (folder / "SHA256SUMS").unlink()
+    write_sums(folder)
+    found = judged()
+    assert found["sums"]
+    assert not found["release"]
 
 
 def test_a_single_result_is_no_release(tmp_path: Path) -> None:
