@@ -72,7 +72,7 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     Raises:
         BuildError: it is no public key, or there is too much to say for a provider's form.
     """
-    ssh_key = _public_key(ssh_key)
+    ssh_key = public_key(ssh_key)
     accounts = first_accounts(site)
     domains = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
     setting = RelaySetting(accounts.mx_host, domains, bootstrap.relay, ssh=bool(ssh_key))
@@ -87,7 +87,12 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     return text
 
 
-def _public_key(text: str) -> str:
+def public_key(text: str) -> str:
+    """Give a public key as it may stand in user-data, empty for none.
+
+    Raises:
+        BuildError: it is no public key.
+    """
     text = text.strip()
     if not text:
         return ""

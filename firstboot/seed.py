@@ -7,7 +7,7 @@ from then on whatever is left of it is only wiped.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -88,18 +88,7 @@ def take_seed(boot: Path, site: Path) -> Taken:
     Raises:
         model.document.SiteError: the seed is no valid Site; it stays where it is, to be mended.
     """
-    seed = boot / SEED_NAME
-    if not seed.is_file():
-        return Taken.NONE
-    if site.exists():
-        # Either a power cut came between the two steps below, or somebody wants to change a device that has its own
-        # accounts by now. Neither is a reason to leave password hashes on an unencrypted partition.
-        wipe(seed)
-        return Taken.LEFTOVER
-    read_site(seed)
-    write_atomically(site, seed.read_bytes(), 0o600)
-    wipe(seed)
-    return Taken.TAKEN
+    return _take(boot / SEED_NAME, site, read_site)
 
 
 def take_tunnel(boot: Path, kept: Path) -> Taken:
@@ -112,22 +101,30 @@ def take_tunnel(boot: Path, kept: Path) -> Taken:
     Raises:
         SeedError: it is not what `darkpipe build` has written; it stays where it is.
     """
-    seed = boot / HOME_FILE
-    if not seed.is_file():
-        return Taken.NONE
-    if kept.exists():
-        wipe(seed)
-        return Taken.LEFTOVER
-    content = seed.read_bytes()
+    return _take(boot / HOME_FILE, kept, _check_tunnel)
+
+
+def _check_tunnel(seed: Path) -> None:
     try:
-        HomeEnd.model_validate_json(content)
+        HomeEnd.model_validate_json(seed.read_bytes())
     except ValidationError as error:
         found = error.errors()[0]
         raise SeedError(
             f"{HOME_FILE} on the boot partition is damaged: {'.'.join(map(str, found['loc']))}: {found['msg']}. "
             "Write the image anew, or take the file away and go without a relay."
         ) from None
-    write_atomically(kept, content, 0o600)
+
+
+def _take(seed: Path, kept: Path, check: Callable[[Path], object]) -> Taken:
+    if not seed.is_file():
+        return Taken.NONE
+    if kept.exists():
+        # Either a power cut came between the two steps below, or somebody wants to change a device that has its own
+        # accounts or tunnel by now. Neither is a reason to leave secrets on an unencrypted partition.
+        wipe(seed)
+        return Taken.LEFTOVER
+    check(seed)
+    write_atomically(kept, seed.read_bytes(), 0o600)
     wipe(seed)
     return Taken.TAKEN
 

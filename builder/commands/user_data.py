@@ -31,7 +31,7 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
     """
     from builder.bootstrap import open_bootstrap
     from builder.errors import BuildError
-    from builder.user_data import next_steps, providers
+    from builder.user_data import next_steps, providers, public_key
     from builder.user_data import user_data as written
     from model.document import read_site
     from stack.durable import write_atomically
@@ -45,7 +45,9 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
             f"{site}: found no relay, and user-data are for one",
             "add `relays: [{address: mx.example.com, offline: tempfail}]` with your own domain",
         )
-    key = ssh_key.read_text(encoding="utf-8", errors="replace") if ssh_key else ""
+    key = public_key(ssh_key.read_text(encoding="utf-8", errors="replace")) if ssh_key else ""
+    if output and not output.absolute().parent.is_dir():
+        raise BuildError(f"{output} cannot be written: there is no such folder", "name a file in a folder of yours")
     text = written(wanted, open_bootstrap(site, wanted.relays[0]), key)
     if output:
         try:

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 
 from model.tunnel import LISTEN_PORT, Addresses, HomeEnd
-from tests.machine.machine import Client, Machine, wait_for
+from tests.machine.machine import Client, Machine
+from tests.network.net import Namespace, join, namespace, wireguard
 
 ADDRESSES = Addresses.model_validate(
     {"home4": "10.98.0.1", "relay4": "10.98.0.2", "home6": "fd98::1", "relay6": "fd98::2"}
@@ -134,13 +134,13 @@ class Relay:
 
     interface = f"home{os.getpid()}"
 
-    def __init__(self, client: Client, world: Client, sink: Sink) -> None:
+    def __init__(self, client: Namespace, world: Namespace, sink: Sink) -> None:
         self.client = client
         self.world = world
         self.sink = sink
         self._private_key = _wg("genkey")
         self._home_key = _wg("genkey")
-        self._program: subprocess.Popen[bytes] | None = None
+        self._tunnel = ExitStack()
 
     def home_end(self, relay: str) -> HomeEnd:
         """What home is to know.
@@ -157,79 +157,40 @@ class Relay:
 
     def start(self) -> None:
         """Bring the end of the tunnel up."""
-        environment = {**os.environ, "LOG_LEVEL": "error", "WG_PROCESS_FOREGROUND": "1"}
-        self._program = self.client.call(
-            subprocess.Popen, ["wireguard-go", "-f", self.interface], stdin=subprocess.DEVNULL, env=environment
-        )
-        socket_path = Path(f"/var/run/wireguard/{self.interface}.sock")
-        wait_for(socket_path.is_socket, "wireguard-go")
-        home_key = _wg("pubkey", self._home_key)
-        allowed = f"{ADDRESSES.home4}/32,{ADDRESSES.home6}/128"
-        port = str(LISTEN_PORT)
-        settings = f"[Interface]\nPrivateKey={self._private_key}\nListenPort={port}\n"
-        settings += f"[Peer]\nPublicKey={home_key}\nAllowedIPs={allowed}\n"
-        subprocess.run(["wg", "setconf", self.interface, "/dev/stdin"], input=settings, text=True, check=True)
-        self.ip("link", "set", "dev", self.interface, "mtu", "1280", "up")
-        self.ip("address", "add", f"{ADDRESSES.relay4}/32", "dev", self.interface)
-        self.ip("address", "add", f"{ADDRESSES.relay6}/128", "dev", self.interface, "nodad")
-        for route in (f"{ADDRESSES.home4}/32", f"{ADDRESSES.home6}/128"):
-            self.ip("route", "add", route, "dev", self.interface)
+        peer = [_wg("pubkey", self._home_key), "allowed-ips", f"{ADDRESSES.home4}/32,{ADDRESSES.home6}/128"]
+        own = [f"{ADDRESSES.relay4}/32", f"{ADDRESSES.relay6}/128"]
+        end = wireguard(self.client, self.interface, own, self._private_key, peer, LISTEN_PORT)
+        self._tunnel.enter_context(end)
+        for address in (ADDRESSES.home4, ADDRESSES.home6):
+            self.ip("route", "add", str(address), "dev", self.interface)
 
     def stop(self) -> None:
         """Let the end of the tunnel go."""
-        if self._program is not None:
-            self._program.terminate()
-            self._program.wait()
-            self._program = None
+        self._tunnel.close()
 
     def ip(self, *arguments: str) -> None:
         """Run ip(8) on the relay."""
-        self.client.call(subprocess.run, ["ip", *arguments], check=True)
+        self.client.run("ip", *arguments)
 
 
 @contextmanager
 def relay_behind(machine: Machine) -> Iterator[Relay]:
     """A relay that the device reaches by a cable of its own, and a mail server in the world behind it."""
-    with machine.cable("wan0", (WAN, "fd92::1"), (RELAY, "fd92::2")) as client, _world(client) as world:
+    with machine.cable("wan0", (WAN, "fd92::1"), (RELAY, "fd92::2")) as cable, namespace() as world:
+        client = Namespace(cable.pid)
+        join(client, world, ("world0", "relay1"), (f"{OUTSIDE}/24", f"{WORLD}/24"))
         listener = world.call(socket.create_server, (WORLD, 25))
         relay = Relay(client, world, Sink(listener))
         relay.sink.start()
-        client.call(_forward)
-        client.call(subprocess.run, ["nft", "-f", "-"], input=_RULES, text=True, check=True)
+        client.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+        client.run("nft", "-f", "-", stdin=_RULES)
         relay.start()
         try:
             yield relay
         finally:
             relay.stop()
             listener.close()
-
-
-@contextmanager
-def _world(relay: Client) -> Iterator[Client]:
-    holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL)
-    try:
-        world = Client(holder.pid)
-        world.wait_for_namespace()
-        for command in (
-            f"link add world0 type veth peer name relay1 netns {holder.pid}",
-            f"address add {OUTSIDE}/24 dev world0",
-            "link set world0 up",
-        ):
-            relay.call(subprocess.run, ["ip", *command.split()], check=True)
-        for command in (f"address add {WORLD}/24 dev relay1", "link set relay1 up", "link set lo up"):
-            world.call(subprocess.run, ["ip", *command.split()], check=True)
-        try:
-            yield world
-        finally:
-            world.close()
-    finally:
-        holder.terminate()
-        holder.wait()
-
-
-def _forward() -> None:
-    # /proc/sys/net shows a process the network that it is in, and this thread is in another one than its process.
-    subprocess.run(["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], check=True)
+            client.close()
 
 
 def _wg(command: str, text: str = "") -> str:

@@ -123,20 +123,23 @@ def test_the_relay_sees_nothing_of_a_message_under_tls(
     assert home.failed_units() == []
 
 
-@pytest.mark.parametrize("port", [465, 587])
-@pytest.mark.usefixtures("home")
-def test_who_guesses_passwords_is_stopped_and_others_are_not(world: Namespace, port: int) -> None:
+def _app(world: Namespace, source: str) -> smtplib.SMTP_SSL:
     context = mail.any_certificate()
-    session = (
-        _connect(world, FAMILIAR_ADDRESS, 587)
-        if port == 587
-        else world.call(
-            smtplib.SMTP_SSL, RELAY_ADDRESS, 465, "c", timeout=60, context=context, source_address=(FAMILIAR_ADDRESS, 0)
-        )
+    return world.call(
+        smtplib.SMTP_SSL, RELAY_ADDRESS, 465, "app.example", timeout=60, context=context, source_address=(source, 0)
     )
-    with session:
-        if port == 587:
-            session.starttls(context=context)
+
+
+@pytest.mark.usefixtures("home")
+def test_who_guesses_passwords_is_stopped_and_others_are_not(world: Namespace) -> None:
+    """Home's limits are for the true client: those of the relay's address would shut everybody out."""
+    for _ in range(4):
+        with _app(world, SENDER_ADDRESS) as guesser:
+            guesser.ehlo()
+            for _ in range(8):  # Postfix slows a session down after ten mistakes
+                answer = guesser.docmd("AUTH", "NONE")
+    assert answer[0] == 450, answer
+    with _app(world, FAMILIAR_ADDRESS) as session:
         session.login(_ALICE, PASSWORD)
 
 
@@ -233,7 +236,7 @@ for address, port in {places!r}:
         relay.place.run("ip", "route", "delete", private)
 
 
-def test_only_so_much_mail_leaves_in_an_hour(world: Namespace, home: Machine, relay: Relay, friend: Sink) -> None:
+def test_only_so_much_mail_leaves_in_an_hour(home: Machine, relay: Relay, friend: Sink) -> None:
     """Whoever takes over home's mail server gets no further, and what home itself sends waits in its queue."""
     script = """\
 import socket
@@ -255,7 +258,6 @@ for _ in range(450):
     relay.reload_firewall()
     home.run("postqueue", "-f")
     wait_for(lambda: any("after too much" in letter.text for letter in friend.letters), "the letter")
-    assert world.pid
 
 
 # ---- Away and back

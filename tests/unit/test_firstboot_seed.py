@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,19 +24,19 @@ class Device:
     def __init__(self, folder: Path, seed: str = SEED) -> None:
         self.boot = folder / "boot"
         self.boot.mkdir(parents=True)
-        self.site = folder / "site.yaml"
+        self.kept = folder / "site.yaml"
         self.seed = self.boot / SEED_NAME
         self.seed.write_text(seed)
 
     def take(self) -> Taken:
-        return take_seed(self.boot, self.site)
+        return take_seed(self.boot, self.kept)
 
 
 def test_a_seed_becomes_the_site_and_is_gone(tmp_path: Path) -> None:
     device = Device(tmp_path)
     assert device.take() is Taken.TAKEN
-    assert read_site(device.site) == site()
-    assert stat.S_IMODE(device.site.stat().st_mode) == 0o600
+    assert read_site(device.kept) == site()
+    assert stat.S_IMODE(device.kept.stat().st_mode) == 0o600
     assert list(device.boot.iterdir()) == []
     assert device.take() is Taken.NONE
 
@@ -53,7 +54,7 @@ def test_a_wrong_seed_is_left_to_be_mended(tmp_path: Path) -> None:
     with pytest.raises(SiteError):
         device.take()
     assert HASH in device.seed.read_text()
-    assert not device.site.exists()
+    assert not device.kept.exists()
 
 
 def test_a_device_that_is_set_up_takes_no_other_seed_but_wipes_it(tmp_path: Path) -> None:
@@ -61,28 +62,8 @@ def test_a_device_that_is_set_up_takes_no_other_seed_but_wipes_it(tmp_path: Path
     device.take()
     device.seed.write_text(SEED.replace("alice", "mallory"))
     assert device.take() is Taken.LEFTOVER
-    assert read_site(device.site) == site()
+    assert read_site(device.kept) == site()
     assert not device.seed.exists()
-
-
-def test_a_power_cut_at_any_step_loses_nothing(tmp_path: Path) -> None:
-    devices: dict[int, Device] = {}
-    numbers = itertools.count()
-
-    def start() -> Taken:
-        number = next(numbers)
-        devices[number] = Device(tmp_path / f"{number}")
-        return devices[number].take()
-
-    # Making the folders is part of the attempt; cuts before there is a seed are none of the seed's.
-    for number in at_every_step(start):
-        device = devices.get(number)
-        if device is None:
-            continue
-        assert device.take() in (Taken.TAKEN, Taken.LEFTOVER, Taken.NONE)
-        assert read_site(device.site) == site()
-        assert not device.seed.exists()
-    assert len(devices) > 4
 
 
 def test_a_container_has_no_boot_partition() -> None:
@@ -155,20 +136,24 @@ def test_a_damaged_tunnel_stays_and_is_not_shown(tmp_path: Path, seed: str) -> N
     assert not device.kept.exists()
 
 
-def test_a_cut_at_any_step_loses_no_tunnel(tmp_path: Path) -> None:
-    devices: dict[int, Tunnel] = {}
+@pytest.mark.parametrize(("make", "content"), [(Device, SEED), (Tunnel, _TUNNEL)])
+def test_a_power_cut_at_any_step_loses_nothing(
+    tmp_path: Path, make: Callable[[Path], Device | Tunnel], content: str
+) -> None:
+    devices: dict[int, Device | Tunnel] = {}
     numbers = itertools.count()
 
     def start() -> Taken:
         number = next(numbers)
-        devices[number] = Tunnel(tmp_path / f"{number}")
+        devices[number] = make(tmp_path / f"{number}")
         return devices[number].take()
 
+    # Making the folders is part of the attempt; cuts before there is a seed are none of the seed's.
     for number in at_every_step(start):
         device = devices.get(number)
         if device is None:
             continue
         assert device.take() in (Taken.TAKEN, Taken.LEFTOVER, Taken.NONE)
-        assert device.kept.read_text() == _TUNNEL
+        assert device.kept.read_text() == content
         assert not device.seed.exists()
     assert len(devices) > 4
