@@ -16,7 +16,7 @@ import pytest
 
 from tests import mail
 from tests.machine.conftest import PASSWORD, SEED
-from tests.machine.machine import HOME_ADDRESS, Client, Machine
+from tests.machine.machine import HOME_ADDRESS, Client, Machine, wait_for
 
 ALICE = "alice@example.com"
 BOB = "bob@example.org"
@@ -145,7 +145,8 @@ def test_a_new_user_gets_mail_and_disturbs_nobody(machine: Machine, lan: Client)
     assert not _log_in(lan, "carol@example.com", PASSWORD)
     assert "quota_storage_size\t5368709120B" in machine.run("doveadm", "user", "carol@example.com")
     machine.run("darkpipe", "user", "quota", "carol@example.com", "none")
-    assert "quota_storage_size" not in machine.run("doveadm", "user", "carol@example.com")
+    # Dovecot looks at most once a second whether its file of users has changed.
+    wait_for(lambda: "quota_storage_size" not in machine.run("doveadm", "user", "carol@example.com"), "no quota")
 
 
 def test_a_new_domain_and_an_alias_to_two(machine: Machine, lan: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,10 @@ def work(device: Machine) -> Iterator[Path]:
 
 def _python(device: Machine, code: str) -> str:
     prelude = "import sys\nsys.path.insert(0, '/usr/lib/darkpipe')\nfrom pathlib import Path\nfrom uuid import UUID\n"
-    return device.run("python3", "-I", "-", stdin=f"{prelude}{code}".encode()).strip()
+    done = subprocess.run(
+        [*device.enter, "python3", "-I", "-"], input=f"{prelude}{code}", stdout=subprocess.PIPE, text=True, check=True
+    )  # what the tools say on standard error is no part of it
+    return done.stdout.strip()
 
 
 def _empty(path: Path, size: int) -> Path:
