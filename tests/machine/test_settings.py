@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from model.settings import Keyboard, Login, Settings, WifiNetwork
+from tests.machine import terminal
 from tests.machine.conftest import SEED
 from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, STRANGER_ADDRESS, Machine
 
@@ -188,19 +189,11 @@ def test_the_console_lets_the_login_in(device: Machine) -> None:
 
 
 def _console(device: Machine) -> pexpect.spawn[str]:
-    """Return a terminal on which login(1) has just asked for a name.
-
-    login hangs its terminal up before it asks (vhangup(2)). script(1) is deaf for good if it looks at the terminal
-    in that very moment, and then another is taken.
-    """
-    for _ in range(4):
-        console = pexpect.spawn(
-            device.enter[0], [*device.enter[1:], "script", "-qec", "login", "/dev/null"], timeout=60
-        )
-        if console.expect(["login: ", pexpect.TIMEOUT], timeout=20) == 0:
-            return console
-        console.close(force=True)
-    raise AssertionError("login never asked for a name")
+    """Return a terminal on which login(1) has just asked for a name."""
+    inside = ["python3", "-I", "-c", Path(terminal.__file__).read_text(encoding="utf-8"), "login"]
+    console = pexpect.spawn(device.enter[0], [*device.enter[1:], *inside], timeout=60)
+    console.expect("login: ")
+    return console
 
 
 def test_wpa_supplicant_understands_its_configuration(device: Machine) -> None:
