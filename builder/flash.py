@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from builder.bmap import BlockMap, Range, parse_map
+from builder.bmap import BlockMap, parse_map
 from builder.errors import BuildError
 from builder.packing import Packing, find_image
 from builder.progress import Advance, Stages
@@ -136,7 +136,11 @@ def _write(image: Image, descriptor: int, tools: Sandbox, advance: Advance) -> N
                 at += len(chunk)
                 done += len(chunk)
                 advance(done / total, f"{done / 10**6:.0f} of {total / 10**6:.0f} MB")
-            _expect(entry, digest.hexdigest(), "the image is damaged")
+            if digest.hexdigest() != entry.sha256:
+                raise BuildError(
+                    f"the image is damaged: blocks {entry.first}-{entry.last} differ", "copy or build it again"
+                )
+        _skip(stream, image.block_map.image_size - position)
     os.fsync(descriptor)
     _write_all(descriptor, head, 0)
     os.fsync(descriptor)
@@ -160,7 +164,12 @@ def _read_back(block_map: BlockMap, target: Path, descriptor: int, advance: Adva
                     digest.update(buffer[:got])
                     done += length
                     advance(done / total, f"{done / 10**6:.0f} of {total / 10**6:.0f} MB")
-                _expect(entry, digest.hexdigest(), f"{target} does not hold what was written (direct: {direct})")
+                if digest.hexdigest() != entry.sha256:
+                    raise BuildError(
+                        f"{target} does not hold what was written (direct: {direct}): blocks {entry.first}-{entry.last}"
+                        " differ",
+                        "flash again; if it recurs, another disk",
+                    )
     finally:
         os.close(reading)
 
@@ -179,6 +188,9 @@ def _unpacked(packed: Path, tools: Sandbox) -> Iterator[IO[bytes]]:
         assert process.stdout is not None
         try:
             yield process.stdout
+            # Checks of the packed file as a whole come at its end.
+            if process.stdout.read(1) or process.wait() != 0:
+                raise BuildError(f"{packed} is damaged at its end", "copy or build it again")
         finally:
             process.kill()
 
@@ -202,10 +214,3 @@ def _write_all(descriptor: int, data: bytes, position: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, position)
         view, position = view[written:], position + written
-
-
-def _expect(entry: Range, digest: str, message: str) -> None:
-    if digest != entry.sha256:
-        raise BuildError(
-            f"{message}: blocks {entry.first}-{entry.last} differ", "flash again; if it recurs, another disk"
-        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from datetime import date
 from pathlib import Path
@@ -17,6 +15,7 @@ from builder.errors import BuildError
 from builder.relay_files import RelaySetting, relay_files
 from model.accounts import first_accounts
 from model.site import Site
+from model.ssh_key import PublicKey
 from stack.addresses import alias_domains
 
 LIMIT = 16 * 1024
@@ -25,9 +24,6 @@ LIMIT = 16 * 1024
 PACKAGES = ("haproxy", "nftables", "openssl", "postfix", "unattended-upgrades", "wireguard-tools")
 
 _FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit"
-
-_KEY = re.compile(r"((?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,2})(?: .*)?")
-"""A line of authorized_keys (sshd(8)) without options: type, key, comment."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9@._+-]+(?: [A-Za-z0-9@._+-]+)*")
 """A comment that means nothing to YAML."""
@@ -96,32 +92,14 @@ def public_key(text: str) -> str:
     text = text.strip()
     if not text:
         return ""
-    match = _KEY.fullmatch(text)
-    if not match or not _is_of_type(*match.groups()):
+    key = PublicKey.parse(text)
+    if key is None:
         raise BuildError(
             "the SSH key is none: found something else than one whole line like `ssh-ed25519 AAAA… name`",
             "give the public file, with the ending .pub; sshd takes no keys of type ssh-dss any more",
         )
-    kind, key = match.groups()
-    comment = text[match.end(2) + 1 :]
-    return f"{kind} {key} {comment}" if _PLAIN.fullmatch(comment) else f"{kind} {key}"
-
-
-def _is_of_type(kind: str, key: str) -> bool:
-    try:
-        blob = base64.b64decode(key, validate=True)
-    except binascii.Error:
-        return False
-    # RFC 4253 §6.6: strings with their length before them, of which the first is the type. A key that was cut ends
-    # inside one, and would lock its owner out.
-    strings = []
-    while blob:
-        length = int.from_bytes(blob[:4])
-        if len(blob) < 4 + length:
-            return False
-        strings.append(blob[4 : 4 + length])
-        blob = blob[4 + length :]
-    return len(strings) > 1 and strings[0] == kind.encode() and kind != "ssh-dss"
+    line = f"{key.kind} {key.key}"
+    return f"{line} {key.comment}" if _PLAIN.fullmatch(key.comment) else line
 
 
 def next_steps(site: Site, text: str, provider: Provider, ssh_key: str = "") -> str:

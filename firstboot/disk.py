@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from firstboot.data_place import (
 from firstboot.growing import grow_last, tell_kernel
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.other_disks import OtherDisk, find_other_disks
-from firstboot.partitions import Disk, DiskError, label, run, system_disk
+from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.seed import SeedError, boot_partition
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.usb_disk import make_usb_disk
@@ -41,7 +42,6 @@ from model.site import DataDisk
 from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
-_COMMAND_LINE = Path("/proc/cmdline")
 _MACHINE_ID = Path("/etc/machine-id")
 _BLOCK_DEVICES = Path("/sys/class/block")
 _STATE = Path("/state")
@@ -60,9 +60,10 @@ def prepare(disk: Disk) -> None:
     It returns when data is there, however long it takes until somebody has plugged in the disk that it lies on.
 
     Raises:
-        DiskError: a disk is too small or broken.
+        DiskError: a disk is too small or broken, or there is a copy of the system on another one.
         SiteError, SeedError: at the first start, the seed does not say where data is to lie; nothing was decided.
     """
+    check_only_copy(disk)
     first = _is_new(disk)
     if first:
         announce(f"DarkPipe: first start. Making partitions and file systems on {disk.device}: minutes, if it is slow.")
@@ -227,7 +228,7 @@ def _keep_machine_id(kept: Path) -> None:
 def main() -> int:
     """Run by darkpipe-disk.service; exit status 1 after a text on the console."""
     try:
-        prepare(system_disk(_COMMAND_LINE.read_text()))
+        prepare(system_disk())
     except DiskError as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
     except SiteError as error:
@@ -238,6 +239,15 @@ def main() -> int:
         text = f"{' '.join(error.cmd)} failed:\n{error.stdout}"
         hint = "Start again; if it stays like this, the disk is broken."
         return _failed(f"DarkPipe cannot use its disk: {text}\n{hint}", text)
+    except Exception as error:
+        # Whatever it is, somebody waits in front of the device, who sees no journal. Its text might quote the seed.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        announce(
+            f"DarkPipe cannot use its disk, and that is DarkPipe's own fault: {type(error).__name__} in "
+            f"{Path(where.filename).name}, line {where.lineno}. Start again; if it stays like this, please report these "
+            "words."
+        )
+        raise
     return 0
 
 

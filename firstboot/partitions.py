@@ -71,22 +71,52 @@ def label(name: str) -> str:
 
 
 def system_disk(
-    command_line: str, by_partuuid: Path = Path("/dev/disk/by-partuuid"), layout_file: Path = _LAYOUT
+    root: Path = Path("/dev/mapper/root"), block_devices: Path = Path("/sys/class/block"), layout_file: Path = _LAYOUT
 ) -> Disk:
-    """Find the disk with the root partition that the kernel's command line names.
+    """Find the disk that the root file system is read from.
+
+    Links by identifiers would not do: an image that was written to two disks has the same on both.
+
+    Args:
+        root: the mapping that the initramfs has opened on the root partition.
+        block_devices: folder of sysfs with all block devices.
 
     Raises:
-        DiskError: the command line names none, or it is not there.
+        DiskError: there is no such mapping.
     """
-    words = dict(word.partition("=")[::2] for word in command_line.split())
-    uuid = words.get("darkpipe.root")
-    if uuid is None:
-        raise DiskError("the kernel's command line names no root partition: this is no DarkPipe disk image")
-    partition = Path("/sys/class/block") / (by_partuuid / uuid).resolve().name
-    if not partition.exists():
-        raise DiskError(f"the root partition {uuid} has gone: is the disk still plugged in?")
+    partitions = sorted((block_devices / root.resolve().name / "slaves").glob("*"))
+    if len(partitions) != 1:
+        raise DiskError(f"{root} lies on no partition: this is no DarkPipe disk image")
     layout = Layout.model_validate_json(layout_file.read_text(encoding="utf-8"))
-    return Disk(Path("/dev") / partition.resolve().parent.name, layout)
+    return Disk(Path("/dev") / partitions[0].resolve().parent.name, layout)
+
+
+def check_only_copy(disk: Disk) -> None:
+    """Refuse to go on while the image that the system was started from is on another disk as well.
+
+    Which of the two the next start takes would be chance, and with it whose mailboxes are seen.
+
+    Raises:
+        DiskError: it is; the text names the disks.
+    """
+    rows = json.loads(run("lsblk", "--json", "--list", "--output", "PATH,PARTUUID,PKNAME"))["blockdevices"]
+    if others := find_copies(rows, disk.device):
+        raise DiskError(
+            f"this very system is on {' and '.join(map(str, others))} as well as on {disk.device}, which it was started "
+            "from. Take out all but one of these disks, and start again; a disk that is not needed can be erased in "
+            "another computer."
+        )
+
+
+def find_copies(rows: Iterable[Mapping[str, Any]], disk: Path) -> list[Path]:
+    """Find other disks with a partition that has the identifier of one of this disk's.
+
+    Args:
+        rows: that lsblk(8) gives for all disks, with PATH, PARTUUID and PKNAME.
+    """
+    parts = [(Path("/dev") / row["pkname"], row["partuuid"]) for row in rows if row["partuuid"] and row["pkname"]]
+    own = {uuid for parent, uuid in parts if parent == disk}
+    return sorted({parent for parent, uuid in parts if parent != disk and uuid in own})
 
 
 def run(*argv: str, allowed: Sequence[int] = (0,), stdin: str = "") -> str:

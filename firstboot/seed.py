@@ -47,7 +47,7 @@ def find_boot_partition(command_line: str) -> Path | None:
     """
     if "darkpipe.root=" not in command_line:
         return None
-    disk = system_disk(command_line)
+    disk = system_disk()
     return disk.partition(disk.layout.boot)
 
 

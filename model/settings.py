@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from model.ssh_key import PublicKey
+
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """RFC 1123 §2.1."""
 
@@ -22,7 +24,6 @@ _LAYOUT = re.compile(r"[a-z]{2,12}(?:,[a-z]{2,12})*")
 _VARIANT = re.compile(r"[a-z0-9_-]*(?:,[a-z0-9_-]*)*")
 _MODEL = re.compile(r"[a-z0-9_-]+")
 _COUNTRY = re.compile(r"[A-Z]{2}")
-_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}(?: [^\x00-\x1f\x7f]*)?")
 _PRE_SHARED_KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,6 +34,12 @@ def _fits(pattern: re.Pattern[str], what: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def _is_key(line: str) -> str:
+    if PublicKey.parse(line) is None:
+        raise ValueError("expected the public half of an SSH key, whole")
+    return line
 
 
 class _Strict(BaseModel):
@@ -65,7 +72,7 @@ class Login(_Strict):
     """
 
     name: Annotated[str, _fits(_LOGIN, "1 to 31 lower-case letters, digits, `_` and `-`, beginning with a letter")]
-    keys: tuple[Annotated[str, _fits(_KEY, "the public half of an SSH key")], ...] = ()
+    keys: tuple[Annotated[str, AfterValidator(_is_key)], ...] = ()
     by_password: bool = False
 
 

@@ -115,12 +115,12 @@ _EXPLANATIONS = (
     _Explanation(
         "expected a single document",
         "a second document after `---` or `...`",
-        "one site in a file",
-        "remove the line and what does not belong to this site",
+        "one document in a file",
+        "remove the line and what belongs to another file",
     ),
     _Explanation(
         _DEPTH,
-        "lists in lists in lists, too deep for a site",
+        "lists in lists in lists, too deep",
         "three levels at the most",
         "remove the needless brackets",
     ),

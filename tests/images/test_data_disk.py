@@ -119,6 +119,23 @@ def test_data_on_a_usb_disk(machine: Machine, tmp_path: Path) -> None:
         assert b"kept" in fetch(box, "to be kept")
 
 
+def test_the_same_system_on_two_disks(machine: Machine) -> None:
+    """Which of them would be used was chance; now none is, and the console says what to do."""
+    machine.cut_power()
+    copy, before = machine.disk.with_suffix(".copy"), machine.usb_disks
+    subprocess.run(["cp", "--sparse=always", machine.disk, copy], check=True)
+    machine.usb_disks = (copy,)
+    try:
+        machine.boot()
+        told = ["waiting for one disk only: this system is on more than one", "this very system is on /dev/", "login:"]
+        assert machine.expect(told, timeout=300) < told.index("login:")
+        assert not greets(machine.smtp, 25)
+    finally:
+        machine.cut_power()
+        machine.usb_disks = before
+        copy.unlink()
+
+
 def test_a_raspberry_pis_card_is_filled(machine: Machine) -> None:
     """While another of its partitions is in use, the last one gets the rest of the disk; state and data are whole, and
     nothing is found of what an older image has left."""

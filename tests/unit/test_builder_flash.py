@@ -18,7 +18,17 @@ from builder.target_disk import Disk, examine_disk, examine_number, refuse
 from tests.flash_sample import SIZE, make_result
 
 _UNPACK = {
-    "zstd": "import sys, zstandard; zstandard.ZstdDecompressor().copy_stream(sys.stdin.buffer, sys.stdout.buffer)",
+    "zstd": """
+import sys, zstandard
+packed = sys.stdin.buffer.read()
+while packed:
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    sys.stdout.buffer.write(frame.decompress(packed))
+    sys.stdout.flush()
+    if not frame.eof:
+        sys.exit("cut short")
+    packed = frame.unused_data
+""",
     "xz": "import sys, lzma, shutil; shutil.copyfileobj(lzma.open(sys.stdin.buffer), sys.stdout.buffer)",
 }
 
@@ -121,6 +131,17 @@ def test_an_image_that_changes_while_it_is_written_is_found(image: Image, target
     image.packed.write_bytes(shorter)
     with pytest.raises(BuildError, match=r"ends too early|is damaged"):
         write_disk(image, target, _tools(tmp_path), Stages())
+    assert "no partition table now" in state_after(target)
+
+
+def test_an_image_that_is_cut_short_behind_its_last_mapped_block_is_found(
+    image: Image, target: Path, tmp_path: Path
+) -> None:
+    """All of it may have been read by then, but the checksum at its end is not there; the disk is not to blame."""
+    image.packed.write_bytes(image.packed.read_bytes()[:-4])
+    with pytest.raises(BuildError, match=r"ends too early|is damaged") as caught:
+        write_disk(image, target, _tools(tmp_path), Stages())
+    assert caught.value.hint == "copy or build it again"
     assert "no partition table now" in state_after(target)
 
 

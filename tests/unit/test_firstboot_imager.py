@@ -171,6 +171,7 @@ _POINT = "wifis:\n  w:\n    access-points:\n      x:\n        "
         ("user-data", "user:\n  name: bob\n  ssh_authorized_keys: secret-word\n", 3, "ssh_authorized_keys"),
         ("user-data", "user:\n  name: b\n  ssh_authorized_keys:\n  - ''\n  - secret-word\n", 5, "an SSH key"),
         ("user-data", "user:\n  name: b\n  ssh_authorized_keys: ['command=\"x\" ssh-rsa AAAA']\n", 3, "an SSH key"),
+        ("user-data", "user:\n  name: b\n  ssh_authorized_keys: [ssh-ed25519 AAAA]\n", 3, "an SSH key, whole"),
         ("user-data", "users:\n- name: a\n- name: b\n", 1, "users"),
         ("user-data", "user:\n  name: a\nusers:\n- name: b\n", 3, "beside `user`"),
         ("user-data", "users:\n- default\n", 2, "expected keys and values"),

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+import firstboot.disk
 from firstboot.growing import Change, Entry, changes, read_table
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.other_disks import candidates, describe
-from firstboot.partitions import DiskError, find_partition, system_disk
+from firstboot.partitions import Disk, DiskError, find_copies, find_partition, system_disk
 from firstboot.usb_disk import EDGE, is_part_of
 from model.layout import FileSystem, Layout, Table
 from tests.unit.power_cut import at_every_step
@@ -47,12 +48,51 @@ def test_a_partition_is_found_by_what_the_table_has(layout: Layout, name: str, e
     assert found == (Path(expected) if expected else None)
 
 
-@pytest.mark.parametrize(
-    ("command_line", "words"), [("quiet", "no DarkPipe disk image"), ("darkpipe.root=4f0c4f0c-05", "has gone")]
-)
-def test_a_system_without_its_disk(tmp_path: Path, command_line: str, words: str) -> None:
-    with pytest.raises(DiskError, match=words):
-        system_disk(command_line, tmp_path)
+@pytest.fixture
+def block_devices(tmp_path: Path) -> Path:
+    """Folders as in sysfs: two disks with three partitions each, and a mapping."""
+    folder = tmp_path / "class"
+    folder.mkdir()
+    for disk in ("mmcblk0", "sda"):
+        for part in ("p1", "p5", "p7") if disk == "mmcblk0" else ("1", "5", "7"):
+            (tmp_path / "devices" / disk / f"{disk}{part}").mkdir(parents=True)
+            (folder / f"{disk}{part}").symlink_to(tmp_path / "devices" / disk / f"{disk}{part}")
+    (tmp_path / "devices/dm-0/slaves").mkdir(parents=True)
+    (folder / "dm-0").symlink_to(tmp_path / "devices/dm-0")
+    return folder
+
+
+def test_the_system_disk_is_the_one_that_the_root_is_read_from(tmp_path: Path, block_devices: Path) -> None:
+    layout = tmp_path / "disk.json"
+    layout.write_text(_DOS.model_dump_json())
+    root = tmp_path / "root"
+    root.symlink_to("/dev/dm-0")
+    (block_devices / "dm-0/slaves/sda5").symlink_to("../../sda/sda5")
+    assert system_disk(root, block_devices, layout) == Disk(Path("/dev/sda"), _DOS)
+
+
+def test_a_system_without_its_disk(tmp_path: Path, block_devices: Path) -> None:
+    for root in (tmp_path / "root", tmp_path / "dm-0"):  # no mapping, and one on nothing
+        with pytest.raises(DiskError, match="no DarkPipe disk image"):
+            system_disk(root, block_devices)
+
+
+def test_copies_of_the_system_are_found() -> None:
+    def rows(*others: str | None) -> list[dict[str, Any]]:
+        """Give what lsblk(8) says of a card with two partitions, and of a disk with one for each identifier."""
+        return [
+            {"path": "/dev/mmcblk0", "partuuid": None, "pkname": None},
+            {"path": "/dev/mmcblk0p5", "partuuid": "4f0c4f0c-05", "pkname": "mmcblk0"},
+            {"path": "/dev/mmcblk0p7", "partuuid": "4f0c4f0c-07", "pkname": "mmcblk0"},
+            {"path": "/dev/mapper/root", "partuuid": None, "pkname": "mmcblk0p5"},
+            {"path": "/dev/sda", "partuuid": None, "pkname": None},
+            *({"path": f"/dev/sda{number}", "partuuid": uuid, "pkname": "sda"} for number, uuid in enumerate(others)),
+        ]
+
+    card, disk = Path("/dev/mmcblk0"), Path("/dev/sda")
+    assert find_copies(rows("4f0c4f0c-05", "4f0c4f0c-07"), card) == [disk]
+    assert find_copies(rows("4f0c4f0c-05", "4f0c4f0c-07"), disk) == [card]
+    assert find_copies(rows("00004f0c-05", None), card) == []
 
 
 # A table like that of the Raspberry Pi's image.
@@ -207,3 +247,19 @@ _EMPTY = (bytes(EDGE), bytes(EDGE))
 )
 def test_what_a_power_cut_has_left_of_a_table(edges: tuple[bytes, bytes], expected: bool) -> None:
     assert is_part_of(edges, _TABLE_ON_DISK) is expected
+
+
+def test_a_fault_of_our_own_is_told_on_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits in front of the device sees no journal; and what the error says might quote the seed."""
+
+    def read_a_table() -> Disk:
+        raise ValueError("a secret")
+
+    told: list[str] = []
+    monkeypatch.setattr(firstboot.disk, "system_disk", read_a_table)
+    monkeypatch.setattr(firstboot.disk, "announce", told.append)
+    with pytest.raises(ValueError, match="a secret"):
+        firstboot.disk.main()
+    (text,) = told
+    assert f"ValueError in {Path(__file__).name}, line {read_a_table.__code__.co_firstlineno + 1}." in text
+    assert "a secret" not in text
