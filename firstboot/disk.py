@@ -244,8 +244,7 @@ def main() -> int:
         where = traceback.extract_tb(error.__traceback__)[-1]
         announce(
             f"DarkPipe cannot use its disk, and that is DarkPipe's own fault: {type(error).__name__} in "
-            f"{Path(where.filename).name}, line {where.lineno}. Start again; if it stays like this, please report these "
-            "words."
+            f"{Path(where.filename).name}, line {where.lineno}. Start again; if it stays like this, please report it."
         )
         raise
     return 0

@@ -102,8 +102,8 @@ def check_only_copy(disk: Disk) -> None:
     rows = json.loads(run("lsblk", "--json", "--list", "--output", "PATH,PARTUUID,PKNAME"))["blockdevices"]
     if others := find_copies(rows, disk.device):
         raise DiskError(
-            f"this very system is on {' and '.join(map(str, others))} as well as on {disk.device}, which it was started "
-            "from. Take out all but one of these disks, and start again; a disk that is not needed can be erased in "
+            f"this very system is on {' and '.join(map(str, others))} as well as on {disk.device}, which it was started"
+            " from. Take out all but one of these disks, and start again; a disk that is not needed can be erased in "
             "another computer."
         )
 
