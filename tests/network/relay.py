@@ -104,7 +104,7 @@ def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, s
         for address in (addresses.home4, addresses.home6):  # as wg-quick does
             place.run("ip", "route", "add", str(address), "dev", RELAY_INTERFACE)
         log = scratch / "postfix.log"
-        stack.enter_context(_postfix(place, files / "etc/postfix", setting.name, postfix_root, scratch, log))
+        stack.enter_context(running_postfix(place, files / "etc/postfix", setting.name, postfix_root, scratch, log))
         stack.enter_context(place.running("haproxy", "-db", "-f", str(files / "etc/haproxy/haproxy.cfg")))
         relay = Relay(place, setting, log, scratch)
         wait_for(lambda: place.reachable([25, 10024], "127.0.0.1") == {25, 10024}, "the relay")
@@ -112,26 +112,41 @@ def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, s
 
 
 @contextmanager
-def _postfix(
-    place: Namespace, settings: Path, name: str, system: Path, scratch: Path, log: Path
+def running_postfix(
+    place: Namespace, settings: Path, name: str, root: Path, scratch: Path, log: Path, disk: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the Postfix of a system with settings of its own, in a copy that is changed instead.
+
+    Args:
+        settings: folder with its main.cf and master.cf.
+        name: of the host; it gets a certificate in /etc/postfix/<name>.pem.
+        root: the system.
+        scratch: folder on a disk for what is changed.
+        log: file for what it logs.
+        disk: whether its queue lies on that disk, too, or in memory.
+    """
     layers = {layer: scratch / layer for layer in ("upper", "work", "system")}
     for folder in layers.values():
-        folder.mkdir()
-    where = f"lowerdir={system},upperdir={layers['upper']},workdir={layers['work']}"
-    place.run("mount", "-t", "overlay", "overlay", "-o", where, str(layers["system"]))
+        folder.mkdir(parents=True)
+    system = layers["system"]
+    where = f"lowerdir={root},upperdir={layers['upper']},workdir={layers['work']}"
+    place.run("mount", "-t", "overlay", "overlay", "-o", where, str(system))
     for kind, point in (("proc", "proc"), ("tmpfs", "run"), ("tmpfs", "tmp")):
-        place.run("mount", "-t", kind, "none", str(layers["system"] / point))
-    place.run("mount", "--rbind", "/dev", str(layers["system"] / "dev"))
-    place.run("mount", "-t", "tmpfs", "none", str(layers["system"] / "var"))
-    inside = ("chroot", str(layers["system"]))
+        place.run("mount", "-t", kind, "none", str(system / point))
+    place.run("mount", "--rbind", "/dev", str(system / "dev"))
+    if disk:
+        (scratch / "var").mkdir()
+        place.run("mount", "--bind", str(scratch / "var"), str(system / "var"))
+    else:
+        place.run("mount", "-t", "tmpfs", "none", str(system / "var"))
+    inside = ("chroot", str(system))
     # In the root of a home, a link leads to its own settings, and Debian's files about Postfix itself lie elsewhere.
-    place.run("rm", str(layers["system"] / "etc/postfix"))
-    place.run("cp", "-r", str(layers["system"] / "usr/share/postfix/meta"), str(layers["system"] / "etc/postfix"))
-    place.run("cp", "-r", f"{settings}/.", str(layers["system"] / "etc/postfix"))
+    place.run("rm", str(system / "etc/postfix"))
+    place.run("cp", "-r", str(system / "usr/share/postfix/meta"), str(system / "etc/postfix"))
+    place.run("cp", "-r", f"{settings}/.", str(system / "etc/postfix"))
     place.run(*inside, "mkdir", "-p", "/var/spool/postfix", "/var/lib/postfix")
     place.run(*inside, "chown", "postfix:", "/var/lib/postfix")
-    _make_certificate(place, layers["system"] / f"etc/postfix/{name}.pem", name)
+    _make_certificate(place, system / f"etc/postfix/{name}.pem", name)
     # Otherwise it logs to a syslog that is not there.
     place.run(*inside, "sh", "-c", "echo maillog_file = /dev/stdout >>/etc/postfix/main.cf")
     with (

@@ -1,0 +1,323 @@
+"""The relay's pass-through, against a direct connection through the same tunnel, and Postfix that stores and forwards.
+
+A world, a relay and a home in three network namespaces. Home is a Postfix that throws away what it has taken, with its
+queue in memory, so that nothing but the way there makes a difference.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.kit.report import Row, megabytes, show
+from builder.archive import Archive
+from builder.build import SOURCE, build_root_tar, open_workshop
+from builder.cache import Cache
+from builder.errors import BuildError
+from builder.profile import load_profile
+from builder.progress import Stages
+from builder.relay_files import RelaySetting, relay_files
+from builder.sandbox import remove_tree
+from model.tunnel import HOME_INTERFACE, RELAY_INTERFACE, Addresses, RelayEnd
+from tests.machine.machine import unpack, wait_for, why_not
+from tests.network.net import Namespace, join, namespace, wireguard
+from tests.network.relay import running_postfix
+
+_ROUNDS = 3
+_ALONE = 40
+"""Messages for the median of the delay."""
+
+_PATIENCE = 300.0
+"""Seconds for all messages of one round."""
+
+_RECIPIENT = "alice@example.com"
+_WORLD, _RELAY, _CABLE_RELAY, _CABLE_HOME = "192.0.2.9", "192.0.2.1", "198.51.100.1", "198.51.100.2"
+_WORLD_6, _RELAY_6 = "2001:db8:1::9", "2001:db8:1::1"
+_ADDRESSES = Addresses.model_validate(
+    {"home4": "10.99.0.1", "relay4": "10.99.0.2", "home6": "fd99::1", "relay6": "fd99::2"}
+)
+_STORE_PORT = 2526
+
+_MAIN = """\
+compatibility_level = 3.10
+myhostname = {name}
+mydestination =
+local_recipient_maps =
+alias_maps =
+alias_database =
+mynetworks =
+inet_protocols = all
+relay_domains = example.com
+relay_transport = {transport}
+message_size_limit = 0
+smtpd_peername_lookup = no
+smtp_dns_support_level = disabled
+# One client has all the sessions of the benchmark, and brakes would be measured instead of the way.
+smtpd_client_connection_count_limit = 0
+default_process_limit = 200
+in_flow_delay = 0
+"""
+
+_MASTER = """\
+{doors}
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+showq unix n - n - - showq
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+_READY = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from home.ready import PORT, Server
+async def main():
+    async with await asyncio.start_server(Server(lambda: "up").serve, "::", PORT) as server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+"""What a home answers to HAProxy's checks, without the checks of its own that are behind it."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way for a message to take.
+
+    Args:
+        target: address and port that a sender in the world connects to, as smtp-source(1) has them.
+    """
+
+    name: str
+    target: str
+
+
+_DIRECT = _Way("direct", f"[{_ADDRESSES.home6}]:25")
+_PASSED = _Way("pass-through", f"[{_RELAY_6}]:25")
+_STORED = _Way("store and forward", f"[{_RELAY_6}]:{_STORE_PORT}")
+_WAYS = (_DIRECT, _PASSED, _STORED)
+
+
+class _Log:
+    """Counts the messages that a Postfix has queued, from its log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._place, self._rest, self._count = path, 0, b"", 0
+
+    def count(self) -> int:
+        """Give the number up to now."""
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            new = self._rest + file.read()
+            self._place = file.tell()
+        lines, _, self._rest = new.rpartition(b"\n")
+        self._count += len(re.findall(rb"/qmgr\[\d+\]: \w+: from=.*\(queue active\)", lines))
+        return self._count
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """World, relay and home, with all that runs there.
+
+    Args:
+        programs: the relay's, by name: the process that has the others as its children.
+    """
+
+    world: Namespace
+    root: Path
+    home: _Log
+    programs: dict[str, int]
+
+    def send(self, way: _Way, count: int, octets: int, sessions: int) -> float:
+        """Send by Postfix's smtp-source(1), a connection for each message.
+
+        Returns:
+            Seconds until home has queued the last one.
+        """
+        wanted = self.home.count() + count
+        options = [f"-s{sessions}", f"-m{count}", f"-l{octets}", "-fa@example.net", f"-t{_RECIPIENT}"]
+        begun = time.monotonic()
+        self.world.run("chroot", str(self.root), "smtp-source", "-6", *options, way.target)
+        while self.home.count() < wanted:
+            if time.monotonic() > begun + _PATIENCE:
+                raise BuildError(f"{way.name}: home lacks {wanted - self.home.count()} of {count} messages")
+            time.sleep(0.002)
+        return time.monotonic() - begun
+
+    def memory(self, name: str) -> int:
+        """Give the bytes that a program and its children take, shared pages once."""
+        return sum(map(_pss, _family(self.programs[name])))
+
+
+def main() -> None:
+    """Measure and print a table."""
+    if reason := why_not():
+        raise BuildError(f"the benchmark cannot run here: {reason}")
+    with _scene() as scene:
+        scene.send(_DIRECT, 200, 1000, 8)  # both ends of the tunnel are warm then
+        rows = [
+            *_speeds(scene, "messages of 5 KB, 16 at a time", 600, 5_000, 16),
+            *_speeds(scene, "messages of 10 MB, 4 at a time", 12, 10_000_000, 4),
+            *_delays(scene),
+        ]
+        haproxy, postfix = scene.memory("haproxy"), scene.memory("postfix")
+        rows.append(
+            Row("memory: HAProxy, which passes through", megabytes(haproxy), f"{haproxy / postfix:.2f} of that")
+        )
+        rows.append(Row("memory: Postfix, which stores and forwards", megabytes(postfix)))
+    show(rows)
+
+
+def _speeds(scene: _Scene, what: str, count: int, octets: int, sessions: int) -> Iterator[Row]:
+    seconds: dict[_Way, list[float]] = {way: [] for way in _WAYS}
+    for _ in range(_ROUNDS):
+        for way in _WAYS:
+            seconds[way].append(scene.send(way, count, octets, sessions))
+    for way in _WAYS:
+        ratio = f"{min(seconds[_DIRECT]) / min(seconds[way]):.2f} of direct" if way != _DIRECT else ""
+        target = "≥ 0.8" if way == _PASSED else ""
+        if octets < 10**6:
+            speeds = [f"{count / one:.0f}" for one in sorted(seconds[way])]
+            unit = "connections/s"
+        else:
+            speeds = [f"{count * octets / 10**6 / one:.1f}" for one in sorted(seconds[way])]
+            unit = "MB/s"
+        yield Row(f"{what}: {way.name}", f"{speeds[0]} {unit} ({', '.join(speeds[1:])})", ratio, target)
+
+
+def _delays(scene: _Scene) -> Iterator[Row]:
+    seconds: dict[_Way, list[float]] = {way: [] for way in _WAYS}
+    for _ in range(_ALONE):
+        for way in _WAYS:
+            seconds[way].append(scene.send(way, 1, 1_000, 1))
+    direct = statistics.median(seconds[_DIRECT])
+    for way in _WAYS:
+        delay = statistics.median(seconds[way])
+        added = f"{1000 * (delay - direct):+.1f} ms" if way != _DIRECT else ""
+        yield Row(f"a message of 1 KB alone, median of {_ALONE}: {way.name}", f"{1000 * delay:.1f} ms", added)
+
+
+@contextmanager
+def _scene() -> Iterator[_Scene]:
+    cache = Cache(Cache.default().root, remove_tree)
+    shop = open_workshop(cache, Archive.from_environment(), Stages())
+    root = unpack(build_root_tar(shop, load_profile(SOURCE / "profiles/x64")).path, cache.root / "machine")
+    with ExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(prefix="darkpipe-bench-", dir="/var/tmp"))
+        stack.callback(shutil.rmtree, scratch)
+        world, relay, home = (stack.enter_context(namespace()) for _ in range(3))
+        _connect(stack, world, relay, home)
+        stack.enter_context(home.running(sys.executable, "-I", "-c", _READY, str(SOURCE)))
+        transport = f"relay:[{_ADDRESSES.home6}]:25"
+        log = _run_postfix(stack, home, "home.example.com", "discard:", _HOME_DOORS, root, scratch)[0]
+        postfix = _run_postfix(stack, relay, "mx.example.com", transport, _STORE_DOORS, root, scratch)[1]
+        proxy = stack.enter_context(relay.running("haproxy", "-db", "-f", str(_haproxy_settings(scratch))))
+        wait_for(lambda: _home_is_up(relay), "HAProxy has found home")
+        programs = {"haproxy": proxy.pid, "postfix": postfix.pid}
+        yield _Scene(world, root, _Log(log), programs)
+
+
+def _connect(stack: ExitStack, world: Namespace, relay: Namespace, home: Namespace) -> None:
+    """Lay cables from the world to the relay and from there to home, and a tunnel through the second one."""
+    join(world, relay, ("net0", "net0"), (f"{_WORLD}/24", f"{_RELAY}/24"), (f"{_WORLD_6}/64", f"{_RELAY_6}/64"))
+    join(relay, home, ("net1", "net0"), (f"{_CABLE_RELAY}/24", f"{_CABLE_HOME}/24"))
+    keys = {place: place.run("wg", "genkey").strip() for place in (relay, home)}
+    public = {place: place.run("wg", "pubkey", stdin=key).strip() for place, key in keys.items()}
+    own, other = f"{_ADDRESSES.relay6}/64", f"{_ADDRESSES.home6}/64"
+    to_home = [public[home], "allowed-ips", f"{_ADDRESSES.home6}/128"]
+    stack.enter_context(wireguard(relay, RELAY_INTERFACE, [own], keys[relay], to_home, 51820))
+    to_relay = [public[relay], "endpoint", f"{_CABLE_RELAY}:51820", "allowed-ips", "::/0"]
+    stack.enter_context(wireguard(home, HOME_INTERFACE, [other], keys[home], to_relay))
+    # For the direct way, on which the relay is a router and nothing else.
+    relay.run("sysctl", "--quiet", "--write", "net.ipv6.conf.all.forwarding=1")
+    world.run("ip", "route", "add", f"{_ADDRESSES.home6}/128", "via", _RELAY_6)
+    home.run("ip", "route", "add", f"{_WORLD_6}/128", "dev", HOME_INTERFACE)
+
+
+_HOME_DOORS = """\
+25 inet n - n - - smtpd
+2525 inet n - n - - smtpd
+  -o smtpd_upstream_proxy_protocol=haproxy
+"""
+_STORE_DOORS = f"""\
+{_STORE_PORT} inet n - n - - smtpd
+relay unix - - n - - smtp
+"""
+
+
+def _run_postfix(
+    stack: ExitStack, place: Namespace, name: str, transport: str, doors: str, root: Path, scratch: Path
+) -> tuple[Path, subprocess.Popen[bytes]]:
+    """Run home's Postfix with its queue in memory, or the relay's with its queue on the disk; gives its log as well."""
+    folder, log = scratch / name, scratch / f"{name}.log"
+    settings = folder / "settings"
+    settings.mkdir(parents=True)
+    (settings / "main.cf").write_text(_MAIN.format(name=name, transport=transport))
+    (settings / "master.cf").write_text(_MASTER.format(doors=doors))
+    stores = doors == _STORE_DOORS
+    process = stack.enter_context(running_postfix(place, settings, name, root, folder, log, disk=stores))
+    port = _STORE_PORT if stores else 25
+    wait_for(lambda: place.reachable([port], "127.0.0.1") == {port}, f"Postfix of {name}")
+    return log, process
+
+
+def _haproxy_settings(scratch: Path) -> Path:
+    """Write the relay's own settings but for what one client may do, since there is one client only."""
+    key = "A" * 43 + "="
+    setting = RelaySetting(
+        "mx.example.com", ["example.com"], RelayEnd(private_key=key, home_key=key, addresses=_ADDRESSES)
+    )
+    text = next(file.text for file in relay_files(setting) if file.path.name == "haproxy.cfg")
+    text, limits = re.subn(r"(?m)^\ttcp-request connection reject if .*\n", "", text)
+    if limits != 1:
+        raise BuildError("haproxy.cfg has other limits for a client than the benchmark takes out")
+    path = scratch / "haproxy.cfg"
+    path.write_text(text)
+    return path
+
+
+def _home_is_up(relay: Namespace) -> bool:
+    script = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+        " s.sendall(b'show stat\\n'); print(s.makefile().read())"
+    )
+    state = relay.run("python3", "-c", script, check=False)
+    return bool(re.search(r"(?m)^home-25,home,.*,UP,", state))
+
+
+def _family(pid: int) -> Sequence[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _family(int(child))
+    return [pid, *found]
+
+
+def _pss(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+if __name__ == "__main__":
+    main()
