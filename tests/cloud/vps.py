@@ -63,6 +63,11 @@ class Vps(Container):
         """The root file system of the running machine, seen from outside."""
         return Path(f"/proc/{self._leader}/root")
 
+    @property
+    def written(self) -> Path:
+        """All that it has written to its disk, and nothing of what its root had before."""
+        return self._scratch / "changes"
+
     def _prefix(self) -> Sequence[str]:
         # In a mount namespace of its own, so that nothing is left to unmount, however it ends.
         names = (self._root, *(self._scratch / name for name in ("changes", "work", "root")))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import smtplib
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +55,33 @@ def _tells_home_is_away(internet: Internet) -> bool:
 def test_user_data_makes_a_relay(vps: Vps, internet: Internet) -> None:
     assert "Valid schema" in vps.run("cloud-init", "schema", "--system")
     _check(vps, internet)
+
+
+def test_who_writes_to_whom_is_on_no_disk(vps: Vps, internet: Internet) -> None:
+    """In memory it is, for whoever looks for a fault."""
+    sender, recipient, stranger = "canary.sender@example.net", "canary.recipient@example.com", "203.0.113.77"
+    internet.router.add_address(stranger)
+    assert internet.router.call(_ask, _SITE.address, stranger, sender, recipient) == (450, 554)
+    wait_for(lambda: recipient in vps.run("journalctl", "--no-pager"), "Postfix has logged it")
+    canaries = [word.encode() for word in (sender, recipient, stranger)]
+    vps.run("journalctl", "--sync")
+    vps.run("sync")
+    assert _holding(vps.written, canaries) == set()
+    vps.run("sh", "-c", f"echo 'from <{sender}>' >/var/log/mail.log; echo {stranger} >/var/tmp/canary")
+    assert {path.name for path in _holding(vps.written, canaries)} == {"mail.log", "canary"}
+
+
+def _ask(relay: str, source: str, sender: str, recipient: str) -> tuple[int, int]:
+    with smtplib.SMTP(relay, 25, "canary.example.net", 30, (source, 0)) as session:
+        session.ehlo()
+        session.mail(sender)
+        return session.rcpt(recipient)[0], session.docmd("DATA")[0]
+
+
+def _holding(folder: Path, words: Sequence[bytes]) -> set[Path]:
+    """Find the files in which one of some words is."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {path for path in files if any(word in path.read_bytes() for word in words)}
 
 
 def test_a_second_run_is_harmless(vps: Vps, internet: Internet) -> None:
