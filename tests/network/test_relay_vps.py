@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,6 +56,22 @@ def _tells_home_is_away(internet: Internet) -> bool:
 def test_user_data_makes_a_relay(vps: Vps, internet: Internet) -> None:
     assert "Valid schema" in vps.run("cloud-init", "schema", "--system")
     _check(vps, internet)
+
+
+@pytest.mark.parametrize("unit", ["haproxy", "postfix", "darkpipe-peer"])
+def test_a_unit_is_tight(vps: Vps, unit: str) -> None:
+    report = vps.run("systemd-analyze", "security", "--no-pager", unit)
+    found = re.search(r"Overall exposure level for [^:]*: ([0-9.]+) ", report)
+    assert found, report
+    assert float(found[1]) <= 2.5, report
+
+
+@pytest.mark.parametrize("program", ["haproxy", "master"])
+def test_whatever_dies_comes_back(vps: Vps, internet: Internet, program: str) -> None:
+    before = vps.run("pgrep", "--exact", program)
+    vps.run("pkill", "-KILL", "--exact", program)
+    wait_for(lambda: vps.run("pgrep", "--exact", program, check=False) not in {"", before}, f"{program} is back")
+    wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
 
 
 def test_who_writes_to_whom_is_on_no_disk(vps: Vps, internet: Internet) -> None:
