@@ -10,9 +10,11 @@ import click
 from tests.cloud.root import Suite
 from tests.tiers import run_tiers, summary
 
+_SUITES = [suite.value for suite in Suite]
+
 
 @click.command()
-@click.option("--suite", "suites", multiple=True, type=click.Choice(list(Suite)), help="Only this Debian; repeatable.")
+@click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this Debian; repeatable.")
 def relay(suites: Sequence[str]) -> None:
     """Have cloud-init make a relay of an emulated cloud machine, and do it once more; for each Debian version.
 
@@ -24,7 +26,7 @@ def relay(suites: Sequence[str]) -> None:
       ./dev test relay --suite bookworm
     """
     failed = False
-    for suite in suites or list(Suite):
+    for suite in suites or _SUITES:
         click.echo(f"\n=== {suite} ===")
         options = ("-k", "test_relay_vps", f"--relay-suite={suite}", "--relay-again")
         outcomes = run_tiers(["images"], options)

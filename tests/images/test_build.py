@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
 
 import pexpect
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from builder.archive import Archive
 from builder.cache import Cache
@@ -136,3 +139,30 @@ def test_what_init_writes_can_be_built(image: Path, tmp_path: Path) -> None:
         check=True,
     )
     assert Path(built.stdout.splitlines()[-1]).is_dir(), image
+
+
+def test_image_and_user_data_hold_the_two_ends_of_one_tunnel(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(f"{Path(_SITE).read_text()}relays: [{{address: 192.0.2.1, offline: tempfail}}]\n")
+    built = subprocess.run(
+        [_DARKPIPE, "build", str(site), "--output", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=True,
+    )
+    assert f"./darkpipe user-data {site}" in built.stderr
+    printed = subprocess.run([_DARKPIPE, "user-data", str(site)], capture_output=True, text=True, check=True).stdout
+    ours, homes = (re.findall(rf"(?m)^ *{name} = (\S+)$", printed)[0] for name in ("PrivateKey", "PublicKey"))
+    tools = open_tools(BUILD_TOOLS, Cache.default(), Archive.from_environment(), Stages())
+    with next(Path(built.stdout.splitlines()[-1]).glob("*.img.zst")).open("rb") as packed:
+        search = 'grep --text --only-matching --extended-regexp "\\"(private|relay)_key\\": \\"[A-Za-z0-9+/=]{44}\\""'
+        found = tools.run(["sh", "-c", f"zstd -dc | {search}"], stdin=packed)
+    image = json.loads(f"{{{','.join(found.split(chr(10)))}}}")
+    assert _public_key(image["private_key"]) == homes
+    assert _public_key(ours) == image["relay_key"]
+
+
+def _public_key(private: str) -> str:
+    key = X25519PrivateKey.from_private_bytes(base64.b64decode(private)).public_key()
+    return base64.b64encode(key.public_bytes_raw()).decode()

@@ -159,6 +159,18 @@ def test_what_is_forwarded_goes_the_same_way(home: Machine, relay: Relay) -> Non
     assert letter.client == OUTSIDE
 
 
+def test_what_a_users_script_redirects_goes_the_same_way(home: Machine, relay: Relay) -> None:
+    user = "alice@example.com"
+    home.run("doveadm", "sieve", "put", "-u", user, "-a", "away", stdin=f'redirect "{FRIEND}";'.encode())
+    try:
+        home.run("sendmail", "-f", "stranger@example.net", user, stdin=b"Subject: redirected\n\nhello\n")
+        wait_for(lambda: any("Subject: redirected" in letter.text for letter in relay.sink.letters), "redirected mail")
+    finally:
+        home.run("doveadm", "sieve", "delete", "-u", user, "-a", "away")
+    letter = next(letter for letter in relay.sink.letters if "Subject: redirected" in letter.text)
+    assert letter.client == OUTSIDE
+
+
 def _nowhere(home: Machine) -> None:
     """Try, in each way that there is, to get to the mail server in the world."""
     for address in (WORLD, WORLD_6):
