@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import ipaddress
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -72,10 +75,11 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
                 f"{folder}: found permissions {mode:04o}, expected 0700; the keys in it are for nobody else",
                 f"chmod 0700 {folder}; if somebody may have read them, delete it and set up the relay anew",
             )
-        if path.exists():
-            return Bootstrap.model_validate_json(path.read_bytes())
-        made = make_bootstrap(relay)
-        write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
+        with _locked(folder):
+            if path.exists():
+                return Bootstrap.model_validate_json(path.read_bytes())
+            made = make_bootstrap(relay)
+            write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
     except ValidationError as error:
         found = error.errors()[0]
         where = f"{'.'.join(map(str, found['loc']))}: " if found["loc"] else ""
@@ -88,6 +92,17 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
             f"{error.filename or path}: {error.strerror}", "the keys lie beside the site's file"
         ) from error
     return made
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep others out of a folder: two first calls at once would give keys of two tunnels, and keep those of one."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_bootstrap(relay: Relay) -> Bootstrap:

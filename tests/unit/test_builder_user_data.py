@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import builder.bootstrap
 from builder.bootstrap import Bootstrap, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
 from builder.errors import BuildError
 from builder.user_data import LIMIT, next_steps, providers, user_data
@@ -129,6 +133,21 @@ def test_ssh_is_on_with_a_key_only(bootstrap: Bootstrap) -> None:
     assert with_key["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
     assert without["runcmd"][0].startswith("systemctl disable --now ssh.service")
     assert with_key["ssh_pwauth"] is without["ssh_pwauth"] is False
+
+
+def test_two_first_calls_at_once_give_the_same_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def make_slowly(relay: Relay) -> Bootstrap:
+        with contextlib.suppress(threading.BrokenBarrierError):  # the other one waits elsewhere, as it should
+            together.wait(0.2)
+        return make_bootstrap(relay)
+
+    monkeypatch.setattr(builder.bootstrap, "make_bootstrap", make_slowly)
+    site, relay = tmp_path / "home.yaml", _site().relays[0]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: open_bootstrap(site, relay), range(2))
+    assert first == second == open_bootstrap(site, relay)
 
 
 def test_the_same_keys_every_time(tmp_path: Path) -> None:
