@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+_FIRST_LINE = b"#cloud-config\n"
+
 
 @click.command("user-data")
 @click.argument("site", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -46,8 +48,8 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
             "add `relays: [{address: mx.example.com, offline: tempfail}]` with your own domain",
         )
     key = public_key(ssh_key.read_text(encoding="utf-8", errors="replace")) if ssh_key else ""
-    if output and not output.absolute().parent.is_dir():
-        raise BuildError(f"{output} cannot be written: there is no such folder", "name a file in a folder of yours")
+    if output:
+        _check_output(output)
     text = written(wanted, open_bootstrap(site, wanted.relays[0]), key)
     if output:
         try:
@@ -59,3 +61,18 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
     else:
         click.echo(text, nl=False)
     click.echo(next_steps(wanted, text, known[provider], key), nl=False, err=True)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse to write where no file can be, and over a file that is something else: the site, a key."""
+    from builder.errors import BuildError
+
+    if not output.absolute().parent.is_dir():
+        raise BuildError(f"{output} cannot be written: there is no such folder", "name a file in a folder of yours")
+    try:
+        with output.open("rb") as file:
+            begins = file.read(len(_FIRST_LINE))
+    except OSError:  # not there, or not ours to read: writing tells
+        return
+    if begins != _FIRST_LINE:
+        raise BuildError(f"{output} is there already, and is no user-data", "name another file, or remove it first")

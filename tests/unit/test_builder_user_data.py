@@ -295,7 +295,7 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     assert first.stdout == user_data(_site("example.com"), made, _KEY)
     assert made.relay.private_key not in first.stderr
     assert "Hetzner" in first.stderr
-    written.write_text("older")
+    written.write_text("#cloud-config\n# older\n")
     written.chmod(0o644)
     second = _run("user-data", site, "--ssh-key", key, "--output", written)
     assert (second.returncode, second.stdout) == (0, ""), second.stderr
@@ -312,6 +312,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         (("--provider", "nobody"), "known are: generic, hetzner"),
         (("--ssh-key", key), "with the ending .pub"),
         (("--output", tmp_path / "no/relay.yaml"), "cannot be written"),
+        (("--output", site), "is there already, and is no user-data"),
+        (("--output", key), "is there already, and is no user-data"),
     ):
         refused = _run("user-data", site, *arguments)
         assert refused.returncode == 1
@@ -320,6 +322,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         assert "Traceback" not in refused.stderr
         assert "c2VjcmV0" not in refused.stderr
         assert not keys_folder(site).exists(), "refused before anything is changed"
+        assert site.read_text().startswith(_FILE)
         site.write_text(_FILE + _RELAYS)
 
 
