@@ -68,7 +68,7 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     Raises:
         BuildError: it is no public key, or there is too much to say for a provider's form.
     """
-    ssh_key = public_key(ssh_key)
+    ssh_key = public_key(ssh_key) if ssh_key else ""
     accounts = first_accounts(site)
     domains = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
     setting = RelaySetting(accounts.mx_host, domains, bootstrap.relay, ssh=bool(ssh_key))
@@ -84,15 +84,12 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
 
 
 def public_key(text: str) -> str:
-    """Give a public key as it may stand in user-data, empty for none.
+    """Give a public key as it may stand in user-data.
 
     Raises:
         BuildError: it is no public key.
     """
-    text = text.strip()
-    if not text:
-        return ""
-    key = PublicKey.parse(text)
+    key = PublicKey.parse(text.strip())
     if key is None:
         raise BuildError(
             "the SSH key is none: found something else than one whole line like `ssh-ed25519 AAAA… name`",

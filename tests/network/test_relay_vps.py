@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,32 @@ def test_whatever_dies_comes_back(vps: Vps, internet: Internet, program: str) ->
     vps.run("pkill", "-KILL", "--exact", program)
     wait_for(lambda: vps.run("pgrep", "--exact", program, check=False) not in {"", before}, f"{program} is back")
     wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
+
+
+@pytest.mark.parametrize("program", ["haproxy", "master"])
+def test_a_daemon_that_is_taken_over_finds_no_key(vps: Vps, program: str) -> None:
+    """Not even its process that is root: neither the tunnel's settings nor the user-data that they were in."""
+    inside = ("nsenter", f"--target={vps.run('pgrep', '--oldest', '--exact', program).strip()}", "--mount", "--")
+    search = ("grep", "--recursive", "--files-with-matches", "--no-messages", "PrivateKey = .*=")
+    places = ("/etc", "/run", "/var/lib/cloud/instances")
+    assert "/etc/wireguard/home0.conf" in vps.run(*search, *places)
+    drop = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+    assert vps.run(*inside, *drop, *search, *places, check=False) == ""
+
+
+@pytest.mark.parametrize("metadata", ["169.254.169.254", "fd00:a9fe:a9fe::1"])
+def test_the_providers_metadata_are_for_root_only(vps: Vps, internet: Internet, metadata: str) -> None:
+    """The user-data are among them, for whoever asks."""
+    internet.router.add_address(metadata)
+    listener = internet.router.call(
+        socket.create_server, (metadata, 80), family=socket.AF_INET6 if ":" in metadata else socket.AF_INET
+    )
+    script = f"import socket; socket.create_connection(('{metadata}', 80), 5); print('reached')"
+    with listener:
+        assert "reached" in vps.run("python3", "-c", script)
+        for user in ("haproxy", "postfix", "nobody"):
+            asked = vps.run("setpriv", f"--reuid={user}", "--clear-groups", "python3", "-c", script, check=False)
+            assert "reached" not in asked.splitlines()
 
 
 def test_who_writes_to_whom_is_on_no_disk(vps: Vps, internet: Internet) -> None:

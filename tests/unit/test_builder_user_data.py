@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -270,7 +271,9 @@ def test_a_domain_is_a_word_and_nothing_else(label: str) -> None:
 def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "builder", *map(str, arguments)]
     folder = Path(__file__).resolve().parent.parent.parent
-    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 _FILE = """\
@@ -307,6 +310,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
     site, key = tmp_path / "home.yaml", tmp_path / "key"
     site.write_text(_FILE)
     key.write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\xff\n")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     for arguments, words in (
         ((), "found no relay"),
         (("--provider", "nobody"), "known are: generic, hetzner"),
@@ -314,6 +319,9 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         (("--output", tmp_path / "no/relay.yaml"), "cannot be written"),
         (("--output", site), "is there already, and is no user-data"),
         (("--output", key), "is there already, and is no user-data"),
+        (("--output", pipe), "is there already, and is no user-data"),
+        (("--output", ""), "is there already, and is no user-data"),
+        (("--ssh-key", os.devnull), "the SSH key is none"),
     ):
         refused = _run("user-data", site, *arguments)
         assert refused.returncode == 1
