@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,29 @@ class Stored:
 
     name: str
     size: int
+
+
+class Room:
+    """Room that is kept for one message.
+
+    Args:
+        promise: gets more of it; a negative number gives it back.
+    """
+
+    def __init__(self, promise: Callable[[int], None]) -> None:
+        self._promise = promise
+        self.octets = 0
+
+    def grow_to(self, octets: int) -> None:
+        """Keep room for a message of so many octets.
+
+        Raises:
+            SpoolFullError: there is not so much left; what was kept stays so.
+        """
+        more = octets + OVERHEAD - self.octets
+        if more > 0:
+            self._promise(more)
+            self.octets += more
 
 
 class Spool:
@@ -97,28 +120,30 @@ class Spool:
             self._used -= size
 
     @contextmanager
-    def room(self, octets: int) -> Iterator[None]:
+    def room(self, octets: int) -> Iterator[Room]:
         """Keep room for a message until the end of the block.
 
         Args:
-            octets: of the message, or the most that it may have.
+            octets: of the message, as far as they are known.
 
         Raises:
             SpoolFullError: there is not so much left, of the budget or of the disk.
         """
-        wanted = octets + OVERHEAD
+        room = Room(self._promise)
+        try:
+            room.grow_to(octets)
+            yield room
+        finally:
+            self._promise(-room.octets)
+
+    def _promise(self, octets: int) -> None:
         disk = os.statvfs(self._folder)
         with self._lock:
-            if self._used + self._promised + wanted > self._budget:
+            if octets > 0 and self._used + self._promised + octets > self._budget:
                 raise SpoolFullError("the budget is used up")
-            if self._promised + wanted > disk.f_bavail * disk.f_frsize or disk.f_favail == 0:
+            if octets > 0 and (self._promised + octets > disk.f_bavail * disk.f_frsize or disk.f_favail == 0):
                 raise SpoolFullError("the disk is full")
-            self._promised += wanted
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._promised -= wanted
+            self._promised += octets
 
     def store(self, envelope: Envelope, message: Reader) -> Stored:
         """Seal a message and put it on the disk; on return it is there to stay.
