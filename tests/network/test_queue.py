@@ -20,8 +20,8 @@ import pytest
 from builder.relay_files import RelaySetting, relay_files
 from relay.envelope import Envelope
 from relay.reception import Terms, converse
+from relay.recipients import DomainRule, RecipientList, Recipients
 from relay.server import Server
-from relay.smtp import Reply
 from relay.spool import Spool
 from tests import mail
 from tests.machine.machine import wait_for
@@ -58,10 +58,6 @@ class Queue:
         return found
 
 
-def _judge(address: str) -> Reply:
-    return Reply(550, "5.1.1 Unknown") if address.startswith("nobody@") else Reply(250, "2.1.5 Ok")
-
-
 @pytest.fixture(scope="module")
 def queue(root: Path, ends: Ends) -> Iterator[Queue]:
     with namespace() as place, scratch_folder() as scratch:
@@ -77,8 +73,9 @@ def queue(root: Path, ends: Ends) -> Iterator[Queue]:
         (settings / "main.cf").write_text(text)
         (folder := scratch / "spool").mkdir(mode=0o700)
         spool = Spool(folder, [str(_HOME.to_public())], 10**9)
+        recipients = Recipients(RecipientList.make(1, {name: DomainRule() for name in DOMAINS}, ["alice@example.com"]))
         listener = place.call(socket.create_server, ("127.0.0.1", 10026))
-        server = Server(listener, partial(converse, terms=Terms(RELAY_NAME, 50_000_000, _judge), spool=spool))
+        server = Server(listener, partial(converse, terms=Terms(RELAY_NAME, 50_000_000, recipients.judge), spool=spool))
         thread = threading.Thread(target=server.serve)
         thread.start()
         try:
@@ -121,7 +118,7 @@ def test_what_a_sender_sends_is_kept_for_home(queue: Queue, tmp_path: Path) -> N
     message.write_bytes(b"From: a@example.net\nSubject: canary-subject\n\n.dot\n" + b"y" * 100_000 + b"\n")
     sent = _send(queue, message, "alice@example.com", "nobody@example.com")
     assert "250 2.0.0 Kept until the recipient is back" in sent.stdout, sent.stdout[-2000:]
-    assert "550 5.1.1 Unknown" in sent.stdout
+    assert "550 5.1.1 There is no such mailbox here" in sent.stdout
     ((envelope, content),) = queue.opened()
     trace, _, rest = content.partition(b"From: a@")
     assert trace.startswith(b"Received: ")
