@@ -26,7 +26,8 @@ class Server:
 
     def __init__(self, listener: socket.socket, converse: Callable[[socket.socket], None], most: int = MOST) -> None:
         self._listener, self._converse, self._most = listener, converse, most
-        self._lock = threading.Lock()
+        # A signal's handler calls `stop` in the middle of `serve`, in the same thread.
+        self._lock = threading.RLock()
         self._open: set[socket.socket] = set()
         self._stopping = threading.Event()
 
