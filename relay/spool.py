@@ -141,7 +141,10 @@ class Spool:
         with self._lock:
             if octets > 0 and self._used + self._promised + octets > self._budget:
                 raise SpoolFullError("the budget is used up")
-            if octets > 0 and (self._promised + octets > disk.f_bavail * disk.f_frsize or disk.f_favail == 0):
+            # Some file systems, btrfs for one, have no fixed number of inodes and tell of none.
+            if octets > 0 and disk.f_files and not disk.f_favail:
+                raise SpoolFullError("the disk has no inodes left")
+            if octets > 0 and self._promised + octets > disk.f_bavail * disk.f_frsize:
                 raise SpoolFullError("the disk is full")
             self._promised += octets
 

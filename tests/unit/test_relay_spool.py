@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tempfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyrage
 import pytest
@@ -123,6 +125,17 @@ def test_room_is_promised_once(folder: Path) -> None:
 
 def test_more_than_the_disk_has_is_not_promised(folder: Path) -> None:
     with pytest.raises(SpoolFullError, match="disk"), Spool(folder / "spool", _KEYS, 10**18).room(10**17):
+        pass
+
+
+@pytest.mark.parametrize(("files", "left", "full"), [(1000, 1, False), (1000, 0, True), (0, 0, False)])
+def test_without_inodes_there_is_no_room(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, files: int, left: int, full: bool
+) -> None:
+    """The last is btrfs, which counts none."""
+    counted = SimpleNamespace(f_bavail=10**6, f_frsize=4096, f_files=files, f_favail=left)
+    monkeypatch.setattr(os, "statvfs", lambda _: counted)
+    with pytest.raises(SpoolFullError, match="inodes") if full else contextlib.nullcontext(), spool.room(1000):
         pass
 
 
