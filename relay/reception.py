@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 
 from relay.envelope import Envelope
 from relay.smtp import Data, End, Event, Mail, Piece, Quit, Recipient, Reply, Reset, Session
@@ -29,12 +30,29 @@ _NO_DISK = Reply(451, "4.3.0 It cannot be kept now, please try again later")
 _TOO_LARGE = Reply(552, "5.3.4 The message is too large")
 _KEPT = Reply(250, "2.0.0 Kept until the recipient is back")
 
+_LATER = Reply(451, "4.3.2 Home is away, please try again later")
+_NEVER = Reply(550, "5.3.2 Home is away, and mail for it is not kept")
+
 Judge = Callable[[str], Reply]
 """Tells whether mail is taken for an address: the answer to RCPT."""
 
 
 class _TooLargeError(Exception):
     """A message has more octets than any may have."""
+
+
+class Policy(StrEnum):
+    """What becomes of mail while home is away; the site says which."""
+
+    QUEUE = "queue"
+    """It is kept."""
+    TEMPFAIL = "tempfail"
+    """Its senders are asked to come again, and nothing is stored."""
+    REJECT = "reject"
+    """It is refused for good."""
+
+
+_INSTEAD = {Policy.TEMPFAIL: _LATER, Policy.REJECT: _NEVER}
 
 
 @dataclass(frozen=True)
@@ -45,11 +63,18 @@ class Terms:
         name: of the relay.
         largest: message, in octets.
         judge: of recipients.
+        policy: for those that are known.
     """
 
     name: str
     largest: int
     judge: Judge
+    policy: Policy = Policy.QUEUE
+
+    def answer(self, address: str) -> Reply:
+        """Give the answer to RCPT."""
+        reply = self.judge(address)
+        return _INSTEAD.get(self.policy, reply) if reply.code < 300 else reply
 
 
 def converse(connection: socket.socket, terms: Terms, spool: Spool, now: Callable[[], float] = time.time) -> None:
@@ -94,7 +119,7 @@ class _Reception:
             case Mail():
                 self._begin(event)
             case Recipient():
-                reply = self._terms.judge(event.address)
+                reply = self._terms.answer(event.address)
                 if reply.code < 300:
                     self._recipients.append(event)
                 self._session.answer(reply)

@@ -13,7 +13,7 @@ from types import FrameType
 
 import pyrage
 
-from relay.reception import Terms, converse
+from relay.reception import Policy, Terms, converse
 from relay.recipients import ListError, RecipientList, Recipients
 from relay.server import Server
 from relay.spool import Spool
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'the listener'}: {error.strerror}")
     _read_list(recipients, options.recipients)
-    terms = Terms(options.name, options.largest, recipients.judge)
+    terms = Terms(options.name, options.largest, recipients.judge, Policy(options.policy))
     server = Server(listener, partial(converse, terms=terms, spool=spool))
 
     def end(_signal: int, _frame: FrameType | None) -> None:
@@ -91,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", required=True, action="append", help="a public age key of home; repeatable")
     parser.add_argument("--budget", required=True, type=int, help="octets that all messages may take")
     parser.add_argument("--largest", type=int, default=50_000_000, help="octets of one message (default: %(default)s)")
+    parser.add_argument(
+        "--policy", choices=[str(policy) for policy in Policy], default="queue", help="default: %(default)s"
+    )
     parser.add_argument(
         "--listen", type=_place, default="127.0.0.1:10026", help="address and port (default: %(default)s)"
     )

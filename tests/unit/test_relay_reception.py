@@ -16,7 +16,7 @@ import pyrage
 import pytest
 
 from relay.envelope import Envelope, Reader
-from relay.reception import Terms, converse
+from relay.reception import Policy, Terms, converse
 from relay.server import Server
 from relay.smtp import Reply
 from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError, Stored
@@ -162,6 +162,13 @@ def test_who_comes_to_a_full_house_is_asked_to_come_again(server: Server) -> Non
         with pytest.raises(smtplib.SMTPConnectError) as refused:
             _client(server)
     assert refused.value.smtp_code == 421
+
+
+@pytest.mark.parametrize(("policy", "known"), [("queue", 250), ("tempfail", 451), ("reject", 550)])
+def test_what_becomes_of_mail_is_the_sites_choice(policy: str, known: int) -> None:
+    terms = Terms("mx.example.com", _LARGEST, _judge, Policy(policy))
+    assert terms.answer("alice@example.com").code == known
+    assert terms.answer("nobody@example.com") == Reply(550, "5.1.1 Unknown")
 
 
 def test_room_grows_and_is_given_back() -> None:

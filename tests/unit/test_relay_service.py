@@ -159,6 +159,16 @@ def test_a_list_may_come_later(service: Service) -> None:
     assert "the recipients stay as they were" in service.said()
 
 
+def test_with_another_policy_nothing_is_kept(service: Service, tmp_path: Path) -> None:
+    service.push(1, "alice@example.com")
+    service.start("--policy", "tempfail")
+    with service.client() as client:
+        client.ehlo()
+        client.mail("a@example.net")
+        assert (client.rcpt("alice@example.com")[0], client.rcpt("bob@example.com")[0]) == (451, 550)
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
 def test_sigterm_ends_it_with_a_client_there(service: Service) -> None:
     service.start()
     client = service.client()
