@@ -24,6 +24,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.kit.postfix import POSTFIX_MAIN, POSTFIX_MASTER
+from benchmarks.kit.processes import memory
 from benchmarks.kit.report import Row, megabytes, show
 from builder.archive import Archive
 from builder.build import SOURCE, build_root_tar, open_workshop
@@ -54,48 +56,6 @@ _ADDRESSES = Addresses.model_validate(
     {"home4": "10.99.0.1", "relay4": "10.99.0.2", "home6": "fd99::1", "relay6": "fd99::2"}
 )
 _STORE_PORT = 2526
-
-_MAIN = """\
-compatibility_level = 3.10
-myhostname = {name}
-mydestination =
-local_recipient_maps =
-alias_maps =
-alias_database =
-mynetworks =
-inet_protocols = all
-relay_domains = example.com
-relay_transport = {transport}
-message_size_limit = 0
-smtpd_peername_lookup = no
-smtp_dns_support_level = disabled
-# One client has all the sessions of the benchmark, and brakes would be measured instead of the way.
-smtpd_client_connection_count_limit = 0
-default_process_limit = 200
-in_flow_delay = 0
-"""
-
-_MASTER = """\
-{doors}
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-"""
 
 _READY = """
 import asyncio, sys
@@ -196,7 +156,7 @@ class _Scene:
 
     def memory(self, name: str) -> int:
         """Give the bytes that a program and its children take, shared pages once."""
-        return sum(map(_pss, _family(self.programs[name])))
+        return memory(self.programs[name])
 
 
 def main() -> None:
@@ -309,8 +269,8 @@ def _run_postfix(
     folder, log = scratch / name, scratch / f"{name}.log"
     settings = folder / "settings"
     settings.mkdir(parents=True)
-    (settings / "main.cf").write_text(_MAIN.format(name=name, transport=transport))
-    (settings / "master.cf").write_text(_MASTER.format(doors=doors))
+    (settings / "main.cf").write_text(POSTFIX_MAIN.format(name=name, transport=transport))
+    (settings / "master.cf").write_text(POSTFIX_MASTER.format(doors=doors))
     stores = doors == _STORE_DOORS
     process = stack.enter_context(running_postfix(place, settings, name, root, folder, log, disk=stores))
     port = _STORE_PORT if stores else 25
@@ -340,19 +300,6 @@ def _home_is_up(relay: Namespace) -> bool:
     )
     state = relay.run("python3", "-c", script, check=False)
     return bool(re.search(r"(?m)^home-25,home,.*,UP,", state))
-
-
-def _family(pid: int) -> Sequence[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _family(int(child))
-    return [pid, *found]
-
-
-def _pss(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":

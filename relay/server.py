@@ -1,0 +1,87 @@
+"""The queue's listener: a thread for each client, and so many at most."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+from relay.smtp import Reply
+
+MOST = 100
+"""Clients at once: as many as Postfix has processes (postconf(5), default_process_limit)."""
+
+_BUSY = Reply(421, "4.3.2 Too many connections, please try again later")
+_SECONDS = 5.0
+"""For a client that is sent off to take the word."""
+
+
+class Server:
+    """Serves clients.
+
+    Args:
+        listener: that they connect to.
+        converse: serves one of them; the connection is closed afterwards.
+    """
+
+    def __init__(self, listener: socket.socket, converse: Callable[[socket.socket], None], most: int = MOST) -> None:
+        self._listener, self._converse, self._most = listener, converse, most
+        # A signal's handler calls `stop` in the middle of `serve`, in the same thread.
+        self._lock = threading.RLock()
+        self._open: set[socket.socket] = set()
+        self._stopping = threading.Event()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens: address and port."""
+        host, port, *_ = self._listener.getsockname()
+        return host, port
+
+    def serve(self) -> None:
+        """Serve until `stop`; on return nobody is served any more."""
+        threads: list[threading.Thread] = []
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._stopping.is_set():
+                    break
+                raise
+            threads = [thread for thread in threads if thread.is_alive()]
+            if len(threads) >= self._most:
+                self._send_off(connection)
+                continue
+            thread = threading.Thread(target=self._serve_one, args=(connection,))
+            with self._lock:
+                self._open.add(connection)
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Take no more clients, and hang up on those that are there: what they have not finished they will repeat."""
+        self._stopping.set()
+        with self._lock:
+            for connection in (self._listener, *self._open):
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:  # it has gone by itself
+                    continue
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        try:
+            self._converse(connection)
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+                connection.close()
+
+    @staticmethod
+    def _send_off(connection: socket.socket) -> None:
+        with connection:
+            connection.settimeout(_SECONDS)
+            try:
+                connection.sendall(_BUSY.octets())
+            except OSError:  # it did not wait
+                return

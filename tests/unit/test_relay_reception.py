@@ -1,0 +1,183 @@
+"""Messages over a real socket, from a real client, into a real spool."""
+
+from __future__ import annotations
+
+import contextlib
+import smtplib
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from relay.envelope import Envelope, Reader
+from relay.reception import Policy, Terms, converse
+from relay.server import Server
+from relay.smtp import Reply
+from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError, Stored
+from tests.machine.machine import wait_for
+
+_HOME = pyrage.x25519.Identity.generate()
+_LARGEST = 30_000_000
+_NOW = 1_795_478_400.5
+_BODY = b"Subject: x\r\n\r\n.dot\r\n" + b"y" * 100_000 + b"\xff\0\r\n"
+
+
+def _judge(address: str) -> Reply:
+    return Reply(550, "5.1.1 Unknown") if address.startswith("nobody@") else Reply(250, "2.1.5 Ok")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path, [str(_HOME.to_public())], 10**8)
+
+
+@pytest.fixture
+def server(spool: Spool) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        terms = Terms("mx.example.com", _LARGEST, _judge)
+        made = Server(listener, partial(converse, terms=terms, spool=spool, now=lambda: _NOW), most=8)
+        thread = threading.Thread(target=made.serve)
+        thread.start()
+        yield made
+        made.stop()
+        thread.join()
+
+
+def _client(server: Server) -> smtplib.SMTP:
+    return smtplib.SMTP(*server.address, local_hostname="sender.example.net", timeout=30)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[smtplib.SMTP]:
+    with _client(server) as made:
+        yield made
+
+
+def _opened(spool: Spool) -> list[tuple[Envelope, bytes]]:
+    found = []
+    for item in spool.items():
+        content = BytesIO(pyrage.decrypt(spool.open(item.name).read_bytes(), [_HOME]))
+        found.append((Envelope.read(content), content.read()))
+    return found
+
+
+def test_a_message_is_kept_as_it_was_sent(client: smtplib.SMTP, spool: Spool) -> None:
+    client.ehlo()
+    client.docmd("XFORWARD", "ADDR=192.0.2.7 HELO=sender.example.net")
+    refused = client.sendmail("a@example.net", ["alice@example.com", "nobody@example.com", "bob@example.com"], _BODY)
+    assert refused == {"nobody@example.com": (550, b"5.1.1 Unknown")}
+    ((envelope, message),) = _opened(spool)
+    assert message == _BODY
+    assert envelope.sender == "a@example.net"
+    assert [address for address, _ in envelope.recipients] == ["alice@example.com", "bob@example.com"]
+    assert envelope.client == {"HELO": "sender.example.net", "ADDR": "192.0.2.7"}
+    assert envelope.received == 1_795_478_400_500
+
+
+def test_many_at_once_and_one_after_the_other(server: Server, spool: Spool) -> None:
+    def send(number: int) -> None:
+        with _client(server) as client:
+            for index in range(5):
+                client.sendmail("", ["alice@example.com"], b"Subject: %d-%d\r\n\r\n" % (number, index) + b"z" * 10_000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, range(8)))
+    subjects = {message.split(b"\r\n")[0] for _, message in _opened(spool)}
+    assert subjects == {b"Subject: %d-%d" % (number, index) for number in range(8) for index in range(5)}
+
+
+def test_a_client_that_goes_in_the_middle_leaves_nothing(server: Server, spool: Spool, tmp_path: Path) -> None:
+    with socket.create_connection(server.address) as raw:
+        raw.sendall(b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n" + b"x" * 300_000 + b"\r\n.\r")
+
+    def is_as_before() -> bool:
+        with contextlib.suppress(SpoolFullError), spool.room(10**8 - OVERHEAD):
+            return list(tmp_path.iterdir()) == []
+        return False
+
+    wait_for(is_as_before, "nothing is left of it, and its room is there again")
+
+
+@pytest.mark.parametrize(("failure", "code"), [(SpoolFullError("full"), 452), (SpoolError("broken"), 451)])
+def test_a_disk_that_fails_on_the_way_is_told_at_the_end(
+    client: smtplib.SMTP, spool: Spool, failure: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Spool.store
+
+    def fail(_spool: Spool, _envelope: Envelope, message: Reader) -> Stored:
+        message.read(1)
+        raise failure
+
+    monkeypatch.setattr(Spool, "store", fail)
+    with pytest.raises(smtplib.SMTPDataError) as refused:
+        client.sendmail("a@example.net", ["alice@example.com"], _BODY)
+    assert refused.value.smtp_code == code
+    assert spool.items() == []
+    monkeypatch.setattr(Spool, "store", store)
+    client.sendmail("a@example.net", ["alice@example.com"], _BODY)
+    assert len(spool.items()) == 1
+
+
+def test_no_room_is_told_before_anything_is_sent(client: smtplib.SMTP) -> None:
+    client.ehlo()
+    for _ in range(4):
+        client.sendmail("a@example.net", ["alice@example.com"], b"x" * 24_000_000)
+    assert client.mail("a@example.net", ["SIZE=24000000"])[0] == 452
+    assert client.mail("a@example.net", ["SIZE=1000"])[0] == 250
+
+
+def test_a_message_that_said_no_size_or_a_wrong_one_gets_room_as_it_comes(client: smtplib.SMTP, spool: Spool) -> None:
+    client.ehlo()
+    for options in ([], ["SIZE=5"]):
+        client.mail("a@example.net", options)
+        client.rcpt("alice@example.com")
+        assert client.data(b"x" * 5_000_000)[0] == 250
+    for _ in range(10):
+        client.mail("a@example.net")
+        client.rcpt("alice@example.com")
+        code, _ = client.data(b"x" * 24_000_000)
+    assert code == 452
+    assert sum(item.size for item in spool.items()) <= 10**8
+
+
+def test_a_message_that_is_too_large_is_told_so(client: smtplib.SMTP, spool: Spool) -> None:
+    client.ehlo()
+    client.mail("a@example.net")
+    client.rcpt("alice@example.com")
+    assert client.data(b"x" * (_LARGEST + 1))[0] == 552
+    assert spool.items() == []
+    assert client.noop()[0] == 250
+
+
+def test_who_comes_to_a_full_house_is_asked_to_come_again(server: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(_client(server))
+        with pytest.raises(smtplib.SMTPConnectError) as refused:
+            _client(server)
+    assert refused.value.smtp_code == 421
+
+
+@pytest.mark.parametrize(("policy", "known"), [("queue", 250), ("tempfail", 451), ("reject", 550)])
+def test_what_becomes_of_mail_is_the_sites_choice(policy: str, known: int) -> None:
+    terms = Terms("mx.example.com", _LARGEST, _judge, Policy(policy))
+    assert terms.answer("alice@example.com").code == known
+    assert terms.answer("nobody@example.com") == Reply(550, "5.1.1 Unknown")
+
+
+def test_room_grows_and_is_given_back() -> None:
+    promised = [0]
+
+    def promise(octets: int) -> None:
+        promised[0] += octets
+
+    room = Room(promise)
+    for octets in (0, 10, 5, 1000):
+        room.grow_to(octets)
+    assert promised == [1000 + OVERHEAD] == [room.octets]
