@@ -25,10 +25,13 @@ _DARKPIPE = str(REPOSITORY / "darkpipe")
 _SITE = str(REPOSITORY / "examples/home.yaml")
 
 
+def _run_build(output: Path, site: str = _SITE) -> subprocess.CompletedProcess[str]:
+    command = [_DARKPIPE, "build", site, "--output", str(output)]
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+
+
 def _build(output: Path) -> Path:
-    command = [_DARKPIPE, "build", _SITE, "--output", str(output)]
-    built = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
-    return Path(built.stdout.splitlines()[-1])
+    return Path(_run_build(output).stdout.splitlines()[-1])
 
 
 def test_result_is_complete_and_the_same_each_time(tmp_path: Path) -> None:
@@ -131,26 +134,14 @@ def test_what_init_writes_can_be_built(image: Path, tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     asked = [_DARKPIPE, "init", str(site), "--domain", "example.com", "--unlock", "none"]
     subprocess.run(asked, check=True, capture_output=True)
-    built = subprocess.run(
-        [_DARKPIPE, "build", str(site), "--output", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=True,
-    )
+    built = _run_build(tmp_path / "out", str(site))
     assert Path(built.stdout.splitlines()[-1]).is_dir(), image
 
 
 def test_image_and_user_data_hold_the_two_ends_of_one_tunnel(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(f"{Path(_SITE).read_text()}relays: [{{address: 192.0.2.1, offline: tempfail}}]\n")
-    built = subprocess.run(
-        [_DARKPIPE, "build", str(site), "--output", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=True,
-    )
+    built = _run_build(tmp_path / "out", str(site))
     assert f"./darkpipe user-data {site}" in built.stderr
     printed = subprocess.run([_DARKPIPE, "user-data", str(site)], capture_output=True, text=True, check=True).stdout
     ours, homes = (re.findall(rf"(?m)^ *{name} = (\S+)$", printed)[0] for name in ("PrivateKey", "PublicKey"))
