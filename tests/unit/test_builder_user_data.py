@@ -162,6 +162,15 @@ def test_the_same_keys_every_time(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
+def test_the_keys_get_into_no_repository(tmp_path: Path) -> None:
+    site = tmp_path / "home.yaml"
+    site.touch()
+    open_bootstrap(site, _site().relays[0])
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    git = ["git", "-C", tmp_path, "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == "?? home.yaml\n"
+
+
 def test_both_halves_belong_together(bootstrap: Bootstrap) -> None:
     assert bootstrap.home.addresses == bootstrap.relay.addresses
     keys = {bootstrap.home.private_key, bootstrap.home.relay_key, bootstrap.relay.private_key, bootstrap.relay.home_key}
@@ -294,6 +303,7 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     first = _run("user-data", site, "--provider", "hetzner", "--ssh-key", key)
     assert first.returncode == 0, first.stderr
     assert has_bootstrap(site, relay)
+    assert "The keys are new" in first.stderr
     made = open_bootstrap(site, relay)
     assert first.stdout == user_data(_site("example.com"), made, _KEY)
     assert made.relay.private_key not in first.stderr
@@ -302,6 +312,7 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     written.chmod(0o644)
     second = _run("user-data", site, "--ssh-key", key, "--output", written)
     assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    assert "The keys are new" not in second.stderr
     assert written.read_text() == first.stdout
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
 
