@@ -167,7 +167,7 @@ def test_the_keys_get_into_no_repository(tmp_path: Path) -> None:
     site.touch()
     open_bootstrap(site, _site().relays[0])
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    git = ["git", "-C", tmp_path, "status", "--porcelain", "--untracked-files=all"]
+    git = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
     assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == "?? home.yaml\n"
 
 
