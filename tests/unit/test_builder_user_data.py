@@ -124,16 +124,33 @@ def test_what_is_no_public_key_is_refused(bootstrap: Bootstrap, key: str) -> Non
 def test_a_comment_that_yaml_might_read_is_left_out(bootstrap: Bootstrap, comment: str) -> None:
     table = yaml.safe_load(user_data(_site(), bootstrap, f"{_PLAIN_KEY} {comment}\n"))
     assert table["ssh_authorized_keys"] == [_PLAIN_KEY]
-    assert table["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
+    assert table["runcmd"][1:] == [["/usr/local/sbin/darkpipe-setup"]]
 
 
 def test_ssh_is_on_with_a_key_only(bootstrap: Bootstrap) -> None:
     with_key, without = (yaml.safe_load(user_data(_site(), bootstrap, key)) for key in (_KEY + "\n", ""))
     assert with_key["ssh_authorized_keys"] == [_KEY]
     assert "ssh_authorized_keys" not in without
-    assert with_key["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
+    assert with_key["runcmd"] == without["runcmd"][1:]
     assert without["runcmd"][0].startswith("systemctl disable --now ssh.service")
     assert with_key["ssh_pwauth"] is without["ssh_pwauth"] is False
+
+
+def test_an_archive_that_does_not_answer_is_asked_again(bootstrap: Bootstrap, tmp_path: Path) -> None:
+    """Nobody else would: SSH is off, and cloud-init does its work once."""
+    waits, sets_up = yaml.safe_load(user_data(_site(), bootstrap, _KEY))["runcmd"]
+    asked = tmp_path / "asked"
+    for name, script in {
+        "cloud-init": f'echo "$*" >>{asked}',
+        "which": f"[ $(wc -l <{asked}) = 2 ] && [ $# = 4 ]",
+        "sleep": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    asked.touch()
+    subprocess.run(["sh", "-c", waits], check=True, timeout=60, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert asked.read_text() == "single --name cc_package_update_upgrade_install --frequency always\n" * 2
+    assert sets_up == ["/usr/local/sbin/darkpipe-setup"]
 
 
 def test_two_first_calls_at_once_give_the_same_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
