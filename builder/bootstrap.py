@@ -79,6 +79,8 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
             if path.exists():
                 return Bootstrap.model_validate_json(path.read_bytes())
             made = make_bootstrap(relay)
+            # Whoever keeps the site's file in a repository wants it there without its keys.
+            write_atomically(folder / ".gitignore", b"*\n", 0o600)
             write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
     except ValidationError as error:
         found = error.errors()[0]

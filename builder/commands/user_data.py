@@ -31,7 +31,7 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
       ./darkpipe user-data my-site.yaml
       ./darkpipe user-data my-site.yaml --provider hetzner --ssh-key ~/.ssh/id_ed25519.pub --output relay.yaml
     """
-    from builder.bootstrap import open_bootstrap
+    from builder.bootstrap import has_bootstrap, keys_folder, open_bootstrap
     from builder.errors import BuildError
     from builder.user_data import next_steps, providers, public_key
     from builder.user_data import user_data as written
@@ -50,6 +50,7 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
     key = public_key(ssh_key.read_text(encoding="utf-8", errors="replace")) if ssh_key else ""
     if output:
         _check_output(output)
+    new = not has_bootstrap(site, wanted.relays[0])
     text = written(wanted, open_bootstrap(site, wanted.relays[0]), key)
     if output:
         try:
@@ -60,6 +61,9 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
             ) from error
     else:
         click.echo(text, nl=False)
+    if new:
+        # After a rename of the site's file, for instance, whose keys have kept their name.
+        click.echo(f"The keys are new, in {keys_folder(site)}. An image or a relay made before has others.", err=True)
     click.echo(next_steps(wanted, text, known[provider], key), nl=False, err=True)
 
 

@@ -124,16 +124,33 @@ def test_what_is_no_public_key_is_refused(bootstrap: Bootstrap, key: str) -> Non
 def test_a_comment_that_yaml_might_read_is_left_out(bootstrap: Bootstrap, comment: str) -> None:
     table = yaml.safe_load(user_data(_site(), bootstrap, f"{_PLAIN_KEY} {comment}\n"))
     assert table["ssh_authorized_keys"] == [_PLAIN_KEY]
-    assert table["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
+    assert table["runcmd"][1:] == [["/usr/local/sbin/darkpipe-setup"]]
 
 
 def test_ssh_is_on_with_a_key_only(bootstrap: Bootstrap) -> None:
     with_key, without = (yaml.safe_load(user_data(_site(), bootstrap, key)) for key in (_KEY + "\n", ""))
     assert with_key["ssh_authorized_keys"] == [_KEY]
     assert "ssh_authorized_keys" not in without
-    assert with_key["runcmd"] == [["/usr/local/sbin/darkpipe-setup"]]
+    assert with_key["runcmd"] == without["runcmd"][1:]
     assert without["runcmd"][0].startswith("systemctl disable --now ssh.service")
     assert with_key["ssh_pwauth"] is without["ssh_pwauth"] is False
+
+
+def test_an_archive_that_does_not_answer_is_asked_again(bootstrap: Bootstrap, tmp_path: Path) -> None:
+    """Nobody else would: SSH is off, and cloud-init does its work once."""
+    waits, sets_up = yaml.safe_load(user_data(_site(), bootstrap, _KEY))["runcmd"]
+    asked = tmp_path / "asked"
+    for name, script in {
+        "cloud-init": f'echo "$*" >>{asked}',
+        "which": f"[ $(wc -l <{asked}) = 2 ] && [ $# = 4 ]",
+        "sleep": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    asked.touch()
+    subprocess.run(["sh", "-c", waits], check=True, timeout=60, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert asked.read_text() == "single --name cc_package_update_upgrade_install --frequency always\n" * 2
+    assert sets_up == ["/usr/local/sbin/darkpipe-setup"]
 
 
 def test_two_first_calls_at_once_give_the_same_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +177,15 @@ def test_the_same_keys_every_time(tmp_path: Path) -> None:
     folder = keys_folder(site)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_the_keys_get_into_no_repository(tmp_path: Path) -> None:
+    site = tmp_path / "home.yaml"
+    site.touch()
+    open_bootstrap(site, _site().relays[0])
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    git = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(git, capture_output=True, text=True, check=True).stdout == "?? home.yaml\n"
 
 
 def test_both_halves_belong_together(bootstrap: Bootstrap) -> None:
@@ -294,6 +320,7 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     first = _run("user-data", site, "--provider", "hetzner", "--ssh-key", key)
     assert first.returncode == 0, first.stderr
     assert has_bootstrap(site, relay)
+    assert "The keys are new" in first.stderr
     made = open_bootstrap(site, relay)
     assert first.stdout == user_data(_site("example.com"), made, _KEY)
     assert made.relay.private_key not in first.stderr
@@ -302,6 +329,7 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     written.chmod(0o644)
     second = _run("user-data", site, "--ssh-key", key, "--output", written)
     assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    assert "The keys are new" not in second.stderr
     assert written.read_text() == first.stdout
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
 
