@@ -15,6 +15,7 @@ import pytest
 from tests import mail
 from tests.machine.machine import wait_for
 from tests.network.conftest import ADDRESSES, RELAY_ADDRESS, RELAY_ADDRESS_6, RELAY_NAME, Ends
+from tests.network.handshake import is_answered
 from tests.network.net import Namespace, join, namespace, wireguard
 from tests.network.relay import Relay
 
@@ -130,6 +131,19 @@ def test_home_reaches_nothing_on_the_relay(world: Namespace, relay: Relay, ends:
             assert home.reachable(ports, str(ADDRESSES.relay6)) == set()
             # The tunnel itself works: the relay takes part in the handshake, and answers nothing else.
             assert "latest handshake" in home.run("wg", "show", "relay0")
+
+
+def test_a_home_whose_clock_was_set_back_is_heard_when_it_has_been_silent(
+    world: Namespace, relay: Relay, ends: Ends
+) -> None:
+    """Before, it is taken for a replay of its own handshakes (WireGuard's paper, §5.1)."""
+    now = int(time.time())
+    early = now - 3600
+    relay.forget_silent_home(later=400)
+    assert world.call(is_answered, ends.home, RELAY_ADDRESS, now)
+    assert not world.call(is_answered, ends.home, RELAY_ADDRESS, early)
+    relay.forget_silent_home(later=400)
+    assert world.call(is_answered, ends.home, RELAY_ADDRESS, early)
 
 
 def test_who_does_not_speak_tls_gets_no_connection(world: Namespace) -> None:

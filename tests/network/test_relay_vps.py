@@ -71,10 +71,30 @@ def test_a_unit_is_tight(vps: Vps, unit: str) -> None:
 
 
 @pytest.mark.parametrize("program", ["haproxy", "master"])
-def test_whatever_dies_comes_back(vps: Vps, internet: Internet, program: str) -> None:
-    before = vps.run("pgrep", "--exact", program)
-    vps.run("pkill", "-KILL", "--exact", program)
-    wait_for(lambda: vps.run("pgrep", "--exact", program, check=False) not in {"", before}, f"{program} is back")
+def test_what_crashes_writes_no_core_file(vps: Vps, program: str) -> None:
+    for pid in vps.run("pgrep", "--exact", program).split():
+        limits = vps.run("cat", f"/proc/{pid}/limits")
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
+
+
+def test_nobody_gets_in_while_the_log_may_still_be_on_a_disk(vps: Vps, internet: Internet) -> None:
+    """The installation of its package starts HAProxy before darkpipe-setup has run."""
+    vps.run("rm", "/etc/systemd/system/haproxy.service.d/50-cage.conf")
+    vps.run("systemctl", "restart", "haproxy")
+    assert internet.router.reachable(PORTS, _SITE.address) == set()
+    vps.run("darkpipe-setup")
+    wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
+    assert vps.failed_units() == []
+
+
+@pytest.mark.parametrize("service", ["haproxy", "postfix"])
+def test_whatever_dies_comes_back(vps: Vps, internet: Internet, service: str) -> None:
+    def main_process() -> str:
+        return vps.run("systemctl", "show", "--property=MainPID", "--value", service).strip()
+
+    before = main_process()
+    vps.run("systemctl", "kill", "--signal=KILL", service)
+    wait_for(lambda: main_process() not in {"0", before}, f"{service} is back")
     wait_for(lambda: _tells_home_is_away(internet), "the relay has seen that home is away")
 
 
