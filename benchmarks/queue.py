@@ -7,11 +7,9 @@ order, and the ratio is the median of the rounds' own ratios, as in `benchmarks/
 from __future__ import annotations
 
 import itertools
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,20 +18,16 @@ from pathlib import Path
 
 import pyrage
 
-from benchmarks.kit.postfix import POSTFIX_MAIN, POSTFIX_MASTER
+from benchmarks.kit.postfix import POSTFIX_MAIN
 from benchmarks.kit.processes import memory
 from benchmarks.kit.report import Row, megabytes, show
-from builder.archive import Archive
-from builder.build import SOURCE, build_root_tar, open_workshop
-from builder.cache import Cache
+from benchmarks.kit.root import root_and_scratch
+from builder.build import SOURCE
 from builder.errors import BuildError
-from builder.profile import load_profile
-from builder.progress import Stages
-from builder.sandbox import remove_tree
 from relay.recipients import DomainRule, RecipientList
-from tests.machine.machine import unpack, wait_for, why_not
+from tests.machine.machine import wait_for, why_not
 from tests.network.net import Namespace, namespace
-from tests.network.relay import running_postfix
+from tests.network.postfix import POSTFIX_MASTER, running_postfix
 
 _ROUNDS = 6
 _PATIENCE = 300
@@ -136,12 +130,8 @@ def _most_memory(pid: int) -> int:
 
 @contextmanager
 def _scene() -> Iterator[_Scene]:
-    cache = Cache(Cache.default().root, remove_tree)
-    shop = open_workshop(cache, Archive.from_environment(), Stages())
-    root = unpack(build_root_tar(shop, load_profile(SOURCE / "profiles/x64")).path, cache.root / "machine")
     with ExitStack() as stack:
-        scratch = Path(tempfile.mkdtemp(prefix="darkpipe-bench-", dir="/var/tmp"))
-        stack.callback(shutil.rmtree, scratch)
+        root, scratch = stack.enter_context(root_and_scratch())
         place = stack.enter_context(namespace())
         queue = _run_queue(stack, place, scratch)
         postfix = {way: _run_postfix(stack, place, way, root, scratch) for way in _WAYS}

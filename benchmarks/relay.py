@@ -12,33 +12,27 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
 import smtplib
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.kit.postfix import POSTFIX_MAIN, POSTFIX_MASTER
+from benchmarks.kit.postfix import POSTFIX_MAIN
 from benchmarks.kit.processes import memory
 from benchmarks.kit.report import Row, megabytes, show
-from builder.archive import Archive
-from builder.build import SOURCE, build_root_tar, open_workshop
-from builder.cache import Cache
+from benchmarks.kit.root import root_and_scratch
+from builder.build import SOURCE
 from builder.errors import BuildError
-from builder.profile import load_profile
-from builder.progress import Stages
 from builder.relay_files import RelaySetting, relay_files
-from builder.sandbox import remove_tree
 from model.tunnel import HOME_INTERFACE, RELAY_INTERFACE, Addresses, RelayEnd
-from tests.machine.machine import unpack, wait_for, why_not
+from tests.machine.machine import wait_for, why_not
 from tests.network.net import Namespace, join, namespace, wireguard
-from tests.network.relay import running_postfix
+from tests.network.postfix import POSTFIX_MASTER, running_postfix
 
 _ROUNDS = 12
 """A multiple of the number of orders."""
@@ -216,12 +210,8 @@ def _median(values: Sequence[float], digits: int, unit: str) -> str:
 
 @contextmanager
 def _scene() -> Iterator[_Scene]:
-    cache = Cache(Cache.default().root, remove_tree)
-    shop = open_workshop(cache, Archive.from_environment(), Stages())
-    root = unpack(build_root_tar(shop, load_profile(SOURCE / "profiles/x64")).path, cache.root / "machine")
     with ExitStack() as stack:
-        scratch = Path(tempfile.mkdtemp(prefix="darkpipe-bench-", dir="/var/tmp"))
-        stack.callback(shutil.rmtree, scratch)
+        root, scratch = stack.enter_context(root_and_scratch())
         world, relay, home = (stack.enter_context(namespace()) for _ in range(3))
         _connect(stack, world, relay, home)
         stack.enter_context(home.running(sys.executable, "-I", "-c", _READY, str(SOURCE)))

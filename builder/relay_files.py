@@ -34,7 +34,7 @@ class RelaySetting:
 
     Args:
         name: its name in the DNS and in SMTP, of ASCII labels.
-        domains: for which it takes mail, of ASCII labels.
+        domains: for which it takes mail, in each form that senders may use: of ASCII labels, and in UTF-8.
         tunnel: the relay's end of the tunnel.
         ssh: whether somebody may log in over SSH.
     """

@@ -78,7 +78,7 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     if (size := len(text.encode())) > LIMIT:
         raise BuildError(
             f"the user-data has {size:,} octets, and a provider's form takes {LIMIT:,}",
-            f"give the relay fewer than these {len(domains)} domains",
+            f"give the relay fewer than these {len(site.domains)} domains",
         )
     return text
 

@@ -12,7 +12,11 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([^\x00-\x20\x7f=][^\x00
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
 _UNIT = re.compile(r"(?:\+[0-9A-F]{2})+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
 _ROUTE = re.compile(r"@[^:,]*(?:,@[^:,]*)*:")
+
+FORWARDED = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
+"""Attributes of a client that XFORWARD may tell."""
 
 LONGEST_ADDRESS = 254 + 64
 """Octets of a path: 256 with its brackets (RFC 5321 §4.5.3.1.3), and some more, since Postfix is no stricter."""
@@ -106,22 +110,22 @@ def _end_of_path(text: str) -> int:
     raise SyntaxFault("an address that ends with >")
 
 
-def parse_forward(argument: bytes) -> Mapping[str, str]:
-    """Read what XFORWARD says of the client (Postfix's XFORWARD_README): names in capitals with decoded values.
+def parse_forward(argument: bytes) -> Mapping[str, str | None]:
+    """Read what XFORWARD says of the client (Postfix's XFORWARD_README).
 
-    What Postfix does not know, `[UNAVAILABLE]` and `[TEMPUNAVAIL]`, is left out.
+    Returns:
+        Values by names in capitals; None for what is not known, `[UNAVAILABLE]` and `[TEMPUNAVAIL]`.
 
     Raises:
-        SyntaxFault: it is something else.
+        SyntaxFault: it is something else, or an attribute that was not offered.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for word in argument.decode("ascii", "replace").split():
         name, equals, value = word.partition("=")
-        if not equals or not name.isalpha():
+        if not equals or name.upper() not in FORWARDED:
             raise SyntaxFault("attributes such as ADDR=192.0.2.1")
         text = decode_xtext(value)
-        if text not in {"[UNAVAILABLE]", "[TEMPUNAVAIL]"}:
-            found[name.upper()] = text
+        found[name.upper()] = None if text in _UNKNOWN else text
     return MappingProxyType(found)
 
 

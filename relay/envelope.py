@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from relay.smtp import Mail, Recipient
+from relay.commands import FORWARDED
+from relay.smtp import LONGEST_LINE, MOST_RECIPIENTS, Mail, Recipient
 
 _MAGIC = b"DPQ1"
 _LENGTH_OCTETS = 4
 
-LARGEST = 1024 * 1024
-"""Octets of an envelope: more than a thousand recipients take."""
+LARGEST = 2 * (MOST_RECIPIENTS + len(FORWARDED) + 1) * LONGEST_LINE
+"""Octets of an envelope: more than all lines of one session's commands can say, since JSON at most doubles them."""
 
 
 class EnvelopeError(Exception):

@@ -144,9 +144,10 @@ class _Reception:
         assert self._mail is not None, "DATA comes after MAIL"
         envelope = Envelope.of(self._mail, self._recipients, int(self._now() * 1000))
         try:
-            with self._spool.room(self._mail.size or 0) as room:
+            head = len(envelope.octets())
+            with self._spool.room(head + (self._mail.size or 0)) as room:
                 self._session.answer(Reply(354, "End with CRLF, dot, CRLF"))
-                message = _Message(self._next_event, room, self._terms.largest)
+                message = _Message(self._next_event, room, self._terms.largest, head)
                 reply = self._store(envelope, message)
         except SpoolFullError:
             return _NO_ROOM
@@ -176,10 +177,11 @@ class _Message:
         next_event: gives the session's events.
         room: that is kept for it; it grows with the message.
         largest: octets.
+        head: octets of the envelope, which is kept in front of it.
     """
 
-    def __init__(self, next_event: Callable[[], Event | None], room: Room, largest: int) -> None:
-        self._next_event, self._room, self._largest = next_event, room, largest
+    def __init__(self, next_event: Callable[[], Event | None], room: Room, largest: int, head: int) -> None:
+        self._next_event, self._room, self._largest, self._head = next_event, room, largest, head
         self._held = b""
         self._taken = 0
         self._ended = False
@@ -196,8 +198,9 @@ class _Message:
             self._taken += len(self._held)
             if self._taken > self._largest:
                 raise _TooLargeError
-            if self._taken + OVERRUN > self._room.octets:
-                self._room.grow_to(self._taken + _STEP)
+            needed = self._head + self._taken
+            if needed + OVERRUN > self._room.octets:
+                self._room.grow_to(needed + _STEP)
         piece, self._held = self._held[:size], self._held[size:]
         return piece
 

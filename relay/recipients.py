@@ -164,11 +164,11 @@ class Recipients:
 
 
 def _fold(address: str) -> str:
-    """Write an address as home compares it: without regard to case, and without needless quotes."""
+    """Write an address as home compares it: without regard to case, as Postfix folds it, and to needless quotes."""
     local, _, domain = address.rpartition("@")
     if len(local) > 1 and local.startswith('"') and local.endswith('"') and "\\" not in local:
         local = local[1:-1]
-    return f"{local.lower()}@{domain.lower().rstrip('.')}"
+    return f"{local.casefold()}@{domain.lower().rstrip('.')}"
 
 
 def _hash(folded: str, salt: bytes) -> bytes:

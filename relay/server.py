@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ _BUSY = Reply(421, "4.3.2 Too many connections, please try again later")
 _SECONDS = 5.0
 """For a client that is sent off to take the word."""
 
+_PAUSE = 0.5
+"""Seconds until the next try when the system has no descriptor, memory or thread to spare."""
+
 
 class Server:
     """Serves clients.
@@ -26,8 +30,7 @@ class Server:
 
     def __init__(self, listener: socket.socket, converse: Callable[[socket.socket], None], most: int = MOST) -> None:
         self._listener, self._converse, self._most = listener, converse, most
-        # A signal's handler calls `stop` in the middle of `serve`, in the same thread.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._stopping = threading.Event()
 
@@ -43,21 +46,41 @@ class Server:
         while not self._stopping.is_set():
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                if self._stopping.is_set():
-                    break
-                raise
+            except OSError as error:
+                self._wait(error)
+                continue
             threads = [thread for thread in threads if thread.is_alive()]
             if len(threads) >= self._most:
                 self._send_off(connection)
-                continue
-            thread = threading.Thread(target=self._serve_one, args=(connection,))
-            with self._lock:
-                self._open.add(connection)
-            thread.start()
-            threads.append(thread)
+            elif thread := self._start(connection):
+                threads.append(thread)
         for thread in threads:
             thread.join()
+
+    def _start(self, connection: socket.socket) -> threading.Thread | None:
+        """Serve a client in a thread of its own; none when the system has none."""
+        thread = threading.Thread(target=self._serve_one, args=(connection,))
+        with self._lock:
+            # `stop` hangs up on those in here; who comes after it is not let in.
+            if self._stopping.is_set():
+                connection.close()
+                return None
+            self._open.add(connection)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                self._open.discard(connection)
+            self._send_off(connection)
+            self._wait(error)
+            return None
+        return thread
+
+    def _wait(self, error: Exception) -> None:
+        """Let a shortage pass: clients come again, but a service that has ended takes nothing."""
+        if not self._stopping.is_set():
+            print(f"darkpipe-queue: {error}", file=sys.stderr, flush=True)
+            self._stopping.wait(_PAUSE)
 
     def stop(self) -> None:
         """Take no more clients, and hang up on those that are there: what they have not finished they will repeat."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pyrage
 
@@ -17,6 +18,8 @@ from relay.reception import Policy, Terms, converse
 from relay.recipients import ListError, RecipientList, Recipients
 from relay.server import Server
 from relay.spool import Spool
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 _EXAMPLES = """\
 example:
@@ -30,6 +33,8 @@ SIGHUP reads the list of recipients again; SIGTERM ends the service, and with it
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; exit status 1 after a text when it cannot begin."""
     options = _parser().parse_args(arguments)
+    # Before the first thread, since threads inherit it: none of them takes a signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     recipients = Recipients()
     try:
         spool = Spool(options.spool, options.key, options.budget)
@@ -42,19 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terms = Terms(options.name, options.largest, recipients.judge, Policy(options.policy))
     server = Server(listener, partial(converse, terms=terms, spool=spool))
 
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        server.stop()
+    def serve() -> None:
+        try:
+            server.serve()
+        finally:  # also by a fault of our own: systemd starts what has ended, and not what only sits there
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def read_again(_signal: int, _frame: FrameType | None) -> None:
-        _read_list(recipients, options.recipients)
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGHUP, read_again)
-    print(f"darkpipe-queue: listens on port {server.address[1]}, {len(spool.items())} messages wait", flush=True)
+    serving = threading.Thread(target=serve)
     with listener:
-        server.serve()
-    return 0
+        serving.start()
+        print(f"darkpipe-queue: listens on port {server.address[1]}, {len(spool.items())} messages wait", flush=True)
+        # A handler would run in the middle of something; like this, signals come one after the other.
+        while signal.sigwait(_SIGNALS) == signal.SIGHUP:
+            _read_list(recipients, options.recipients)
+        asked = serving.is_alive()
+        server.stop()
+        serving.join()
+    return 0 if asked else 1
 
 
 def _fail(text: str) -> int:

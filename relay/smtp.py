@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from relay.commands import Command, Path, SyntaxFault, parse_forward
+from relay.commands import FORWARDED, Command, Path, SyntaxFault, parse_forward
 from relay.content import Content
 
 LONGEST_LINE = 4096
@@ -19,7 +19,7 @@ MOST_RECIPIENTS = 1000
 MOST_FAULTS = 20
 """Commands that cannot be understood, in one session."""
 
-_FORWARDED = "NAME ADDR PORT PROTO HELO IDENT SOURCE"
+_NAME = re.compile(r"[!-~]+")
 _SIZE = re.compile(r"[0-9]{1,20}")
 _MAIL_PARAMETERS = frozenset({"SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "AUTH"})
 _RECIPIENT_PARAMETERS = frozenset({"NOTIFY", "ORCPT"})
@@ -133,8 +133,8 @@ class Session:
         self._overlong = False
         self._output = [Reply(220, f"{name} ESMTP").octets()]
         self._asked: Mail | Recipient | Data | End | None = None
-        self._client: dict[str, str] = {}
-        self._greeted = False
+        self._greeting: str | None = None
+        self._forwarded: dict[str, str | None] = {}
         self._recipients = 0
         self._faults = 0
         self._utf8 = False
@@ -279,15 +279,20 @@ class Session:
         self._output.append(reply.octets())
 
     def _greet(self, argument: bytes) -> None:
-        if not argument:
+        name = argument.decode("ascii", "replace")
+        if not _NAME.fullmatch(name):
             raise SyntaxFault("the client's name")
-        self._greeted = True
-        self._client.setdefault("HELO", argument.decode("ascii", "replace"))
+        self._greeting = name
+
+    def _client(self) -> Mapping[str, str]:
+        """Tell what is known of the client; whoever speaks for another says by XFORWARD how that one has greeted."""
+        told = self._forwarded or {"HELO": self._greeting}
+        return {name: value for name, value in told.items() if value is not None}
 
     def _ehlo(self, argument: bytes) -> Event | None:
         self._greet(argument)
         keywords = ("PIPELINING", f"SIZE {self._largest}", "8BITMIME", "SMTPUTF8", "DSN", "ENHANCEDSTATUSCODES")
-        lines = [self._name, *keywords, f"XFORWARD {_FORWARDED}"]
+        lines = [self._name, *keywords, f"XFORWARD {' '.join(FORWARDED)}"]
         self._output += [f"250-{line}\r\n".encode() for line in lines[:-1]]
         self._say(Reply(250, lines[-1]))
         return self._forget()
@@ -300,12 +305,12 @@ class Session:
     def _xforward(self, argument: bytes) -> Event | None:
         if self._state is not _State.READY:
             raise _Refused(503, "5.5.1 There is a message already")
-        self._client.update(parse_forward(argument))
+        self._forwarded.update(parse_forward(argument))
         self._say(Reply(250, "2.0.0 Ok"))
         return None
 
     def _mail(self, argument: bytes) -> Event | None:
-        if not self._greeted or self._state is not _State.READY:
+        if self._greeting is None or self._state is not _State.READY:
             raise _Refused(503, "5.5.1 There is a message already, or no HELO yet")
         path = Path.parse(argument, "FROM")
         found = dict(path.parameters)
@@ -321,7 +326,7 @@ class Session:
         if size is not None and int(size) > self._largest:
             raise _Refused(552, f"5.3.4 Larger than {self._largest} octets", fault=False)
         self._utf8 = utf8
-        return Mail(path.address, int(size) if size else None, utf8, found, dict(self._client))
+        return Mail(path.address, int(size) if size else None, utf8, found, self._client())
 
     def _rcpt(self, argument: bytes) -> Event | None:
         if self._state not in {_State.MAIL, _State.RECIPIENTS}:

@@ -53,7 +53,7 @@ class Room:
     """Room that is kept for one message.
 
     Args:
-        promise: gets more of it; a negative number gives it back.
+        promise: gets more of it.
     """
 
     def __init__(self, promise: Callable[[int], None]) -> None:
@@ -134,17 +134,19 @@ class Spool:
             room.grow_to(octets)
             yield room
         finally:
-            self._promise(-room.octets)
+            # Nothing here may fail: what is not given back is lost until the next start.
+            with self._lock:
+                self._promised -= room.octets
 
     def _promise(self, octets: int) -> None:
         disk = os.statvfs(self._folder)
         with self._lock:
-            if octets > 0 and self._used + self._promised + octets > self._budget:
+            if self._used + self._promised + octets > self._budget:
                 raise SpoolFullError("the budget is used up")
             # Some file systems, btrfs for one, have no fixed number of inodes and tell of none.
-            if octets > 0 and disk.f_files and not disk.f_favail:
+            if disk.f_files and not disk.f_favail:
                 raise SpoolFullError("the disk has no inodes left")
-            if octets > 0 and self._promised + octets > disk.f_bavail * disk.f_frsize:
+            if self._promised + octets > disk.f_bavail * disk.f_frsize:
                 raise SpoolFullError("the disk is full")
             self._promised += octets
 

@@ -1,4 +1,4 @@
-"""Settings of a Postfix that is as fast as it can be, for whatever stands beside it."""
+"""main.cf of a Postfix that is as fast as it can be, for whatever stands beside it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,3 @@ default_process_limit = 200
 in_flow_delay = 0
 """
 """main.cf; `name` of the host, `transport` for example.com."""
-
-POSTFIX_MASTER = """\
-{doors}
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-showq unix n - n - - showq
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-"""
-"""master.cf; `doors` are the services that listen."""

@@ -73,13 +73,12 @@ def _check_output(output: Path) -> None:
 
     if not output.absolute().parent.is_dir():
         raise BuildError(f"{output} cannot be written: there is no such folder", "name a file in a folder of yours")
-    begins = b""
-    # Nothing else is opened: a pipe would never give a line, and a device would be replaced by a file.
-    if output.is_file() or not output.exists():
-        try:
-            with output.open("rb") as file:
-                begins = file.read(len(_FIRST_LINE))
-        except OSError:  # not there, or not ours to read: writing tells
-            return
-    if begins != _FIRST_LINE:
+    if not output.exists():
+        return
+    try:
+        # Nothing else is opened: a pipe would never give a line, and a device would be replaced by a file.
+        begins = output.open("rb").read(len(_FIRST_LINE)) if output.is_file() else b"?"
+    except OSError as error:
+        raise BuildError(f"{output} cannot be read: {error.strerror}", "name another file") from error
+    if begins not in {b"", _FIRST_LINE}:
         raise BuildError(f"{output} is there already, and is no user-data", "name another file, or remove it first")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from builder.relay_files import RelaySetting, relay_files
 from model.tunnel import RELAY_INTERFACE
 from tests.machine.machine import wait_for
 from tests.network.net import Namespace, wireguard
+from tests.network.postfix import running_postfix
 
 
 @dataclass(frozen=True)
@@ -109,65 +109,3 @@ def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, s
         relay = Relay(place, setting, log, scratch)
         wait_for(lambda: place.reachable([25, 10024], "127.0.0.1") == {25, 10024}, "the relay")
         yield relay
-
-
-@contextmanager
-def running_postfix(
-    place: Namespace, settings: Path, name: str, root: Path, scratch: Path, log: Path, disk: bool = False
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the Postfix of a system with settings of its own, in a copy that is changed instead.
-
-    Args:
-        settings: folder with its main.cf and master.cf.
-        name: of the host; it gets a certificate in /etc/postfix/<name>.pem.
-        root: the system.
-        scratch: folder on a disk for what is changed.
-        log: file for what it logs.
-        disk: whether its queue lies on that disk, too, or in memory.
-    """
-    layers = {layer: scratch / layer for layer in ("upper", "work", "system")}
-    for folder in layers.values():
-        folder.mkdir(parents=True)
-    system = layers["system"]
-    where = f"lowerdir={root},upperdir={layers['upper']},workdir={layers['work']}"
-    place.run("mount", "-t", "overlay", "overlay", "-o", where, str(system))
-    for kind, point in (("proc", "proc"), ("tmpfs", "run"), ("tmpfs", "tmp")):
-        place.run("mount", "-t", kind, "none", str(system / point))
-    place.run("mount", "--rbind", "/dev", str(system / "dev"))
-    if disk:
-        (scratch / "var").mkdir()
-        place.run("mount", "--bind", str(scratch / "var"), str(system / "var"))
-    else:
-        place.run("mount", "-t", "tmpfs", "none", str(system / "var"))
-    inside = ("chroot", str(system))
-    # In the root of a home, a link leads to its own settings, and Debian's files about Postfix itself lie elsewhere.
-    place.run("rm", str(system / "etc/postfix"))
-    place.run("cp", "-r", str(system / "usr/share/postfix/meta"), str(system / "etc/postfix"))
-    place.run("cp", "-r", f"{settings}/.", str(system / "etc/postfix"))
-    place.run(*inside, "mkdir", "-p", "/var/spool/postfix", "/var/lib/postfix")
-    place.run(*inside, "chown", "postfix:", "/var/lib/postfix")
-    _make_certificate(place, system / f"etc/postfix/{name}.pem", name)
-    # Otherwise it logs to a syslog that is not there.
-    place.run(*inside, "sh", "-c", "echo maillog_file = /dev/stdout >>/etc/postfix/main.cf")
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            place.command(*inside, "postfix", "start-fg"),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _make_certificate(place: Namespace, path: Path, name: str) -> None:
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    place.run("openssl", "req", "-x509", *key, "-days", "30", *names, "-keyout", str(path), "-out", f"{path}.crt")
-    place.run("sh", "-c", f"cat {path}.crt >>{path}")

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.machine.machine import Machine, wait_for
 from tests.network.conftest import know, scratch_folder
 from tests.network.net import Namespace
-from tests.network.relay import running_postfix
+from tests.network.postfix import POSTFIX_MASTER, running_postfix
 
 _DOMAIN, _SERVER, _ADDRESS = "recipient.example", "mx.recipient.example", "203.0.113.25"
 
@@ -42,19 +42,6 @@ smtpd_peername_lookup = no
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = /etc/postfix/{_SERVER}.pem
 smtpd_tls_loglevel = 1
-"""
-_MASTER = """\
-25 inet n - n - - smtpd
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-discard unix - - n - - discard
-anvil unix - - n - 1 anvil
-postlog unix-dgram n - n - 1 postlogd
 """
 
 
@@ -84,7 +71,7 @@ def server(world: Namespace, root: Path) -> Iterator[Server]:
     with scratch_folder() as scratch:
         (settings := scratch / "settings").mkdir()
         (settings / "main.cf").write_text(_MAIN)
-        (settings / "master.cf").write_text(_MASTER)
+        (settings / "master.cf").write_text(POSTFIX_MASTER.format(doors="25 inet n - n - - smtpd"))
         log, folder = scratch / "log", scratch / "postfix"
         with running_postfix(world, settings, _SERVER, root, folder, log):
             wait_for(lambda: world.reachable([25], _ADDRESS) == {25}, "the recipient's server")

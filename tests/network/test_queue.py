@@ -27,7 +27,7 @@ from tests import mail
 from tests.machine.machine import wait_for
 from tests.network.conftest import DOMAINS, RELAY_NAME, Ends, scratch_folder
 from tests.network.net import Namespace, namespace
-from tests.network.relay import running_postfix
+from tests.network.postfix import running_postfix
 
 _HOME = pyrage.x25519.Identity.generate()
 _SENDER = "203.0.113.77"

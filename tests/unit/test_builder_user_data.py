@@ -362,6 +362,23 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
         site.write_text(_FILE + _RELAYS)
 
 
+def test_too_many_domains_are_told_as_the_site_counts_them(bootstrap: Bootstrap) -> None:
+    names = [f"{'a' * 60}{number}.{'b' * 60}.example" for number in range(200)]
+    with pytest.raises(BuildError) as refused:
+        user_data(_site(*names), bootstrap)
+    assert "takes 16,384" in str(refused.value)
+    assert "fewer than these 200 domains" in str(refused.value.hint)
+
+
+def test_an_empty_file_is_written_over(tmp_path: Path) -> None:
+    site, empty = tmp_path / "home.yaml", tmp_path / "relay.yaml"
+    site.write_text(_FILE + _RELAYS)
+    empty.touch()
+    done = _run("user-data", site, "--output", empty)
+    assert done.returncode == 0, done.stderr
+    assert empty.read_text().startswith("#cloud-config\n")
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     site = tmp_path / "home.yaml"
     keys_folder(site).write_text("mine")

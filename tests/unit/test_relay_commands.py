@@ -73,12 +73,14 @@ def test_any_octets_are_a_command_or_refused(octets: bytes) -> None:
         parse_forward(octets)
 
 
-def test_what_is_forwarded_is_decoded_and_the_unknown_left_out() -> None:
+def test_what_is_forwarded_is_decoded_and_the_unknown_told() -> None:
     said = parse_forward(b"NAME=[UNAVAILABLE] ADDR=2001:db8::1 PORT=4711 helo=a+2Bb+20c IDENT=[TEMPUNAVAIL]")
-    assert said == {"ADDR": "2001:db8::1", "PORT": "4711", "HELO": "a+b c"}
+    assert said == {"NAME": None, "ADDR": "2001:db8::1", "PORT": "4711", "HELO": "a+b c", "IDENT": None}
 
 
-@pytest.mark.parametrize("words", [b"ADDR", b"=x", b"A1=x", b"HELO=a+2", b"HELO=a+0D", b"HELO=+FF", b"HELO=a=b"])
+@pytest.mark.parametrize(
+    "words", [b"ADDR", b"=x", b"A1=x", b"HELO=a+2", b"HELO=a+0D", b"HELO=+FF", b"HELO=a=b", b"OTHER=x"]
+)
 def test_what_is_not_forwarded_so_is_refused(words: bytes) -> None:
     with pytest.raises(SyntaxFault):
         parse_forward(words)

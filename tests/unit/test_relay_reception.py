@@ -146,6 +146,67 @@ def test_a_message_that_said_no_size_or_a_wrong_one_gets_room_as_it_comes(client
     assert sum(item.size for item in spool.items()) <= 10**8
 
 
+def test_the_envelope_takes_room_as_well(client: smtplib.SMTP, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.ehlo()
+    client.mail("a@example.net")
+    for _ in range(500):
+        client.rcpt("alice@example.com", ["ORCPT=rfc822;" + "x" * 3900])
+    asked: list[int] = []
+    room = spool.room
+
+    def ask(octets: int) -> contextlib.AbstractContextManager[Room]:
+        asked.append(octets)
+        return room(octets)
+
+    monkeypatch.setattr(spool, "room", ask)
+    assert client.data(b"x")[0] == 250
+    (stored,) = spool.items()
+    assert asked[0] < stored.size < asked[0] + OVERHEAD
+
+
+def test_a_shortage_of_threads_passes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(smtplib.SMTPConnectError) as refused:
+            _client(server)
+    assert refused.value.smtp_code == 421
+    with _client(server) as client:
+        assert client.noop()[0] == 250
+
+
+def _listen(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+def test_who_comes_when_it_stops_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        made = Server(listener, _listen)
+        accept, coming = socket.socket.accept, threading.Event()
+
+        class Listener:
+            """Stops the service between a client's coming and its being known."""
+
+            def accept(self) -> object:
+                found = accept(listener)
+                made.stop()
+                coming.set()
+                return found
+
+            def shutdown(self, how: int) -> None:
+                listener.shutdown(how)
+
+        made._listener = Listener()  # type: ignore[assignment]
+        thread = threading.Thread(target=made.serve, daemon=True)
+        thread.start()
+        with socket.create_connection(listener.getsockname()):
+            assert coming.wait(30)
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def test_a_message_that_is_too_large_is_told_so(client: smtplib.SMTP, spool: Spool) -> None:
     client.ehlo()
     client.mail("a@example.net")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.commands import FORWARDED
+from relay.envelope import LARGEST, Envelope
 from relay.smtp import (
     LONGEST_LINE,
     MOST_FAULTS,
@@ -206,3 +209,45 @@ def test_a_new_greeting_takes_back_what_was_announced() -> None:
     client.say(b"EHLO x\r\nMAIL FROM:<a@b>\r\nEHLO x\r\n")
     assert client.events[-1] == Reset()
     assert client.codes(b"RCPT TO:<c@d>\r\n") == [503]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (b"", {"HELO": "relay.example.com"}),
+        (b"XFORWARD ADDR=192.0.2.7 HELO=sender.example.net\r\n", {"ADDR": "192.0.2.7", "HELO": "sender.example.net"}),
+        (b"XFORWARD ADDR=192.0.2.7 HELO=[UNAVAILABLE]\r\n", {"ADDR": "192.0.2.7"}),
+        (b"XFORWARD ADDR=192.0.2.7\r\nXFORWARD HELO=x\r\n", {"ADDR": "192.0.2.7", "HELO": "x"}),
+    ],
+)
+def test_who_speaks_for_another_is_not_taken_for_that_one(said: bytes, expected: dict[str, str]) -> None:
+    client = _Client()
+    client.say(b"EHLO relay.example.com\r\n" + said + b"MAIL FROM:<>\r\n")
+    assert [event.client for event in client.events if isinstance(event, Mail)] == [expected]
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a\xff", b"a\x01"])
+def test_who_greets_without_a_name_has_not_greeted(name: bytes) -> None:
+    assert _Client().codes(b"EHLO " + name + b"\r\nHELO " + name + b"\r\nMAIL FROM:<>\r\n") == [501, 501, 503]
+
+
+def test_the_largest_envelope_is_one_that_home_reads() -> None:
+    """All lines as long as they may be, of characters that JSON writes as two."""
+
+    def line(head: bytes, filler: bytes, tail: bytes = b"") -> bytes:
+        room = LONGEST_LINE - len(head) - len(tail) - 2
+        return head + filler * (room // len(filler)) + tail + b"\r\n"
+
+    client = _Client()
+    client.say(b"EHLO x\r\n")
+    for name in FORWARDED:
+        client.say(line(f"XFORWARD {name}=".encode(), b"\\"))
+    client.say(line(b"MAIL FROM:<a@example.net> ENVID=", b"\\"))
+    for _ in range(MOST_RECIPIENTS):
+        client.say(line(b"RCPT TO:<a@example.com> ORCPT=", b"\\"))
+    mail, *people = (event for event in client.events if isinstance(event, Mail | Recipient))
+    assert isinstance(mail, Mail)
+    envelope = Envelope.of(mail, [one for one in people if isinstance(one, Recipient)], 0)
+    assert len(envelope.recipients) == MOST_RECIPIENTS
+    assert len(envelope.octets()) > 0.95 * LARGEST
+    assert Envelope.read(BytesIO(envelope.octets())) == envelope

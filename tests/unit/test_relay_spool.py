@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import tempfile
@@ -121,6 +122,15 @@ def test_room_is_promised_once(folder: Path) -> None:
     spool.remove(stored.name)
     with spool.room(600_000):
         pass
+
+
+def test_room_is_given_back_also_when_the_disk_has_gone(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: object) -> os.statvfs_result:
+        raise OSError(errno.EIO, "gone")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, spool.room(400_000_000):
+            patch.setattr(os, "statvfs", fail)
 
 
 def test_more_than_the_disk_has_is_not_promised(folder: Path) -> None:
