@@ -138,6 +138,8 @@ class _Reception:
                 self._session.answer(_OK)
         except SpoolFullError:
             self._session.answer(_NO_ROOM)
+        except SpoolError:
+            self._session.answer(_NO_DISK)
 
     def _take(self) -> Reply:
         """Take a message from DATA to its end; gives the last answer, which was not sent yet."""
@@ -151,6 +153,8 @@ class _Reception:
                 reply = self._store(envelope, message)
         except SpoolFullError:
             return _NO_ROOM
+        except SpoolError:
+            return _NO_DISK
         self._mail, self._recipients = None, []
         return reply
 

@@ -47,9 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terms = Terms(options.name, options.largest, recipients.judge, Policy(options.policy))
     server = Server(listener, partial(converse, terms=terms, spool=spool))
 
+    failed = threading.Event()
+
     def serve() -> None:
         try:
             server.serve()
+        except BaseException:
+            failed.set()
+            raise
         finally:  # also by a fault of our own: systemd starts what has ended, and not what only sits there
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -60,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A handler would run in the middle of something; like this, signals come one after the other.
         while signal.sigwait(_SIGNALS) == signal.SIGHUP:
             _read_list(recipients, options.recipients)
-        asked = serving.is_alive()
         server.stop()
         serving.join()
-    return 0 if asked else 1
+    return 1 if failed.is_set() else 0
 
 
 def _fail(text: str) -> int:

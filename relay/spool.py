@@ -128,6 +128,7 @@ class Spool:
 
         Raises:
             SpoolFullError: there is not so much left, of the budget or of the disk.
+            SpoolError: the disk has failed.
         """
         room = Room(self._promise)
         try:
@@ -139,7 +140,10 @@ class Spool:
                 self._promised -= room.octets
 
     def _promise(self, octets: int) -> None:
-        disk = os.statvfs(self._folder)
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise SpoolError(str(error)) from error
         with self._lock:
             if self._used + self._promised + octets > self._budget:
                 raise SpoolFullError("the budget is used up")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import smtplib
 import socket
 import threading
@@ -130,6 +132,24 @@ def test_no_room_is_told_before_anything_is_sent(client: smtplib.SMTP) -> None:
         client.sendmail("a@example.net", ["alice@example.com"], b"x" * 24_000_000)
     assert client.mail("a@example.net", ["SIZE=24000000"])[0] == 452
     assert client.mail("a@example.net", ["SIZE=1000"])[0] == 250
+
+
+def test_a_disk_that_has_gone_is_told_before_anything_is_sent(
+    client: smtplib.SMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: object) -> os.statvfs_result:
+        raise OSError(errno.EIO, "gone")
+
+    client.ehlo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", fail)
+        assert client.mail("a@example.net")[0] == 451
+    client.mail("a@example.net")
+    client.rcpt("alice@example.com")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", fail)
+        assert client.docmd("DATA")[0] == 451
+    assert client.data(b"x")[0] == 250
 
 
 def test_a_message_that_said_no_size_or_a_wrong_one_gets_room_as_it_comes(client: smtplib.SMTP, spool: Spool) -> None:

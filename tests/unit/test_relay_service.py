@@ -177,6 +177,19 @@ def test_sigterm_ends_it_with_a_client_there(service: Service) -> None:
         client.ehlo()
 
 
+def test_a_service_that_serves_nobody_any_more_ends(service: Service) -> None:
+    script = (
+        "import sys; from relay.server import Server; Server.serve = lambda self: 1 / 0;"
+        " from relay.service import main; sys.exit(main())"
+    )
+    options = ["--name", "mx.example.com", "--spool", str(service.folder / "spool"), "--budget", "1000", "--key", _KEY]
+    options += ["--recipients", str(service.folder / "recipients"), "--listen", f"127.0.0.1:{service.port}"]
+    command = [sys.executable, "-c", script, *options]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
 @pytest.mark.parametrize("wrong", [("--key", "age1nothing"), ("--listen", "nowhere"), ("--spool", "/nonexistent")])
 def test_what_is_wrong_is_told_in_a_line(service: Service, wrong: tuple[str, str]) -> None:
     with pytest.raises(AssertionError, match="darkpipe-queue: ") as told:
