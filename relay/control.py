@@ -1,0 +1,72 @@
+"""Requests of the control plane and their responses, as handlers see them: no socket, no TLS, no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+from model.control import Message, Problem
+
+
+class Body(Protocol):
+    """The content of a request as it comes in."""
+
+    length: int
+    """Octets, as the request has declared them."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give at most so many octets; none at the end.
+
+        Raises:
+            OSError: home has gone in the middle of it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What home asks for. Who asks has proven to be home by its certificate, and is not fenced.
+
+    Args:
+        method: such as GET.
+        path: such as `/items/0123…`, without the query.
+        query: parameters behind `?`.
+        home_epoch: of the home that asks.
+    """
+
+    method: str
+    path: str
+    body: Body
+    query: Mapping[str, str] = MappingProxyType({})
+    home_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """What home gets.
+
+    Args:
+        status: of HTTP.
+        body: octets, or a file that is sent as it is.
+    """
+
+    status: int
+    body: bytes | Path = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, message: Message, status: int = 200) -> Response:
+        """Answer with a message."""
+        return cls(status, message.to_json(), {"Content-Type": "application/json"})
+
+    @classmethod
+    def refuse(cls, status: int, problem: str) -> Response:
+        """Answer with a reason, a sentence for a person."""
+        return cls.of(Problem(problem), status)
+
+
+Handler = Callable[[Request], Response]
+"""Answers one request; what it raises becomes a 500 without a word about it, and a line in the log."""
