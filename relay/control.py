@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -50,11 +50,12 @@ class Response:
 
     Args:
         status: of HTTP.
-        body: octets, or a file that is sent as it is.
+        body: octets, a file that is sent as it is, or pieces whose `Content-Length` the headers tell. When an iterator
+            raises something, the connection is cut, so that home sees that there is more.
     """
 
     status: int
-    body: bytes | Path = b""
+    body: bytes | Path | Iterator[bytes] = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
