@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from model.names import domain_name, host, mail_address
+from model.names import domain_name, host, mail_address, target_address
 from model.problems import Finding, Kind, Path, Refusal, quoted
 
 _MOST_SHOWN = 5
@@ -37,6 +37,7 @@ def cross_checks(data: Mapping[str, Any]) -> Iterator[Finding]:
         names = list(dict.fromkeys(name for _, name in domains))
         yield from _foreign(addresses, names, complete=domains_complete)
         yield from _foreign_catch_alls(catch_alls, names, complete=domains_complete)
+        yield from _alarms_at_home(data, names)
     if addresses and addresses_complete:
         yield from _unknown_admin(data, [name for _, name in addresses])
 
@@ -70,6 +71,24 @@ def _foreign_catch_alls(catch_alls: Iterable[_Named], domains: list[str], *, com
         remedy = f"did you mean {quoted(close[0])}?" if close else f"add {quoted(domain)} to `domains`"
         found = f"{quoted(domain)}, which is none of this site's domains"
         yield Finding(path, Kind.FOREIGN_DOMAIN, found, _choice(domains), remedy)
+
+
+def _alarms_at_home(data: Mapping[str, Any], domains: list[str]) -> Iterator[Finding]:
+    for path, relay in _listed(data, ("relays",)):
+        alarm = relay.get("alarm") if isinstance(relay, Mapping) else None
+        if not isinstance(alarm, Mapping):
+            continue
+        place = (*path, "alarm", "mail")
+        for _, address in _read([(place, alarm.get("mail"))], target_address)[0]:
+            if address.rpartition("@")[2] in domains:
+                found = f"{quoted(address)}, whose mail waits on the relay itself while your device is away"
+                yield Finding(place, Kind.OWN_DOMAIN, found, "an address at another provider", "name such an address")
+        if alarm.get("mail") is None and alarm.get("webhook") is None:
+            found = "an alarm that reaches nobody"
+            expected = "`mail`, `webhook` or both"
+            yield Finding(
+                (*path, "alarm"), Kind.MISSING_KEY, found, expected, "add `mail: you@another-provider.example`"
+            )
 
 
 def _unknown_admin(data: Mapping[str, Any], addresses: list[str]) -> Iterator[Finding]:

@@ -14,10 +14,16 @@ from pydantic_core import ErrorDetails
 
 from model.passwords import harmless_key, is_secret, no_password_setting
 from model.problems import Finding, Kind, Path, Refusal, quoted
-from model.site import Disk, Relay, Site, User
+from model.site import Alarm, Disk, Relay, Site, User
 from model.supported import working_choices
 
-_GROUPS: dict[Path, type[BaseModel]] = {(): Site, ("users",): User, ("relays",): Relay, ("disk",): Disk}
+_GROUPS: dict[Path, type[BaseModel]] = {
+    (): Site,
+    ("users",): User,
+    ("relays",): Relay,
+    ("relays", "alarm"): Alarm,
+    ("disk",): Disk,
+}
 """The model of each group of keys, by its path without list positions."""
 
 _LONGEST_ECHO = 40

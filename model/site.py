@@ -12,8 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from model import names
 from model.checks import cross_checks
+from model.duration import duration
 from model.passwords import GENERATE, HASH_PATTERN, PROMPT, password_setting
 from model.quota import quota
+from model.webhook import webhook
 
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -42,6 +44,21 @@ Quota = Annotated[
     str,
     AfterValidator(quota),
     WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,5} ?[MGTmgt](i?[Bb])?$"}),
+]
+Duration = Annotated[
+    str,
+    AfterValidator(duration),
+    WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,3} ?[HDhd]$"}),
+]
+Webhook = Annotated[
+    str,
+    AfterValidator(webhook),
+    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^https://"}),
+]
+OutsideAddress = Annotated[
+    str,
+    AfterValidator(names.target_address),
+    WithJsonSchema({"type": "string", "format": "idn-email"}),
 ]
 
 
@@ -83,6 +100,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+class Alarm(_Strict):
+    """How the relay tells you that your device is away: the device itself cannot, and mail to it waits on the relay."""
+
+    after: Duration = Field(
+        "24h",
+        description="How long the device is away before the relay tells you.",
+        examples=["24h"],
+    )
+    webhook: Webhook | None = Field(
+        None,
+        repr=False,
+        description="A web service that gets the message as JSON (POST).",
+        examples=["https://ntfy.example/your-topic"],
+    )
+    mail: OutsideAddress | None = Field(
+        None,
+        description="A mail address that the relay writes to, at another provider: mail to your own waits.",
+        examples=["alice@example.net"],
+    )
+
+
 class Relay(_Strict):
     """A server on the Internet that the world connects to; it passes connections on to the device at home."""
 
@@ -95,6 +133,21 @@ class Relay(_Strict):
         description="What the relay does with a message while home is away. `queue`: takes it and keeps it encrypted "
         "to home's key. `tempfail`: asks the sender's server to try again, and stores nothing. `reject`: refuses it.",
         examples=["tempfail"],
+    )
+    budget: Quota = Field(
+        "4G",
+        description="With `queue`: how much mail may wait on the relay's disk. What comes beyond, its sender keeps.",
+        examples=["4G"],
+    )
+    expiry: Duration = Field(
+        "7d",
+        description="With `queue`: how long a message waits before its sender is told that nobody has got it yet.",
+        examples=["7d"],
+    )
+    alarm: Alarm | None = Field(
+        None,
+        description="How the relay tells you that your device is away. Default: not at all.",
+        examples=[{"mail": "alice@example.net"}],
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from model.document import SiteError, parse_site, read_site
 from model.problems import Kind
-from model.site import Disk, MailServer, Relay, Site, UnlockPolicy, User, site_schema
+from model.site import Alarm, Disk, MailServer, Relay, Site, UnlockPolicy, User, site_schema
 from model.supported import SUPPORTED, not_built
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -91,8 +91,15 @@ def test_every_example_works(path: Path) -> None:
 
 def test_the_example_for_home_names_every_key_that_works() -> None:
     text = next(path for path in EXAMPLES if path.name == "home.yaml").read_text(encoding="utf-8")
-    for key in {*Site.model_fields, *User.model_fields, *Disk.model_fields} - {"relays"}:
-        assert re.search(rf"^[ #-]*{key}:", text, re.MULTILINE), key
+    not_built_yet = {"budget", "expiry"}  # of `offline: queue`, which is not built
+    for key in {
+        *Site.model_fields,
+        *User.model_fields,
+        *Disk.model_fields,
+        *Alarm.model_fields,
+        *Relay.model_fields,
+    } - not_built_yet:
+        assert re.search(rf"^[ #-]*(?:alarm: {{.*)?{key}:", text, re.MULTILINE), key
 
 
 @pytest.mark.parametrize("value", sorted(set(UnlockPolicy) - {UnlockPolicy.NONE}))
