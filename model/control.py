@@ -192,8 +192,8 @@ class QueueSettings(Message):
         budget: octets that may wait on the relay's disk.
         expiry: seconds that an item waits before its sender is told.
         largest: octets of a message.
-        alarm: how the relay tells out of band that home is away for long: `webhook`, a URL that gets a POST, and `mail`,
-            an address at another provider, or one of them; see relay/alarm.py. Empty for not at all. Secret.
+        alarm: how the relay tells out of band that home is away for long: `webhook`, a URL that gets a POST, or
+            `mail`, an address at another provider, or both; see relay/alarm.py. Empty for not at all. Secret.
         away: seconds of absence after which it does.
         s3: where items go that the disk has no room for, or all of them; see relay/s3.py. Empty for nowhere. Secret.
     """

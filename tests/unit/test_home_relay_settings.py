@@ -85,7 +85,8 @@ def test_a_wrong_setting_is_refused_with_its_line(more: str, key: str, kind: Kin
 
 def test_the_address_of_a_web_service_is_in_no_text() -> None:
     relay, _ = _site('    alarm: {webhook: "https://hook.example/TOPIC"}\n')
-    assert relay.alarm is not None and relay.alarm.webhook == "https://hook.example/TOPIC"
+    assert relay.alarm is not None
+    assert relay.alarm.webhook == "https://hook.example/TOPIC"
     assert "TOPIC" not in repr(relay)
     with pytest.raises(SiteError) as refused:
         _site('    alarm: {webhook: "ftp://hook.example/TOPIC"}\n')
