@@ -95,7 +95,7 @@ def schema() -> None:
     "--packages",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="With --lock: take the packages from .deb files in this folder, and from nowhere else.",
+    help="With --lock: take packages from the .deb and .whl files in this folder, and from nowhere else.",
 )
 @click.option("--seed", "seed_folder", type=click.Path(path_type=Path), hidden=True)  # its files, as they shall be
 def build(

@@ -27,7 +27,10 @@ from builder.where import CONTAINER_VARIABLE, container_image
 from model.document import dump_site
 from model.site import Site
 
-CHECKOUT = ("builder", "components", "darkpipe", "firstboot", "home", "model", "profiles", "requirements.lock", "stack")
+CHECKOUT = (
+    *("builder", "components", "darkpipe", "firstboot", "home", "model", "profiles", "requirements.lock", "stack"),
+    "wheels.lock",
+)
 """What a build needs of the checkout."""
 
 PREPARED = "darkpipe-build"

@@ -17,6 +17,7 @@ from builder.profile import Content, Partition, Profile
 from builder.progress import Advance
 from builder.sandbox import Sandbox
 from builder.version import VERSION
+from builder.wheels import Wheel, keep_wheels, locked_wheels, unpack, wheel_files
 from builder.workshop import Stage, Workshop
 from model.layout import Table
 from stack.component import Component
@@ -25,6 +26,7 @@ CODE = ("model", "stack", "firstboot", "home")
 """Our packages that run on the device."""
 
 _CODE_FOLDER = "usr/lib/darkpipe"
+_LIBRARIES = f"{_CODE_FOLDER}/python"
 _DATA_FOLDER = "usr/share/darkpipe"
 _MOUNT_POINTS = ("boot", "data", "state")
 _BLOCK = 512
@@ -45,39 +47,55 @@ class ProjectLayer:
     digest: str
 
 
-def project_layer(shop: Workshop, profile: Profile, components: Sequence[Component], source: Path) -> ProjectLayer:
+def project_layer(
+    shop: Workshop, profile: Profile, components: Sequence[Component], source: Path, folder: Path | None = None
+) -> ProjectLayer:
     """Give the project layer.
 
     Args:
         source: the folder with our code and data, the checkout's root.
+        folder: where wheels are taken from that are not at hand; None fetches them.
+
+    Raises:
+        BuildError: a wheel is not to be had.
     """
+    wheels = image_wheels(profile)
     inputs = {
         "version": VERSION,
         "epoch": BUILD_EPOCH,
         "profile": profile.model_dump(mode="json", exclude={"folder"}),
         "components": [component.model_dump(mode="json", exclude={"folder"}) for component in components],
+        "wheels": {wheel.file: wheel.sha256 for wheel in wheels},
         "files": tree_digests(*(source / name for name in CODE), *(component.folder for component in components)),
     }
     # What the device shows as its project follows from ours alone, not from the tools at hand.
     identifier = content_id(inputs)
 
     def make(made: Path, _: Advance) -> None:
-        _build(made, shop.tools, profile, components, source, identifier)
+        tree = made.parent / "tree"
+        unpack(wheels, wheel_files(shop.cache, folder), tree / _LIBRARIES)
+        _build(made, tree, shop.tools, profile, components, source, identifier)
         (made / _DIGEST).write_text(file_digest(made / "root.tar"))
 
-    entry = shop.stage(Stage.PROJECT, inputs, ("project.py",), make)
+    keep_wheels(shop.cache)
+    entry = shop.stage(Stage.PROJECT, inputs, ("project.py", "wheels.py"), make)
     return ProjectLayer(entry / "root.tar", (entry / _DIGEST).read_text())
+
+
+def image_wheels(profile: Profile) -> tuple[Wheel, ...]:
+    """Give the Python libraries that an image holds beside Debian's."""
+    return tuple(wheel for wheel in locked_wheels() if wheel.architecture == profile.architecture)
 
 
 def _build(
     made: Path,
+    tree: Path,
     tools: Sandbox,
     profile: Profile,
     components: Sequence[Component],
     source: Path,
     identifier: str,
 ) -> None:
-    tree = made.parent / "tree"
     for name in _MOUNT_POINTS:
         (tree / name).mkdir(parents=True)
     for name in CODE:
@@ -89,6 +107,8 @@ def _build(
     (tree / _DATA_FOLDER / "disk.json").write_text(profile.layout().model_dump_json(indent=1) + "\n")
     image = {"version": VERSION, "profile": profile.name, "project": identifier}
     (tree / _DATA_FOLDER / "image.json").write_text(json.dumps(image, indent=1, sort_keys=True) + "\n")
+    wheels = {wheel.url: wheel.sha256 for wheel in image_wheels(profile)}
+    (tree / _DATA_FOLDER / "wheels.json").write_text(json.dumps(wheels, indent=1, sort_keys=True) + "\n")
     compiled = tools.inside(tree / _CODE_FOLDER)
     # The device's file system is read-only: without this it would compile our code anew at every start.
     options = ("-q", "-j", "1", "--invalidation-mode", "unchecked-hash")

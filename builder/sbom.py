@@ -1,29 +1,32 @@
-"""The bill of materials: SPDX 2.3 as JSON, one package for each `.deb` file and one for the image."""
+"""The bill of materials: SPDX 2.3 as JSON, one package for each `.deb` file and wheel, and one for the image."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
 from builder.lock import Lock, LockedPackage
 from builder.packages import BUILD_EPOCH
 from builder.version import VERSION
+from builder.wheels import Wheel
 
 SBOM_NAME = "sbom.spdx.json"
 _UNKNOWN = "NOASSERTION"
 _IMAGE = "SPDXRef-Image"
 
 
-def sbom_text(lock: Lock, image: str) -> str:
+def sbom_text(lock: Lock, wheels: Iterable[Wheel], image: str) -> str:
     """Write the bill of materials of an image; the same for the same image.
 
     Args:
+        wheels: Python libraries that the image holds beside Debian's.
         image: the image's generic id.
     """
-    packages = [_package(package, lock.suite) for package in lock.packages]
+    packages = [*(_package(package, lock.suite) for package in lock.packages), *map(_wheel, wheels)]
     document = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -44,7 +47,7 @@ def sbom_text(lock: Lock, image: str) -> str:
 
 
 def sbom_packages(text: str) -> dict[str, str]:
-    """Read back what `sbom_text` says about packages: package URL to the `.deb` file's sha256.
+    """Read back what `sbom_text` says about packages: package URL to the file's sha256.
 
     Raises:
         ValueError: it is no such document.
@@ -72,19 +75,31 @@ def _package(package: LockedPackage, suite: str) -> dict[str, object]:
         "name": package.name,
         "versionInfo": package.version,
         "supplier": "Organization: Debian",
+        "sourceInfo": f"built from the source package {package.source}",
+        **_file(package.sha256, package_url(package, suite)),
+    }
+
+
+def _wheel(wheel: Wheel) -> dict[str, object]:
+    return {
+        "SPDXID": f"SPDXRef-Wheel-{_identifier(f'{wheel.name}-{wheel.architecture}')}",
+        "name": wheel.name,
+        "versionInfo": wheel.version,
+        "packageFileName": wheel.file,
+        **_file(wheel.sha256, wheel.url),
+    }
+
+
+def _file(sha256: str, url: str) -> dict[str, object]:
+    return {
         "downloadLocation": _UNKNOWN,
         "filesAnalyzed": False,
-        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256}],
-        "sourceInfo": f"built from the source package {package.source}",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": sha256}],
         "licenseConcluded": _UNKNOWN,
         "licenseDeclared": _UNKNOWN,
         "copyrightText": _UNKNOWN,
         "externalRefs": [
-            {
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": package_url(package, suite),
-            }
+            {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": url},
         ],
     }
 

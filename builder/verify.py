@@ -224,19 +224,30 @@ class _Image:
 
     def _packages(self) -> str:
         lock = read_lock(self._folder / LOCK_NAME)
-        status = self._work / "status"
-        with status.open("wb") as file:
-            path = "--path=/var/lib/dpkg/status"
-            self._tools.run(["dump.erofs", "--cat", path, self._tools.inside(self._root)], stdout=file)
-        installed = installed_packages(status.read_text(encoding="utf-8"))
+        installed = installed_packages(self._read("/var/lib/dpkg/status"))
         locked = {Installed(one.name, one.version, one.architecture) for one in lock.packages}
         if difference := _difference(installed, locked):
             raise Fault(f"the image's packages are not those of {LOCK_NAME}: {difference}")
         manifest = {f"{one.name}:{one.architecture}": one.version for one in lock.packages}
         if self._get("packages") != manifest:
             raise Fault(f"the packages of {MANIFEST_NAME} are not those of {LOCK_NAME}")
-        _check_sbom(self._folder / SBOM_NAME, lock, self._get("ids", "generic"))
+        wheels = self._wheels()
+        if self._get("wheels") != wheels:
+            raise Fault(f"the wheels of {MANIFEST_NAME} are not those in the image")
+        _check_sbom(self._folder / SBOM_NAME, lock, wheels, self._get("ids", "generic"))
         return f"{len(installed)} are in the image, in {LOCK_NAME}, {SBOM_NAME} and {MANIFEST_NAME} alike"
+
+    def _wheels(self) -> dict[str, str]:
+        """Give the URLs and digests of the Python libraries that the image names as its own."""
+        wheels = json.loads(self._read("/usr/share/darkpipe/wheels.json"))
+        return {str(url): str(digest) for url, digest in wheels.items()}
+
+    def _read(self, path: str) -> str:
+        """Give the text of a file in the image's root."""
+        target = self._work / "read"
+        with target.open("wb") as file:
+            self._tools.run(["dump.erofs", "--cat", f"--path={path}", self._tools.inside(self._root)], stdout=file)
+        return target.read_text(encoding="utf-8")
 
 
 def _row(row: Mapping[str, Any], table: Table) -> tuple[Any, int, int, str]:
@@ -245,14 +256,14 @@ def _row(row: Mapping[str, Any], table: Table) -> tuple[Any, int, int, str]:
     return name, row["start"] * _SECTOR, row["size"] * _SECTOR, row["type"].lower()
 
 
-def _check_sbom(path: Path, lock: Lock, image: str) -> None:
+def _check_sbom(path: Path, lock: Lock, wheels: Mapping[str, str], image: str) -> None:
     text = path.read_text(encoding="utf-8")
     try:
         stated = sbom_packages(text)
     except ValueError as error:
         raise Fault(f"{path.name}: {error}") from error
-    if stated != {package_url(one, lock.suite): one.sha256 for one in lock.packages}:
-        raise Fault(f"the packages of {path.name} are not those of {LOCK_NAME}")
+    if stated != {package_url(one, lock.suite): one.sha256 for one in lock.packages} | {**wheels}:
+        raise Fault(f"the packages of {path.name} are not those of {LOCK_NAME} and the image's wheels")
     if image not in text:
         raise Fault(f"{path.name} is for another image")
 

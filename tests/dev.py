@@ -99,7 +99,7 @@ def run_benchmarks(names: tuple[str, ...]) -> None:
 @dev.command("lock")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions, rather than keep those that still fit.")
 def run_lock(upgrade: bool) -> None:
-    """Make requirements.lock and requirements-dev.lock from pyproject.toml."""
+    """Make requirements.lock, requirements-dev.lock and wheels.lock from pyproject.toml."""
     make_locks(upgrade=upgrade)
 
 

@@ -1,6 +1,7 @@
 """The lock files: made from pyproject.toml by uv, and checked against it without a network.
 
 requirements.lock has what ./darkpipe runs with; requirements-dev.lock has the same and the developers' tools.
+wheels.lock has the files of those libraries that device and relay get, in the versions that the developers test with.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from pathlib import Path
 from packaging.markers import Marker, default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from builder.digests import file_digest
+from builder.wheels import ARCHITECTURES, LIBRARIES, WHEELS_LOCK, Wheel, lock_text, locked_wheels, pip_download
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = REPOSITORY / "requirements.lock"
@@ -113,6 +118,7 @@ def check_locks() -> bool:
         for pin in pinned[PROGRAM]
         if tested.get(pin.name) != pin.version
     ]
+    problems += wheel_problems(locked_wheels(), pinned[DEVELOPERS])
     for problem in problems:
         print(problem)
     if problems:
@@ -120,8 +126,24 @@ def check_locks() -> bool:
     return not problems
 
 
+def wheel_problems(wheels: Iterable[Wheel], pins: Iterable[Pin]) -> list[str]:
+    """Compare the wheels for device and relay with those that the developers test with."""
+    pinned = {pin.name: pin for pin in pins}
+    found = {(wheel.name, str(wheel.architecture)): wheel for wheel in wheels}
+    problems = [
+        f"{WHEELS_LOCK.name}: has {name} for {where}, which nothing uses" for name, where in found.keys() - _wanted()
+    ]
+    for name, architecture in sorted(_wanted()):
+        wheel = found.get((name, architecture))
+        if wheel is None:
+            problems.append(f"{WHEELS_LOCK.name}: has no {name} for {architecture}")
+        elif (wheel.version, True) != (pinned[name].version, f"sha256:{wheel.sha256}" in pinned[name].hashes):
+            problems.append(f"{WHEELS_LOCK.name}: has another {wheel.file} than {DEVELOPERS.name}")
+    return problems
+
+
 def make_locks(*, upgrade: bool = False) -> None:
-    """Write both lock files.
+    """Write all lock files.
 
     Args:
         upgrade: take the newest versions, rather than keep those that still fit.
@@ -133,6 +155,28 @@ def make_locks(*, upgrade: bool = False) -> None:
     _compile(PROGRAM, *everywhere, "pyproject.toml")
     # The developers' tools must not move what the program runs with.
     _compile(DEVELOPERS, *everywhere, "--constraints", PROGRAM.name, "--group", "dev", "pyproject.toml")
+    pins = read_lock(DEVELOPERS.read_text(encoding="utf-8"))
+    WHEELS_LOCK.write_text(lock_text(_wheels_of(pins)), encoding="utf-8")
+
+
+def _wanted() -> set[tuple[str, str]]:
+    return {(name, architecture) for name in LIBRARIES for architecture in ARCHITECTURES}
+
+
+def _wheels_of(pins: Iterable[Pin]) -> Iterator[Wheel]:
+    """Fetch the pinned wheels to learn their names: a pin tells the digests of all platforms' files."""
+    pinned = {pin.name: pin for pin in pins}
+    for name, architecture in sorted(_wanted()):
+        pin = pinned[name]
+        with tempfile.TemporaryDirectory() as folder:
+            wanted = Path(folder, "wanted")
+            wanted.write_text(f"{name}=={pin.version} {' '.join(f'--hash={one}' for one in pin.hashes)}\n")
+            command = [*pip_download(architecture), "--require-hashes", f"--requirement={wanted}", f"--dest={folder}"]
+            subprocess.run(command, check=True)
+            (path,) = Path(folder).glob("*.whl")
+            yield Wheel(
+                name=name, version=pin.version, architecture=architecture, file=path.name, sha256=file_digest(path)
+            )
 
 
 def _compile(target: Path, *arguments: str) -> None:

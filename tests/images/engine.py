@@ -158,11 +158,11 @@ def import_image(engine: OwnEngine) -> None:
 
 
 def lend_cache(engine: OwnEngine) -> None:
-    """Put the tools and the package layer of our cache into the volume that builds will use."""
+    """Put the tools, the package layer and the wheels of our cache into the volume that builds will use."""
     with engine.api() as api:
         api.create_volume(CACHE_VOLUME)
         volume = Path(api.inspect_volume(CACHE_VOLUME)["Mountpoint"])
-    for name in (Stage.TOOLS, Stage.PACKAGES, "archive"):
+    for name in (Stage.TOOLS, Stage.PACKAGES, "archive", "wheels"):
         _run("cp", "-a", str(Cache.default().root / name), str(volume / name))
 
 

@@ -232,3 +232,8 @@ def test_a_restart_keeps_the_journal_and_notes_the_time(device: Machine) -> None
 
 def _listen(port: int) -> socket.socket:
     return socket.create_server((CLIENT_ADDRESS, port))
+
+
+def test_our_programs_have_the_libraries_that_debian_lacks(device: Machine) -> None:
+    """They fit the device's architecture and Python; timeit is a program that runs what it is told."""
+    device.run("/usr/libexec/darkpipe-run", "timeit", "--number=1", "import obstore.store, pyrage")

@@ -19,6 +19,7 @@ from builder.sandbox import Sandbox
 from builder.sbom import sbom_packages, sbom_text
 from builder.sums import check_sums, sign, signer, write_sums
 from builder.verify import verify
+from builder.wheels import Wheel
 
 _FILES = ("image.img.zst", "image.img.bmap", "manifest.json", "packages.lock", "sbom.spdx.json")
 
@@ -202,13 +203,15 @@ def test_digests_come_from_the_index_and_what_is_installed_from_the_status() -> 
 def test_bill_of_materials_is_valid_spdx(tmp_path: Path) -> None:
     lock = Lock(profile="x64", suite="trixie", architecture="amd64", packages=(_package(), _package(name="c++")))
     path = tmp_path / "sbom.spdx.json"
-    path.write_text(sbom_text(lock, "1" * 64))
+    wheel = Wheel(name="pyrage", version="1.4.0", architecture="amd64", file="pyrage-1.whl", sha256="2" * 64)
+    path.write_text(sbom_text(lock, [wheel], "1" * 64))
     document = parse_file(str(path))
     assert validate_full_spdx_document(document) == []
-    assert len(document.packages) == 3
+    assert len(document.packages) == 4
     assert list(sbom_packages(path.read_text())) == [
         "pkg:deb/debian/a@1%3A2-3?arch=all&distro=trixie",
         "pkg:deb/debian/c%2B%2B@1%3A2-3?arch=all&distro=trixie",
+        "pkg:pypi/pyrage@1.4.0?file_name=pyrage-1.whl",
     ]
 
 
