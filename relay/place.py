@@ -6,10 +6,10 @@ they are the right ones is checked against the index. A place is asked by severa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from model.control import QueuedItem
+from model.control import Fault, QueuedItem
 
 
 class PlaceError(Exception):
@@ -17,6 +17,10 @@ class PlaceError(Exception):
 
     A sender then hears 452 and comes again.
     """
+
+
+class LostError(PlaceError):
+    """A place says that it does not have an item, or gives other octets than it was given: it lies, or has lost it."""
 
 
 class Upload(Protocol):
@@ -30,12 +34,12 @@ class Upload(Protocol):
         """
         ...
 
-    def finish(self, size: int, sha256: str) -> None:
-        """Return when the item is there to stay.
+    def finish(self, sha256: str, received: int) -> None:
+        """Return when the item is there to stay. The store calls it before it makes its own entry of the item.
 
         Args:
-            size: of all that was written, in octets.
-            sha256: of it, in hexadecimal digits.
+            sha256: of all that was written, in hexadecimal digits.
+            received: when the message came, in milliseconds since 1970.
 
         Raises:
             PlaceError: it is not; `abort` follows.
@@ -76,7 +80,7 @@ class Place(Protocol):
         """
         ...
 
-    def remove(self, name: str) -> None:
+    def remove(self, item: QueuedItem) -> None:
         """Return when there is no such item any more; also when there was none.
 
         Raises:
@@ -84,10 +88,18 @@ class Place(Protocol):
         """
         ...
 
-    def keep_only(self, names: frozenset[str]) -> None:
-        """Remove all items but these: what a crash has left. Called once after the start, in a thread of its own.
+    def start(self, items: Sequence[QueuedItem]) -> None:
+        """Take what the index says to lie here, in the order of arrival; called once, goes through no network.
 
-        Raises:
-            PlaceError: not all were removed; the next start tries again.
+        From now on a thread of the place's own removes what a crash has left there and in no index. Until the place has
+        answered for the first time it has no room.
         """
+        ...
+
+    def stop(self) -> None:
+        """End that thread; returns soon."""
+        ...
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Give what home should know of the place."""
         ...
