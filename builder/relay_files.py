@@ -1,4 +1,4 @@
-"""The files of a relay: what `relay-cloudinit/files` becomes for one site."""
+"""The files of a relay: what `relay-cloudinit/files` and `relay/system` become for one site."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import jinja2
 
 from model.tunnel import MTU, RELAY_INTERFACE, RelayEnd
 
-FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit/files"
-"""Laid out as `/` of the relay; what ends in `.j2` is a template."""
+_SOURCE = Path(__file__).resolve().parent.parent
+BASE = _SOURCE / "relay-cloudinit/files"
+SYSTEM = _SOURCE / "relay/system"
+"""What a server has before it is a relay, and what makes it one. Laid out as `/`; what ends in `.j2` is a template."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class RelaySetting:
     ssh: bool = False
 
 
-def relay_files(relay: RelaySetting, folder: Path = FOLDER) -> tuple[RelayFile, ...]:
+def relay_files(relay: RelaySetting, folders: Sequence[Path] = (BASE, SYSTEM)) -> tuple[RelayFile, ...]:
     """Render every file of a relay, in the order of their paths."""
     # What comes in was checked by the model; these are no web pages.
     environment = jinja2.Environment(  # noqa: S701
@@ -60,8 +62,9 @@ def relay_files(relay: RelaySetting, folder: Path = FOLDER) -> tuple[RelayFile, 
         "mtu": MTU,
     }
     rendered = []
-    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
-        path, text = PurePosixPath("/", source.relative_to(folder)), source.read_text(encoding="utf-8")
+    sources = {path.relative_to(folder): path for folder in folders for path in folder.rglob("*") if path.is_file()}
+    for relative, source in sorted(sources.items()):
+        path, text = PurePosixPath("/", relative), source.read_text(encoding="utf-8")
         if path.suffix == ".j2":
             path, text = path.with_suffix(""), environment.from_string(text).render(context)
         rendered.append(RelayFile(path, text, _mode(path, text)))

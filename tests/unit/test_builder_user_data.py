@@ -66,7 +66,7 @@ def test_it_is_yaml_and_holds_every_file_as_it_is(bootstrap: Bootstrap) -> None:
     assert text.startswith("#cloud-config\n")
     files = _written(text)
     repository = Path(__file__).resolve().parent.parent.parent
-    for path in ("usr/local/sbin/darkpipe-setup", "etc/postfix/master.cf", "etc/sysctl.d/60-darkpipe.conf"):
+    for path in ("usr/local/sbin/darkpipe-setup", "etc/apt/apt.conf.d/52darkpipe", "etc/sysctl.d/60-darkpipe.conf"):
         assert files[f"/{path}"]["content"] == (repository / "relay-cloudinit/files" / path).read_text()
     assert files["/etc/wireguard/home0.conf"]["permissions"] == "0600"
 
