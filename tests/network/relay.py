@@ -1,4 +1,4 @@
-"""A relay in a network namespace: the files of `relay-cloudinit/files` and `relay/system`, and the real daemons that read them."""
+"""A relay in a network namespace: the files that are rendered for one, and the real daemons that read them."""
 
 from __future__ import annotations
 
