@@ -133,7 +133,7 @@ class _Reception:
     def _begin(self, mail: Mail) -> None:
         try:
             # Nobody shall send 25 MB to hear that there is no room.
-            with self._spool.room(mail.size or 0):
+            with self._spool.room(mail.size or 0, said=mail.size is not None):
                 self._mail, self._recipients = mail, []
                 self._session.answer(_OK)
         except SpoolFullError:
@@ -147,10 +147,11 @@ class _Reception:
         envelope = Envelope.of(self._mail, self._recipients, int(self._now() * 1000))
         try:
             head = len(envelope.octets())
-            with self._spool.room(head + (self._mail.size or 0)) as room:
+            size = self._mail.size
+            with self._spool.room(head + (size or 0), said=size is not None) as room:
                 self._session.answer(Reply(354, "End with CRLF, dot, CRLF"))
                 message = _Message(self._next_event, room, self._terms.largest, head)
-                reply = self._store(envelope, message)
+                reply = self._store(envelope, message, room)
         except SpoolFullError:
             return _NO_ROOM
         except SpoolError:
@@ -158,9 +159,9 @@ class _Reception:
         self._mail, self._recipients = None, []
         return reply
 
-    def _store(self, envelope: Envelope, message: _Message) -> Reply:
+    def _store(self, envelope: Envelope, message: _Message, room: Room) -> Reply:
         try:
-            self._spool.store(envelope, message)
+            self._spool.store(envelope, message, room)
         except SpoolFullError:
             reply = _NO_ROOM
         except SpoolError:

@@ -1,32 +1,46 @@
-"""The spool: sealed messages on the relay's disk, for home and for nobody else.
+"""The store: sealed messages on the relay's disk, or in a place besides it, for home and for nobody else.
 
-An item is a file with a random name; in it, age's ciphertext of an envelope and a message. It is written under another
-name, synced, renamed, and its folder synced: only then is the message taken. What a power cut leaves is a whole item,
-or one that was never acknowledged, and age's last chunk tells home which (age's specification, "Payload").
+An item is age's ciphertext of an envelope and a message. It is written under a name that counts for nothing, synced,
+renamed to its entry in the index (relay/entry.py), and its folder synced: only then is the message taken. What a power
+cut leaves is a whole item, or one that was never acknowledged, and age's last chunk tells home which (age's
+specification, "Payload").
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyrage
 
-from relay.envelope import Envelope, Item, Reader
+from model.control import QueuedItem
+from relay.commit import GroupCommit
+from relay.entry import IDENTIFIER, Entry, Index
+from relay.envelope import Envelope, Reader
+from relay.epoch import Sequence as Numbers
+from relay.files import PARTIAL, sync_folder
+from relay.place import Place, PlaceError, Upload
+from relay.sealing import Sealing
 
-_NAME = re.compile(r"[0-9a-f]{32}")
-_PARTIAL = ".new"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 OVERHEAD = 64 * 1024
 """Octets that an item may take besides its message: the envelope, and what age and the file system add."""
+
+MOST_ITEMS = 30_000
+"""Items that may wait: the index is in memory, and takes a third of a KiB for each."""
+
+INODES = 64
+"""Inodes that are left to others, such as the file of the next settings."""
+
+_UNSAID = 50 * 2**20
+"""Octets that a message is taken to have, of which nothing was said, when there is another place for it."""
 
 
 class SpoolFullError(Exception):
@@ -37,28 +51,18 @@ class SpoolError(Exception):
     """The disk does not do what it should; the text says what it said."""
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An item that is on the disk.
-
-    Args:
-        size: of the file, in octets.
-    """
-
-    name: str
-    size: int
-
-
 class Room:
     """Room that is kept for one message.
 
     Args:
         promise: gets more of it.
+        away: whether it is in the place besides the disk.
     """
 
-    def __init__(self, promise: Callable[[int], None]) -> None:
+    def __init__(self, promise: Callable[[int], None], *, away: bool = False) -> None:
         self._promise = promise
         self.octets = 0
+        self.away = away
 
     def grow_to(self, octets: int) -> None:
         """Keep room for a message of so many octets.
@@ -72,172 +76,295 @@ class Room:
             self.octets += more
 
 
+@dataclass
+class _Ticket:
+    """An item that is written, and waits for its number and its name."""
+
+    partial: Path
+    draft: QueuedItem
+    away: bool
+    entry: Entry | None = None
+    failure: OSError | None = None
+
+
+@dataclass
+class _Promised:
+    octets: int = 0
+    items: int = 0
+
+
+@dataclass(frozen=True)
+class Content:
+    """The ciphertext of an item: a file, or pieces from elsewhere.
+
+    Args:
+        pieces: raises PlaceError while it is read when they are not what was written.
+    """
+
+    item: QueuedItem
+    file: Path | None = None
+    pieces: Iterator[bytes] = field(default_factory=lambda: iter(()))
+
+
 class Spool:
-    """A folder of items.
+    """The items of a folder, in order.
 
     Args:
         folder: it is there, and nobody else may enter it.
-        recipients: home's age keys (`age1…`), of which any opens an item.
-        budget: octets that all items may take, with those that are on their way.
+        keys: home's age recipients (`age1…`), of which any opens an item; without any nothing is taken.
+        budget: octets that all items on the disk may take, with those that are on their way.
+        place: for what the disk has no room for.
+
+    Raises:
+        OSError: the disk has failed.
+        pyrage.RecipientError: a key is none.
     """
 
-    def __init__(self, folder: Path, recipients: Sequence[str], budget: int) -> None:
-        self._folder, self._budget = folder, budget
-        self._recipients = [pyrage.x25519.Recipient.from_str(recipient) for recipient in recipients]
+    def __init__(self, folder: Path, keys: Sequence[str], budget: int, place: Place | None = None) -> None:
+        self._folder = folder
+        self.use(keys, budget, place)
         self._lock = threading.Lock()
-        self._promised = 0
-        for path in folder.glob(f"*{_PARTIAL}"):
-            path.unlink()
-        self._used = sum(item.size for item in self.items())
+        self._promised = _Promised()
+        self._index = Index()
+        for path in list(folder.iterdir()):
+            if path.name.endswith(PARTIAL):
+                path.unlink()
+            elif entry := Entry.parse(path.name):
+                self._index.add(entry)
+        self._numbers = Numbers(folder, self._index.highest)
+        self._commits = GroupCommit(self._commit)
 
-    def items(self) -> list[Stored]:
-        """Give all items, in no order."""
-        paths = (path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
-        return [Stored(path.name, path.stat().st_size) for path in paths]
-
-    def open(self, name: str) -> Path:
-        """Give the file of an item.
+    def use(self, keys: Sequence[str], budget: int, place: Place | None = None) -> None:
+        """Take other settings, for the messages that come from now on.
 
         Raises:
-            KeyError: there is none of this name.
+            pyrage.RecipientError: a key is none; nothing has changed.
         """
-        path = self._folder / name
-        if not _NAME.fullmatch(name) or not path.is_file():
-            raise KeyError(name)
-        return path
+        self._recipients = [pyrage.x25519.Recipient.from_str(key) for key in keys]
+        self.budget, self._place = budget, place
+
+    @property
+    def ready(self) -> bool:
+        """Whether it knows for whom to seal."""
+        return bool(self._recipients)
+
+    @property
+    def epoch(self) -> str:
+        """Within which sequence numbers hold: 32 hexadecimal digits."""
+        return self._numbers.epoch
+
+    # ---- What home asks for
+
+    def items(self, after: int = 0, most: int | None = None) -> list[QueuedItem]:
+        """Give items in the order of their sequence numbers: those behind one, and so many at most."""
+        with self._lock:
+            return [entry.item for entry in self._index.after(after, most)]
+
+    def usage(self) -> tuple[int, int]:
+        """Give the number of items, and the octets that they take on the disk."""
+        with self._lock:
+            return len(self._index), self._index.octets
+
+    def open(self, name: str) -> Content:
+        """Give an item's ciphertext by its id.
+
+        Raises:
+            KeyError: there is none.
+            PlaceError: it lies elsewhere, and cannot be had now.
+        """
+        entry = self._find(name)
+        if not entry.away:
+            return Content(entry.item, self._folder / entry.name)
+        return Content(entry.item, pieces=self._place_of(entry).open(entry.item))
 
     def remove(self, name: str) -> None:
         """Remove an item that home has; on return it stays removed.
 
         Raises:
-            KeyError: there is none of this name.
+            KeyError: there is none.
+            PlaceError: it lies elsewhere, and stays there for now.
+            SpoolError: the disk has failed; the item may be there or not.
         """
-        path = self.open(name)
-        size = path.stat().st_size
-        path.unlink()
-        self._sync_folder()
+        entry = self._find(name)
+        place = self._place
+        if entry.away or (place and place.every):
+            # First there: what is left over here is asked for again, what is left over there would be so for ever.
+            self._place_of(entry).remove(name)
+        try:
+            (self._folder / entry.name).unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise SpoolError(str(error)) from error
         with self._lock:
-            self._used -= size
+            self._index.remove(entry)
+
+    def _find(self, name: str) -> Entry:
+        if not IDENTIFIER.fullmatch(name):
+            raise KeyError(name)
+        with self._lock:
+            return self._index.find(name)
+
+    def _place_of(self, entry: Entry) -> Place:
+        if self._place is None:
+            raise PlaceError(f"item {entry.item.id} lies in a place that the settings do not name any more")
+        return self._place
+
+    def sweep(self) -> None:
+        """Remove from the place besides the disk what a crash has left there; see `Place.keep_only`.
+
+        Raises:
+            PlaceError: not all of it.
+        """
+        if self._place:
+            with self._lock:
+                names = frozenset(self._index.identifiers())
+            self._place.keep_only(names)
+
+    # ---- Room
 
     @contextmanager
-    def room(self, octets: int) -> Iterator[Room]:
+    def room(self, octets: int, *, said: bool = True) -> Iterator[Room]:
         """Keep room for a message until the end of the block.
 
         Args:
             octets: of the message, as far as they are known.
+            said: whether its sender has said how many there are.
 
         Raises:
-            SpoolFullError: there is not so much left, of the budget or of the disk.
+            SpoolFullError: there is not so much left, of the budget or of the disk or of the place besides it.
             SpoolError: the disk has failed.
         """
-        room = Room(self._promise)
-        try:
-            room.grow_to(octets)
-            yield room
-        finally:
-            # Nothing here may fail: what is not given back is lost until the next start.
-            with self._lock:
-                self._promised -= room.octets
+        with self._counted():
+            room = self._begin_room(octets, said=said)
+            try:
+                yield room
+            finally:
+                # Nothing here may fail: what is not given back is lost until the next start.
+                if not room.away:
+                    with self._lock:
+                        self._promised.octets -= room.octets
 
-    def _promise(self, octets: int) -> None:
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Keep an inode and a line in the index."""
+        disk = self._disk()
+        with self._lock:
+            if len(self._index) + self._promised.items >= MOST_ITEMS:
+                raise SpoolFullError(f"{MOST_ITEMS} items wait")
+            # Some file systems, btrfs for one, have no fixed number of inodes and tell of none.
+            if disk.f_files and self._promised.items + INODES >= disk.f_favail:
+                raise SpoolFullError("the disk has no inodes left")
+            self._promised.items += 1
         try:
-            disk = os.statvfs(self._folder)
+            yield
+        finally:
+            with self._lock:
+                self._promised.items -= 1
+
+    def _begin_room(self, octets: int, *, said: bool) -> Room:
+        place, room = self._place, Room(self._promise)
+        wanted = octets if said or not place else octets + _UNSAID
+        try:
+            room.grow_to(wanted)
+        except SpoolFullError:
+            if place and place.has_room(wanted):
+                room = Room(lambda _: self._ask_place(place), away=True)
+            room.grow_to(octets)
+        return room
+
+    @staticmethod
+    def _ask_place(place: Place) -> None:
+        if not place.has_room(0):
+            raise SpoolFullError("the place besides the disk is full")
+
+    def _disk(self) -> os.statvfs_result:
+        try:
+            return os.statvfs(self._folder)
         except OSError as error:
             raise SpoolError(str(error)) from error
-        with self._lock:
-            if self._used + self._promised + octets > self._budget:
-                raise SpoolFullError("the budget is used up")
-            # Some file systems, btrfs for one, have no fixed number of inodes and tell of none.
-            if disk.f_files and not disk.f_favail:
-                raise SpoolFullError("the disk has no inodes left")
-            if self._promised + octets > disk.f_bavail * disk.f_frsize:
-                raise SpoolFullError("the disk is full")
-            self._promised += octets
 
-    def store(self, envelope: Envelope, message: Reader) -> Stored:
-        """Seal a message and put it on the disk; on return it is there to stay.
+    def _promise(self, octets: int) -> None:
+        disk = self._disk()
+        with self._lock:
+            if self._index.octets + self._promised.octets + octets > self.budget:
+                raise SpoolFullError("the budget is used up")
+            if self._promised.octets + octets > disk.f_bavail * disk.f_frsize:
+                raise SpoolFullError("the disk is full")
+            self._promised.octets += octets
+
+    # ---- Storing
+
+    def store(self, envelope: Envelope, message: Reader, room: Room | None = None) -> QueuedItem:
+        """Seal a message and keep it; on return it is there to stay.
 
         Args:
             message: its octets as they come in; whatever it raises ends the storing, and nothing is kept.
+            room: that is kept for it; without it, the disk.
 
         Raises:
-            SpoolFullError: the disk has become full.
+            SpoolFullError: the disk has become full, or the place besides it does not take it.
             SpoolError: the disk has failed.
         """
-        name = secrets.token_hex(16)
-        partial = self._folder / f"{name}{_PARTIAL}"
-        source = _Source(Item(envelope, message))
+        name, place = secrets.token_hex(16), self._place
+        partial = self._folder / f"{name}{PARTIAL}"
+        away = room is not None and room.away
+        sealing = Sealing(envelope, message, self._recipients)
+        ticket: _Ticket | None = None
+        upload: Upload | None = None
         try:
-            size = self._write(partial, source)
-            partial.rename(self._folder / name)
-            self._sync_folder()
-        except (OSError, pyrage.EncryptError) as error:
-            # An item whose folder was not synced may be gone after a cut: nobody is told that it is there.
-            for path in (partial, self._folder / name):
-                with suppress(OSError):
-                    path.unlink()
-            if source.failure:
-                raise source.failure from None
-            raise _told(error) from error
-        with self._lock:
-            self._used += size
-        return Stored(name, size)
-
-    def _write(self, path: Path, source: _Source) -> int:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            target = _Target(file.fileno())
+            upload = place.begin(name) if place and (away or place.every) else None
             try:
-                pyrage.encrypt_io(source, target, self._recipients)
-            except pyrage.EncryptError:
-                if target.failure:
-                    raise target.failure from None
+                size, sha256 = sealing.write(partial, upload, on_disk=not away)
+            except BaseException:
+                if upload:
+                    upload.abort()
                 raise
-            os.fsync(file.fileno())
-            return file.seek(0, os.SEEK_END)
+            ticket = _Ticket(partial, QueuedItem(name, 0, size, max(envelope.received, 0), sha256), away)
+            self._commits.put(ticket)
+            if ticket.failure:
+                raise ticket.failure
+        except (OSError, pyrage.EncryptError, PlaceError) as error:
+            with suppress(OSError):
+                partial.unlink()
+            if ticket and place and upload:
+                with suppress(PlaceError):
+                    place.remove(name)
+            if sealing.failure:
+                raise sealing.failure from None
+            raise _told(error) from error
+        assert ticket.entry, "it has an entry or a failure"
+        return ticket.entry.item
 
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+    def _commit(self, tickets: Sequence[_Ticket]) -> None:
+        """Give items their numbers and names, and sync those once for all."""
+        named: list[tuple[_Ticket, Entry]] = []
+        for ticket in tickets:
+            one = ticket.draft
+            try:
+                # Only one thread at a time commits.
+                item = QueuedItem(one.id, self._numbers.take(), one.size, one.received, one.sha256)
+                entry = Entry(item, ticket.away)
+                ticket.partial.rename(self._folder / entry.name)
+            except OSError as error:
+                ticket.failure = error
+            else:
+                named.append((ticket, entry))
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            sync_folder(self._folder)
+        except OSError as error:
+            # An item whose folder was not synced may be gone after a cut: nobody is told that it is there.
+            for ticket, entry in named:
+                ticket.failure = error
+                with suppress(OSError):
+                    (self._folder / entry.name).unlink()
+            return
+        with self._lock:
+            for ticket, entry in named:
+                ticket.entry = entry
+                self._index.add(entry)
 
 
 def _told(error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return SpoolFullError("the disk is full")
+    if isinstance(error, PlaceError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+        return SpoolFullError("there is no room for it now")
     return SpoolError(str(error))
-
-
-class _Source:
-    """Gives octets to age, and remembers what kept it from it, which age would tell as text."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self.failure: Exception | None = None
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            return self._reader.read(size)
-        except Exception as error:
-            self.failure = error
-            raise
-
-
-class _Target:
-    """Takes octets from age, and remembers what kept it from it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.failure: OSError | None = None
-
-    def write(self, octets: bytes) -> int:
-        try:
-            return os.write(self._descriptor, octets)
-        except OSError as error:
-            self.failure = error
-            raise
-
-    def flush(self) -> None:
-        """Nothing is kept back."""

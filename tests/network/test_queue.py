@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import pyrage
@@ -28,6 +27,7 @@ from tests.machine.machine import wait_for
 from tests.network.conftest import DOMAINS, RELAY_NAME, Ends, scratch_folder
 from tests.network.net import Namespace, namespace
 from tests.network.postfix import running_postfix
+from tests.sealed import opened
 
 _HOME = pyrage.x25519.Identity.generate()
 _SENDER = "203.0.113.77"
@@ -51,11 +51,7 @@ class Queue:
     written: Path
 
     def opened(self) -> list[tuple[Envelope, bytes]]:
-        found = []
-        for item in self.spool.items():
-            content = BytesIO(pyrage.decrypt(self.spool.open(item.name).read_bytes(), [_HOME]))
-            found.append((Envelope.read(content), content.read()))
-        return found
+        return opened(self.spool, _HOME)
 
 
 @pytest.fixture(scope="module")

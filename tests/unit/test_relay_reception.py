@@ -11,18 +11,19 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import pyrage
 import pytest
 
+from model.control import QueuedItem
 from relay.envelope import Envelope, Reader
 from relay.reception import Policy, Terms, converse
 from relay.server import Server
 from relay.smtp import Reply
-from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError, Stored
+from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError
 from tests.machine.machine import wait_for
+from tests.sealed import opened
 
 _HOME = pyrage.x25519.Identity.generate()
 _LARGEST = 30_000_000
@@ -61,20 +62,12 @@ def client(server: Server) -> Iterator[smtplib.SMTP]:
         yield made
 
 
-def _opened(spool: Spool) -> list[tuple[Envelope, bytes]]:
-    found = []
-    for item in spool.items():
-        content = BytesIO(pyrage.decrypt(spool.open(item.name).read_bytes(), [_HOME]))
-        found.append((Envelope.read(content), content.read()))
-    return found
-
-
 def test_a_message_is_kept_as_it_was_sent(client: smtplib.SMTP, spool: Spool) -> None:
     client.ehlo()
     client.docmd("XFORWARD", "ADDR=192.0.2.7 HELO=sender.example.net")
     refused = client.sendmail("a@example.net", ["alice@example.com", "nobody@example.com", "bob@example.com"], _BODY)
     assert refused == {"nobody@example.com": (550, b"5.1.1 Unknown")}
-    ((envelope, message),) = _opened(spool)
+    ((envelope, message),) = opened(spool, _HOME)
     assert message == _BODY
     assert envelope.sender == "a@example.net"
     assert [address for address, _ in envelope.recipients] == ["alice@example.com", "bob@example.com"]
@@ -90,7 +83,7 @@ def test_many_at_once_and_one_after_the_other(server: Server, spool: Spool) -> N
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(send, range(8)))
-    subjects = {message.split(b"\r\n")[0] for _, message in _opened(spool)}
+    subjects = {message.split(b"\r\n")[0] for _, message in opened(spool, _HOME)}
     assert subjects == {b"Subject: %d-%d" % (number, index) for number in range(8) for index in range(5)}
 
 
@@ -100,7 +93,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing(server: Server, spool: 
 
     def is_as_before() -> bool:
         with contextlib.suppress(SpoolFullError), spool.room(10**8 - OVERHEAD):
-            return list(tmp_path.iterdir()) == []
+            return [path.name for path in tmp_path.iterdir()] == ["epoch.json"]
         return False
 
     wait_for(is_as_before, "nothing is left of it, and its room is there again")
@@ -112,7 +105,7 @@ def test_a_disk_that_fails_on_the_way_is_told_at_the_end(
 ) -> None:
     store = Spool.store
 
-    def fail(_spool: Spool, _envelope: Envelope, message: Reader) -> Stored:
+    def fail(_spool: Spool, _envelope: Envelope, message: Reader, _room: Room) -> QueuedItem:
         message.read(1)
         raise failure
 
@@ -174,9 +167,9 @@ def test_the_envelope_takes_room_as_well(client: smtplib.SMTP, spool: Spool, mon
     asked: list[int] = []
     room = spool.room
 
-    def ask(octets: int) -> contextlib.AbstractContextManager[Room]:
+    def ask(octets: int, *, said: bool) -> contextlib.AbstractContextManager[Room]:
         asked.append(octets)
-        return room(octets)
+        return room(octets, said=said)
 
     monkeypatch.setattr(spool, "room", ask)
     assert client.data(b"x")[0] == 250

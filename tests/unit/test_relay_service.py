@@ -19,6 +19,7 @@ from builder.greeting import free_port
 from relay.recipients import DomainRule, RecipientList
 from relay.spool import Spool
 from tests.machine.machine import wait_for
+from tests.sealed import sealed
 
 _HOME = pyrage.x25519.Identity.generate()
 _KEY = str(_HOME.to_public())
@@ -100,10 +101,10 @@ def _subjects(folder: Path) -> dict[str, str]:
     """Give names by subjects."""
     spool, found = Spool(folder, [_KEY], 10**9), {}
     for item in spool.items():
-        text = pyrage.decrypt(spool.open(item.name).read_bytes(), [_HOME])
+        text = pyrage.decrypt(sealed(spool, item.id), [_HOME])
         subject = text.partition(b"Subject: ")[2].partition(b"\r\n")[0].decode()
         assert subject not in found, "a message that was sent once is there twice"
-        found[subject] = item.name
+        found[subject] = item.id
     return found
 
 
@@ -137,7 +138,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(service: Service, tmp_path:
             thread.join()
     stored = _subjects(tmp_path / "spool")
     assert set(acknowledged) <= set(stored)
-    (tmp_path / "spool" / stored[acknowledged[0]]).unlink()
+    Spool(tmp_path / "spool", [_KEY], 10**9).remove(stored[acknowledged[0]])
     assert set(acknowledged) - set(_subjects(tmp_path / "spool")) == {acknowledged[0]}, "the control: one goes unseen"
 
 
@@ -166,7 +167,7 @@ def test_with_another_policy_nothing_is_kept(service: Service, tmp_path: Path) -
         client.ehlo()
         client.mail("a@example.net")
         assert (client.rcpt("alice@example.com")[0], client.rcpt("bob@example.com")[0]) == (451, 550)
-    assert list((tmp_path / "spool").iterdir()) == []
+    assert Spool(tmp_path / "spool", [_KEY], 10**9).items() == []
 
 
 def test_sigterm_ends_it_with_a_client_there(service: Service) -> None:

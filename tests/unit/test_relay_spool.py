@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
+import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +19,12 @@ from types import SimpleNamespace
 import pyrage
 import pytest
 
+from model.control import QueuedItem
 from relay.envelope import LARGEST, Envelope, EnvelopeError, Item
+from relay.place import PlaceError
 from relay.smtp import Mail, Recipient
-from relay.spool import OVERHEAD, Spool, SpoolError, SpoolFullError
-from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
+from relay.spool import INODES, OVERHEAD, Spool, SpoolError, SpoolFullError
+from tests.sealed import sealed
 
 _HOME, _PAPER, _STRANGER = (pyrage.x25519.Identity.generate() for _ in range(3))
 _KEYS = [str(_HOME.to_public()), str(_PAPER.to_public())]
@@ -41,6 +47,12 @@ def spool(folder: Path) -> Spool:
     return Spool(folder / "spool", _KEYS, 10**9)
 
 
+def _file(spool: Spool, name: str) -> Path:
+    path = spool.open(name).file
+    assert path
+    return path
+
+
 def _opened(path: Path, key: pyrage.x25519.Identity = _HOME) -> tuple[Envelope, bytes]:
     content = BytesIO(pyrage.decrypt(path.read_bytes(), [key]))
     return Envelope.read(content), content.read()
@@ -50,14 +62,14 @@ def _opened(path: Path, key: pyrage.x25519.Identity = _HOME) -> tuple[Envelope, 
 def test_either_key_of_home_opens_an_item(spool: Spool, key: pyrage.x25519.Identity) -> None:
     stored = spool.store(_ENVELOPE, BytesIO(_MESSAGE))
     assert spool.items() == [stored]
-    assert _opened(spool.open(stored.name), key) == (_ENVELOPE, _MESSAGE)
+    assert _opened(_file(spool, stored.id), key) == (_ENVELOPE, _MESSAGE)
 
 
 def test_nobody_else_reads_anything(spool: Spool, folder: Path) -> None:
     stored = spool.store(_ENVELOPE, BytesIO(_MESSAGE))
     with pytest.raises(pyrage.DecryptError):
-        _opened(spool.open(stored.name), _STRANGER)
-    assert spool.open(stored.name).stat().st_mode & 0o777 == 0o600
+        _opened(_file(spool, stored.id), _STRANGER)
+    assert _file(spool, stored.id).stat().st_mode & 0o777 == 0o600
 
     def found() -> set[bytes]:
         texts = [str(path).encode() + path.read_bytes() for path in (folder / "spool").iterdir()]
@@ -70,7 +82,7 @@ def test_nobody_else_reads_anything(spool: Spool, folder: Path) -> None:
 
 def test_what_is_cut_short_or_changed_is_seen_at_home(spool: Spool) -> None:
     """By age: its last chunk is marked as such."""
-    path = spool.open(spool.store(_ENVELOPE, BytesIO(_MESSAGE)).name)
+    path = _file(spool, spool.store(_ENVELOPE, BytesIO(_MESSAGE)).id)
     whole = path.read_bytes()
     # Between two of age's chunks, and elsewhere.
     for content in (whole[: len(whole) - len(whole) % 65_552], whole[:-1], whole[:-5] + b"x" + whole[-4:], whole[:100]):
@@ -105,7 +117,7 @@ def test_a_large_message_is_sealed_piece_by_piece(spool: Spool) -> None:
 def test_a_message_that_breaks_off_leaves_nothing(spool: Spool, folder: Path) -> None:
     with pytest.raises(ConnectionResetError, match="the client"):
         spool.store(_ENVELOPE, _Stream(200_000, ConnectionResetError("the client")))
-    assert list((folder / "spool").iterdir()) == []
+    assert [path.name for path in (folder / "spool").iterdir()] == ["epoch.json"]
 
 
 def test_room_is_promised_once(folder: Path) -> None:
@@ -119,7 +131,7 @@ def test_room_is_promised_once(folder: Path) -> None:
     for known in (spool, Spool(folder / "spool", _KEYS, 1_000_000 + 2 * OVERHEAD)):  # and after a restart
         with pytest.raises(SpoolFullError, match="budget"), known.room(600_000):
             pass
-    spool.remove(stored.name)
+    spool.remove(stored.id)
     with spool.room(600_000):
         pass
 
@@ -138,7 +150,7 @@ def test_more_than_the_disk_has_is_not_promised(folder: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(("files", "left", "full"), [(1000, 1, False), (1000, 0, True), (0, 0, False)])
+@pytest.mark.parametrize(("files", "left", "full"), [(1000, INODES + 1, False), (1000, INODES, True), (0, 0, False)])
 def test_without_inodes_there_is_no_room(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, files: int, left: int, full: bool
 ) -> None:
@@ -171,91 +183,185 @@ def test_what_is_no_envelope_is_told() -> None:
             Envelope.read(BytesIO(content))
 
 
-# ---- Faults
+def test_order_and_numbers_survive_a_restart_and_none_is_used_twice(folder: Path) -> None:
+    used: list[int] = []
+    ids: list[str] = []
+    epochs = set()
+    for _ in range(4):
+        spool = Spool(folder / "spool", _KEYS, 10**9)
+        stored = [spool.store(_ENVELOPE, BytesIO(b"x")) for _ in range(3)]
+        used += [item.sequence for item in stored]
+        ids += [item.id for item in stored[:-1]]
+        spool.remove(stored[-1].id)  # the last one goes, and its number with it
+        epochs.add(spool.epoch)
+        assert [item.id for item in spool.items()] == ids
+    assert used == sorted(set(used))
+    assert len(epochs) == 1
+    (folder / "spool/epoch.json").write_text("garbage")
+    again = Spool(folder / "spool", _KEYS, 10**9)
+    assert again.epoch not in epochs
+    assert again.store(_ENVELOPE, BytesIO(b"x")).sequence > again.items()[-2].sequence
 
 
-_traced = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_items_are_told_page_by_page(spool: Spool) -> None:
+    stored = [spool.store(_ENVELOPE, BytesIO(b"x")) for _ in range(5)]
+    assert spool.items(most=2) == stored[:2]
+    assert spool.items(after=stored[1].sequence, most=2) == stored[2:4]
+    assert spool.items(after=stored[-1].sequence) == []
+    spool.remove(stored[2].id)
+    assert spool.items(after=stored[1].sequence) == stored[3:]
+    assert spool.items(after=10**15) == []
 
 
-class _Walk:
-    """Storing a message, and acknowledging it by a file of the item's name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.scratch, self._folder = folder, folder / "spool"
-        self._taken = folder / "taken"
-        self._taken.mkdir()
-        self.act()  # loads what every later fork has then loaded already
-        self.clean = trace_function(self.act, folder)
-        assert self.clean.status == 0, self.clean.output
-        self.calls = changing_calls(self.clean.trace)
-
-    def act(self) -> None:
-        try:
-            stored = Spool(self._folder, _KEYS, 10**9).store(_ENVELOPE, BytesIO(_MESSAGE))
-        except (SpoolFullError, SpoolError):
-            return
-        (self._taken / stored.name).touch()
-
-    def meet(self, call: Call, fault: Fault) -> Ended:
-        """Put a fault on one call, and look at what it leaves, after a restart."""
-        ended = trace_function(self.act, self.scratch, (call, fault))
-        items = {item.name for item in Spool(self._folder, _KEYS, 10**9).items()}
-        taken = {path.name for path in self._taken.iterdir()}
-        assert taken <= items, f"{call}: a message that was taken is lost"
-        assert {path.name for path in self._folder.iterdir()} == items, f"{call}: rubbish"
-        for name in items:
-            assert _opened(self._folder / name) == (_ENVELOPE, _MESSAGE), f"{call}: an item that does not open"
-        for name in items - taken:  # it may be there twice, in the end: RFC 1047
-            (self._folder / name).unlink()
-        return ended
+def test_an_items_digest_is_that_of_its_octets(spool: Spool) -> None:
+    stored = spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+    octets = sealed(spool, stored.id)
+    assert (stored.sha256, stored.size, stored.received) == (sha256(octets).hexdigest(), len(octets), 1_795_478_400_000)
 
 
-@_traced
-def test_cut_at_every_call(folder: Path) -> None:
-    walk = _Walk(folder)
-    assert len(walk.calls) > 5
-    for call in walk.calls:
-        assert walk.meet(call, Fault.KILL).killed, f"{call}: not reached"
+def test_many_at_once_get_their_numbers_in_the_order_in_which_they_can_be_seen(folder: Path) -> None:
+    spool = Spool(folder / "spool", _KEYS, 10**9)
+    seen: list[QueuedItem] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set() or spool.items(seen[-1].sequence if seen else 0):
+            seen.extend(spool.items(seen[-1].sequence if seen else 0))
+
+    with ThreadPoolExecutor(9) as pool:
+        watching = pool.submit(watch)
+        stored = list(pool.map(lambda _: spool.store(_ENVELOPE, BytesIO(b"x" * 1000)), range(200)))
+        stop.set()
+        watching.result()
+    assert seen == spool.items() == sorted(stored, key=lambda item: item.sequence)
 
 
-@_traced
-def test_every_call_fails(folder: Path) -> None:
-    walk = _Walk(folder)
-    for call, fault in itertools.product(
-        [call for call in walk.calls if call.touches_files], [Fault.NO_SPACE, Fault.BROKEN_DISK]
-    ):
-        ended = walk.meet(call, fault)
-        assert "(INJECTED)" in ended.trace, f"{call}: not reached"
+def test_a_clock_that_jumps_changes_no_order(spool: Spool) -> None:
+    jumps = (1_795_478_400_000, 0, -5, 4_000_000_000_000)
+    stored = [spool.store(replace(_ENVELOPE, received=when), BytesIO(b"x")) for when in jumps]
+    assert spool.items() == stored
+    assert [item.received for item in stored] == [1_795_478_400_000, 0, 0, 4_000_000_000_000]
 
 
-def _in_order(trace: str) -> bool:
-    """Tell whether the item was synced before it got its name, and its folder after that and before the answer."""
-    steps = [line.partition("(")[0] for line in trace.splitlines() if line.startswith(("fsync(", "rename(", "rename"))]
-    return [step for step in steps if step in {"fsync", "rename", "renameat", "renameat2"}] == [
-        "fsync",
-        "rename",
-        "fsync",
-    ]
+def test_so_many_items_wait_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.spool.MOST_ITEMS", 2)
+    spool = Spool(folder / "spool", _KEYS, 10**9)
+    spool.store(_ENVELOPE, BytesIO(b"x"))
+    with spool.room(1), pytest.raises(SpoolFullError, match="items"), spool.room(1):
+        pass
+    with spool.room(1):
+        pass
 
 
-@_traced
-def test_what_is_taken_has_been_synced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No kill shows what the kernel has not written yet; the order of the calls does, and a missing one is found."""
-    walk = _Walk(folder)
-    assert _in_order(walk.clean.trace)
+# ---- A place besides the disk
+
+
+class _Bucket:
+    """A place in memory."""
+
+    def __init__(self, *, every: bool = False) -> None:
+        self.every, self.full, self.broken = every, False, False
+        self.items: dict[str, bytes] = {}
+
+    def has_room(self, octets: int) -> bool:
+        return not self.full and octets < 10**9
+
+    def begin(self, name: str) -> _Upload:
+        if self.broken:
+            raise PlaceError("it does not answer")
+        return _Upload(self, name)
+
+    def open(self, item: QueuedItem) -> Iterator[bytes]:
+        yield self.items[item.id]
+
+    def remove(self, name: str) -> None:
+        if self.broken:
+            raise PlaceError("it does not answer")
+        self.items.pop(name, None)
+
+    def keep_only(self, names: frozenset[str]) -> None:
+        self.items = {name: content for name, content in self.items.items() if name in names}
+
+
+class _Upload:
+    def __init__(self, bucket: _Bucket, name: str) -> None:
+        self._bucket, self._name, self._content = bucket, name, b""
+
+    def write(self, octets: bytes, /) -> None:
+        self._content += octets
+
+    def finish(self, size: int, sha256: str) -> None:
+        if self._bucket.broken:
+            raise PlaceError("it does not answer")
+        assert size == len(self._content)
+        assert sha256 == hashlib.sha256(self._content).hexdigest()
+        self._bucket.items[self._name] = self._content
+
+    def abort(self) -> None:
+        self._content = b""
+
+
+def _keep(spool: Spool, octets: int, *, said: bool = True) -> QueuedItem:
+    with spool.room(octets, said=said) as room:
+        return spool.store(_ENVELOPE, _Stream(octets), room)
+
+
+def test_what_the_disk_has_no_room_for_goes_elsewhere(folder: Path) -> None:
+    bucket = _Bucket()
+    spool = Spool(folder / "spool", _KEYS, 400_000, bucket)
+    here, there = _keep(spool, 200_000), _keep(spool, 300_000)
+    unsaid = _keep(spool, 1000, said=False)
+    assert set(bucket.items) == {there.id, unsaid.id}
+    assert spool.usage() == (3, here.size)
+    for known in (spool, Spool(folder / "spool", _KEYS, 400_000, bucket)):
+        assert known.items() == [here, there, unsaid]
+        assert sealed(known, there.id) == bucket.items[there.id]
+    assert [path.stat().st_size for path in (folder / "spool").glob("*.away")] == [0, 0]
+    bucket.full = True
+    with pytest.raises(SpoolFullError), spool.room(300_000):
+        pass
+    bucket.items["0" * 32] = b"left by a crash"
+    spool.sweep()
+    spool.remove(unsaid.id)
+    assert set(bucket.items) == {there.id}
+    assert spool.items() == [here, there]
+
+
+def test_a_place_that_does_not_answer_loses_nothing(folder: Path) -> None:
+    bucket = _Bucket(every=True)
+    spool = Spool(folder / "spool", _KEYS, 10**9, bucket)
+    kept = spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+    assert sealed(spool, kept.id) == bucket.items[kept.id]
+    bucket.broken = True
+    with pytest.raises(SpoolFullError):
+        spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+    with pytest.raises(PlaceError):
+        spool.remove(kept.id)
+    assert spool.items() == [kept]
+    assert [path.name for path in (folder / "spool").glob("*.new")] == []
+    bucket.broken = False
+    spool.remove(kept.id)
+    assert (spool.items(), bucket.items) == ([], {})
+
+
+def test_what_fails_on_the_disk_is_taken_back_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = _Bucket(every=True)
+    spool = Spool(folder / "spool", _KEYS, 10**9, bucket)
+
+    def fail(_folder: Path) -> None:
+        raise OSError(errno.EIO, "broken")
+
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "_sync_folder", lambda _: None)
-        assert not _in_order(trace_function(walk.act, folder).trace)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        assert not _in_order(trace_function(walk.act, folder).trace)
+        patch.setattr("relay.spool.sync_folder", fail)
+        with pytest.raises(SpoolError):
+            spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+    assert (spool.items(), bucket.items) == ([], {})
 
 
-@_traced
-def test_planted_bugs_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An item that has its own name from the beginning: a cut leaves half of it."""
-    monkeypatch.setattr("relay.spool._PARTIAL", "")
-    with pytest.raises((AssertionError, pyrage.DecryptError)):  # noqa: PT012 (a walk is one thing)
-        walk = _Walk(folder)
-        for call in walk.calls:
-            walk.meet(call, Fault.KILL)
+def test_without_its_place_an_item_stays(folder: Path) -> None:
+    there = _keep(Spool(folder / "spool", _KEYS, 0, _Bucket()), 1000)
+    spool = Spool(folder / "spool", _KEYS, 0)
+    for act in (spool.open, spool.remove):
+        with pytest.raises(PlaceError, match="settings"):
+            act(there.id)
+    assert spool.items() == [there]
