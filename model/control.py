@@ -64,7 +64,7 @@ class Message:
         """
         try:
             data = json.loads(octets)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ControlError(f"found no JSON in the place of {cls.__name__}") from None
         return cls.of(data)
 

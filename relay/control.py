@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from model.control import Message, Problem
+from model.control import LARGEST_MESSAGE, ControlError, Message, Problem
+
+_M = TypeVar("_M", bound=Message)
 
 
 class Body(Protocol):
@@ -40,8 +41,28 @@ class Request:
     method: str
     path: str
     body: Body
-    query: Mapping[str, str] = MappingProxyType({})
+    query: Mapping[str, str] = field(default_factory=dict)
     home_epoch: int = 0
+
+    def message(self, kind: type[_M]) -> _M:
+        """Read the body as a message.
+
+        Raises:
+            ControlError: it is something else, which is answered with status 400.
+            OSError: home has gone in the middle of it.
+        """
+        return kind.read(self.octets(LARGEST_MESSAGE))
+
+    def octets(self, largest: int) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            ControlError: there are more octets than allowed.
+            OSError: home has gone in the middle of it.
+        """
+        if self.body.length > largest:
+            raise ControlError(f"found a message of {self.body.length} octets, expected {largest} at most")
+        return b"".join(iter(lambda: self.body.read(largest), b""))
 
 
 @dataclass(frozen=True)

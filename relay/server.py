@@ -1,4 +1,4 @@
-"""The queue's listener: a thread for each client, and so many at most."""
+"""A listener: a thread for each client, and so many at most."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ class Server:
     Args:
         listener: that they connect to.
         converse: serves one of them; the connection is closed afterwards.
+        busy: what one is told for whom there is no room.
     """
 
-    def __init__(self, listener: socket.socket, converse: Callable[[socket.socket], None], most: int = MOST) -> None:
-        self._listener, self._converse, self._most = listener, converse, most
+    def __init__(
+        self,
+        listener: socket.socket,
+        converse: Callable[[socket.socket], None],
+        most: int = MOST,
+        busy: bytes = _BUSY.octets(),
+    ) -> None:
+        self._listener, self._converse, self._most, self._busy = listener, converse, most, busy
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._stopping = threading.Event()
@@ -100,11 +107,10 @@ class Server:
                 self._open.discard(connection)
                 connection.close()
 
-    @staticmethod
-    def _send_off(connection: socket.socket) -> None:
+    def _send_off(self, connection: socket.socket) -> None:
         with connection:
             connection.settimeout(_SECONDS)
             try:
-                connection.sendall(_BUSY.octets())
+                connection.sendall(self._busy)
             except OSError:  # it did not wait
                 return
