@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -93,10 +92,6 @@ class Index:
         begin = bisect_left(self._names, f"{min(sequence, HIGHEST) + 1:012d}") if sequence >= 0 else 0
         end = None if most is None else begin + most
         return [_read(name) for name in self._names[begin:end]]
-
-    def identifiers(self) -> Iterator[str]:
-        """Give the ids of all items, in no order."""
-        return iter(list(self._by_id))
 
     @property
     def highest(self) -> int:

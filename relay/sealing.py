@@ -22,7 +22,7 @@ class Sealing:
     """
 
     def __init__(self, envelope: Envelope, message: Reader, recipients: Sequence[pyrage.x25519.Recipient]) -> None:
-        self._item = Item(envelope, message)
+        self._item, self._received = Item(envelope, message), max(envelope.received, 0)
         self._recipients = recipients
         self.failure: Exception | None = None
         """What the message's reader has raised, which age would tell as text."""
@@ -62,7 +62,7 @@ class Sealing:
                 raise
             sha256 = target.digest.hexdigest()
             if upload:
-                upload.finish(target.size, sha256)
+                upload.finish(sha256, self._received)
             os.fsync(descriptor)
             return target.size, sha256
         finally:

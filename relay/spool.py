@@ -189,7 +189,7 @@ class Spool:
         place = self._place
         if entry.away or (place and place.every):
             # First there: what is left over here is asked for again, what is left over there would be so for ever.
-            self._place_of(entry).remove(name)
+            self._place_of(entry).remove(entry.item)
         try:
             (self._folder / entry.name).unlink(missing_ok=True)
             sync_folder(self._folder)
@@ -209,16 +209,10 @@ class Spool:
             raise PlaceError(f"item {entry.item.id} lies in a place that the settings do not name any more")
         return self._place
 
-    def sweep(self) -> None:
-        """Remove from the place besides the disk what a crash has left there; see `Place.keep_only`.
-
-        Raises:
-            PlaceError: not all of it.
-        """
-        if self._place:
-            with self._lock:
-                names = frozenset(self._index.identifiers())
-            self._place.keep_only(names)
+    def held_elsewhere(self, place: Place) -> list[QueuedItem]:
+        """Give what lies in a place besides the disk, in order; see `Place.start`."""
+        with self._lock:
+            return [entry.item for entry in self._index.after(0) if entry.away or place.every]
 
     # ---- Room
 
@@ -328,7 +322,7 @@ class Spool:
                 partial.unlink()
             if ticket and place and upload:
                 with suppress(PlaceError):
-                    place.remove(name)
+                    place.remove(ticket.draft)
             if sealing.failure:
                 raise sealing.failure from None
             raise _told(error) from error

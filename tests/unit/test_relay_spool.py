@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import pyrage
 import pytest
 
-from model.control import QueuedItem
+from model.control import Fault, QueuedItem
 from relay.envelope import LARGEST, Envelope, EnvelopeError, Item
 from relay.place import PlaceError
 from relay.smtp import Mail, Recipient
@@ -274,13 +274,19 @@ class _Bucket:
     def open(self, item: QueuedItem) -> Iterator[bytes]:
         yield self.items[item.id]
 
-    def remove(self, name: str) -> None:
+    def remove(self, item: QueuedItem) -> None:
         if self.broken:
             raise PlaceError("it does not answer")
-        self.items.pop(name, None)
+        self.items.pop(item.id, None)
 
-    def keep_only(self, names: frozenset[str]) -> None:
-        self.items = {name: content for name, content in self.items.items() if name in names}
+    def start(self, items: Sequence[QueuedItem]) -> None:
+        self.items = {item.id: self.items[item.id] for item in items}
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def faults(self) -> tuple[Fault, ...]:
+        return ()
 
 
 class _Upload:
@@ -290,10 +296,10 @@ class _Upload:
     def write(self, octets: bytes, /) -> None:
         self._content += octets
 
-    def finish(self, size: int, sha256: str) -> None:
+    def finish(self, sha256: str, received: int) -> None:
         if self._bucket.broken:
             raise PlaceError("it does not answer")
-        assert size == len(self._content)
+        assert received == _ENVELOPE.received
         assert sha256 == hashlib.sha256(self._content).hexdigest()
         self._bucket.items[self._name] = self._content
 
@@ -321,7 +327,7 @@ def test_what_the_disk_has_no_room_for_goes_elsewhere(folder: Path) -> None:
     with pytest.raises(SpoolFullError), spool.room(300_000):
         pass
     bucket.items["0" * 32] = b"left by a crash"
-    spool.sweep()
+    bucket.start(spool.held_elsewhere(bucket))
     spool.remove(unsaid.id)
     assert set(bucket.items) == {there.id}
     assert spool.items() == [here, there]
