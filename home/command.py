@@ -15,6 +15,7 @@ from firstboot.console import announce
 from firstboot.partitions import DiskError
 from firstboot.seed import SeedError
 from home.configure import InForce, Show, change_accounts, passwords_text
+from home.queue_keys import QueueKeyError
 from home.services import ServiceError, end_sessions, restart
 from home.store import Store, StoreError
 from model.accounts import Accounts
@@ -43,6 +44,7 @@ EXPECTED = (
     DiskError,
     DkimError,
     OSError,
+    QueueKeyError,
     RenderError,
     SeedError,
     ServiceError,

@@ -9,15 +9,17 @@ cut after it leaves new accounts, which the apply of the next start brings into 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from firstboot.seed import Taken, boot_partition, take_seed, take_tunnel
+from home.queue_keys import ensure_identity
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
 from model.document import SEED_NAME, read_site
 from model.problems import Kind, Refusal
+from model.site import OfflinePolicy, Relay
 from stack.apply import Applied, Run, apply, run_check
 from stack.certificate import ensure_certificate
 from stack.dkim import ensure_keys, signing_keys
@@ -63,8 +65,8 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
         What is in force now, or None while there is no Site.
 
     Raises:
-        OSError, CheckError, RenderError, CertificateError, DkimError, SeedError, DiskError, home.store.StoreError,
-        model.document.SiteError: each says what to do; the configuration in force is untouched.
+        OSError, CheckError, RenderError, CertificateError, DkimError, QueueKeyError, SeedError, DiskError,
+        home.store.StoreError, model.document.SiteError: each says what to do; the configuration in force is untouched.
     """
     make_volumes(stack.volumes, store.data, SystemOwners())
     discard_leftover(store.scratch)
@@ -106,7 +108,8 @@ def change_accounts(stack: Stack, store: Store, change: Callable[[Accounts], Acc
 
     Raises:
         Refusal: from `change`, or the device was not set up.
-        OSError, CheckError, RenderError, CertificateError, DkimError, StoreError: the old accounts are in force.
+        OSError, CheckError, RenderError, CertificateError, DkimError, QueueKeyError, StoreError: the old accounts
+            are in force.
     """
     with store.locked():
         return bring_into_force(stack, store, change(known_accounts(store)), show)
@@ -145,6 +148,8 @@ def bring_into_force(
     """
     ensure_certificate(store.certificate, list(dict.fromkeys([accounts.mail_host, accounts.mx_host])))
     ensure_srs_key(store.srs_key)
+    if any(relay.offline is OfflinePolicy.QUEUE for relay in _relays(store)):
+        ensure_identity(store.queue_keys)
     settled = settle(accounts, hash_password, generate_password)
     ensure_keys(store.dkim_keys, [domain.name for domain in accounts.domains], owners or SystemOwners())
     files = _rendered(stack, store, settled.accounts)
@@ -194,5 +199,8 @@ def _store(store: Store, accounts: Accounts) -> None:
 
 def _rendered(stack: Stack, store: Store, accounts: Accounts) -> Mapping[PurePosixPath, File]:
     keys = signing_keys(store.dkim_keys, [domain.name for domain in accounts.domains])
-    relayed = store.site.exists() and bool(read_site(store.site).relays)
-    return render(stack, accounts, PurePosixPath(store.certificate), keys, relayed=relayed)
+    return render(stack, accounts, PurePosixPath(store.certificate), keys, relayed=bool(_relays(store)))
+
+
+def _relays(store: Store) -> Sequence[Relay]:
+    return read_site(store.site).relays if store.site.exists() else ()

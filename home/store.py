@@ -69,6 +69,11 @@ class Store:
         """The keys that sign outgoing mail."""
         return self.data / KEYS
 
+    @property
+    def queue_keys(self) -> Path:
+        """The keys that open what waits on the relay."""
+        return self.data / "queue-keys"
+
     def mailbox(self, address: str) -> Path:
         """Where the mail of an address lies (mail_home in dovecot.conf)."""
         name, _, domain = address.partition("@")
@@ -76,7 +81,7 @@ class Store:
 
     def discard_partials(self) -> None:
         """Remove what power cuts have left of the writing of files here; the caller holds the lock."""
-        for path in (self.accounts, self.certificate, self.srs_key, self.dkim_keys / "any"):
+        for path in (self.accounts, self.certificate, self.srs_key, self.dkim_keys / "any", self.queue_keys / "any"):
             discard_partials(path.parent)
 
     def left_mailboxes(self, accounts: Accounts) -> Sequence[str]:
