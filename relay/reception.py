@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from relay.envelope import Envelope
+from model.envelope import Envelope
+from relay.envelope import envelope_of
 from relay.smtp import Data, End, Event, Mail, Piece, Quit, Recipient, Reply, Reset, Session
 from relay.spool import Room, Spool, SpoolError, SpoolFullError
 
@@ -144,7 +145,7 @@ class _Reception:
     def _take(self) -> Reply:
         """Take a message from DATA to its end; gives the last answer, which was not sent yet."""
         assert self._mail is not None, "DATA comes after MAIL"
-        envelope = Envelope.of(self._mail, self._recipients, int(self._now() * 1000))
+        envelope = envelope_of(self._mail, self._recipients, int(self._now() * 1000))
         try:
             head = len(envelope.octets())
             size = self._mail.size

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyrage
 
-from relay.envelope import Envelope, Item, Reader
+from model.envelope import Envelope, Reader
+from relay.envelope import Item
 from relay.place import Upload
 
 

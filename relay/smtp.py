@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from model.envelope import MOST_RECIPIENTS
 from relay.commands import FORWARDED, Command, Path, SyntaxFault, parse_forward
 from relay.content import Content
 
 LONGEST_LINE = 4096
 """Octets of a command with its CRLF: more than RFC 5321 §4.5.3.1.4 asks for with all our extensions."""
-
-MOST_RECIPIENTS = 1000
-"""Of one message; RFC 5321 §4.5.3.1.8 asks for 100."""
 
 MOST_FAULTS = 20
 """Commands that cannot be understood, in one session."""

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyrage
 
 from model.control import QueuedItem
+from model.envelope import Envelope, Reader
 from relay.commit import GroupCommit
 from relay.entry import IDENTIFIER, Entry, Index
-from relay.envelope import Envelope, Reader
 from relay.epoch import Sequence as Numbers
 from relay.files import PARTIAL, sync_folder
 from relay.place import Place, PlaceError, Upload

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pyrage
 
-from relay.envelope import Envelope
+from model.envelope import Envelope
 from relay.spool import Spool
 
 

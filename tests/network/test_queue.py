@@ -17,7 +17,7 @@ import pyrage
 import pytest
 
 from builder.relay_files import RelaySetting, relay_files
-from relay.envelope import Envelope
+from model.envelope import Envelope
 from relay.reception import Terms, converse
 from relay.recipients import DomainRule, RecipientList, Recipients
 from relay.server import Server

@@ -17,7 +17,7 @@ import pyrage
 import pytest
 
 from model.control import QueuedItem
-from relay.envelope import Envelope, Reader
+from model.envelope import Envelope, Reader
 from relay.reception import Policy, Terms, converse
 from relay.server import Server
 from relay.smtp import Reply

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.envelope import LARGEST, MOST_RECIPIENTS, Envelope
 from relay.commands import FORWARDED
-from relay.envelope import LARGEST, Envelope
+from relay.envelope import envelope_of
 from relay.smtp import (
     LONGEST_LINE,
     MOST_FAULTS,
-    MOST_RECIPIENTS,
     Data,
     End,
     Event,
@@ -247,7 +247,7 @@ def test_the_largest_envelope_is_one_that_home_reads() -> None:
         client.say(line(b"RCPT TO:<a@example.com> ORCPT=", b"\\"))
     mail, *people = (event for event in client.events if isinstance(event, Mail | Recipient))
     assert isinstance(mail, Mail)
-    envelope = Envelope.of(mail, [one for one in people if isinstance(one, Recipient)], 0)
+    envelope = envelope_of(mail, [one for one in people if isinstance(one, Recipient)], 0)
     assert len(envelope.recipients) == MOST_RECIPIENTS
     assert len(envelope.octets()) > 0.95 * LARGEST
     assert Envelope.read(BytesIO(envelope.octets())) == envelope

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyrage
 import pytest
 
 from model.control import Fault, QueuedItem
-from relay.envelope import LARGEST, Envelope, EnvelopeError, Item
+from model.envelope import LARGEST, MOST_RECIPIENTS, Envelope, EnvelopeError
+from relay.envelope import Item, envelope_of
 from relay.place import PlaceError
 from relay.smtp import Mail, Recipient
 from relay.spool import INODES, OVERHEAD, Spool, SpoolError, SpoolFullError
@@ -30,7 +33,7 @@ _HOME, _PAPER, _STRANGER = (pyrage.x25519.Identity.generate() for _ in range(3))
 _KEYS = [str(_HOME.to_public()), str(_PAPER.to_public())]
 _CANARIES = (b"canary-sender", b"canary-recipient", b"canary-subject", b"192.0.2.77")
 _MAIL = Mail("canary-sender@example.net", 100, utf8=True, parameters={"RET": None}, client={"ADDR": "192.0.2.77"})
-_ENVELOPE = Envelope.of(_MAIL, [Recipient("canary-recipient@bücher.example", {"NOTIFY": "NEVER"})], 1_795_478_400_000)
+_ENVELOPE = envelope_of(_MAIL, [Recipient("canary-recipient@bücher.example", {"NOTIFY": "NEVER"})], 1_795_478_400_000)
 _MESSAGE = b"Subject: canary-subject\r\n\r\n" + b"\0\xff\n" * 50_000
 
 
@@ -170,7 +173,31 @@ def test_names_of_others_lead_nowhere(spool: Spool, folder: Path, name: str) -> 
         spool.remove(name)
 
 
+_NONSENSE: Sequence[Mapping[str, Any]] = (
+    {"sender": None},
+    {"sender": "a@example.net>\r\nRSET"},
+    {"sender": "\ud800@example.net"},
+    {"recipients": []},
+    {"recipients": [["", {}]]},
+    {"recipients": [["a@example.com", {}]] * (MOST_RECIPIENTS + 1)},
+    {"recipients": [["a@example.com", {"NOTIFY": 5}]]},
+    {"recipients": {"a@example.com": {}}},
+    {"parameters": {"RET\n": None}},
+    {"client": {"HELO": None}},
+    {"client": []},
+    {"received": "soon"},
+    {"received": float("inf")},
+)
+"""What nobody can have said in a session, in the place of what somebody has said."""
+
+
+def _written(change: Mapping[str, Any]) -> bytes:
+    text = json.dumps({**asdict(_ENVELOPE), **change}).encode()
+    return b"DPQ1" + len(text).to_bytes(4) + text
+
+
 def test_what_is_no_envelope_is_told() -> None:
+    assert Envelope.read(BytesIO(_written({}))) == _ENVELOPE
     whole = Item(_ENVELOPE, BytesIO()).read(10**6)
     for content in (
         b"",
@@ -178,6 +205,7 @@ def test_what_is_no_envelope_is_told() -> None:
         b"DPQ2" + whole[4:],
         whole[:4] + (LARGEST + 1).to_bytes(4),
         whole[:8] + b"{" * 9**3,
+        *(_written(change) for change in _NONSENSE),
     ):
         with pytest.raises(EnvelopeError):
             Envelope.read(BytesIO(content))

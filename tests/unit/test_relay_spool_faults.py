@@ -14,7 +14,7 @@ from typing import Any
 import pyrage
 import pytest
 
-from relay.envelope import Envelope
+from relay.envelope import envelope_of
 from relay.files import sync_folder
 from relay.smtp import Mail, Recipient
 from relay.spool import Spool, SpoolError, SpoolFullError
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _HOME = pyrage.x25519.Identity.generate()
 _KEYS = [str(_HOME.to_public())]
 _MAIL = Mail("a@example.net", 100, utf8=False, parameters={}, client={})
-_ENVELOPE = Envelope.of(_MAIL, [Recipient("alice@example.com", {})], 1_795_478_400_000)
+_ENVELOPE = envelope_of(_MAIL, [Recipient("alice@example.com", {})], 1_795_478_400_000)
 _MESSAGE = b"Subject: x\r\n\r\n" + b"y" * 150_000
 
 
