@@ -24,6 +24,9 @@ from benchmarks.kit.report import Row, megabytes, show
 from benchmarks.kit.root import root_and_scratch
 from builder.build import SOURCE
 from builder.errors import BuildError
+from model.control import QueueSettings
+from relay.entry import Entry
+from relay.queue import RECIPIENTS, SETTINGS
 from relay.recipients import DomainRule, RecipientList
 from tests.machine.machine import wait_for, why_not
 from tests.network.net import Namespace, namespace
@@ -85,7 +88,7 @@ class _Scene:
 def _kept(folder: Path) -> set[str]:
     """Name the messages in a spool; Postfix has more in its own than them, and moves them about."""
     own = {"incoming", "active", "deferred"}
-    files = (path for path in folder.rglob("*") if path.parent == folder or own & set(path.parts))
+    files = (path for path in folder.rglob("*") if Entry.parse(path.name) or own & set(path.parts))
     return {path.name for path in files if not path.is_dir()}
 
 
@@ -142,12 +145,14 @@ def _scene() -> Iterator[_Scene]:
 
 def _run_queue(stack: ExitStack, place: Namespace, scratch: Path) -> subprocess.Popen[bytes]:
     (scratch / "spool").mkdir(mode=0o700)
+    (config := scratch / "config").mkdir()
     known = RecipientList.make(1, {"example.com": DomainRule()}, [_RECIPIENT])
-    (scratch / "recipients").write_text(known.text())
-    keys = [word for _ in range(2) for word in ("--key", str(pyrage.x25519.Identity.generate().to_public()))]
-    options = ["--name", "mx.example.com", "--spool", str(scratch / "spool"), "--budget", str(10**11)]
-    command = ["env", f"PYTHONPATH={SOURCE}", sys.executable, "-m", "relay.service", *options, *keys]
-    process = stack.enter_context(place.running(*command, "--recipients", str(scratch / "recipients")))
+    (config / RECIPIENTS).write_text(known.text())
+    keys = tuple(str(pyrage.x25519.Identity.generate().to_public()) for _ in range(2))
+    settings = QueueSettings(1, "mx.example.com", ("example.com",), "queue", keys, 10**11)
+    (config / SETTINGS).write_bytes(settings.to_json())
+    command = ["env", f"PYTHONPATH={SOURCE}", sys.executable, "-m", "relay.service"]
+    process = stack.enter_context(place.running(*command, "--config", str(config), "--spool", str(scratch / "spool")))
     wait_for(lambda: place.reachable([_QUEUE_PORT], "127.0.0.1") == {_QUEUE_PORT}, "the queue")
     return process
 

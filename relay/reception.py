@@ -132,6 +132,10 @@ class _Reception:
                 raise AssertionError(f"{type(event).__name__} outside of a message")
 
     def _begin(self, mail: Mail) -> None:
+        if self._terms.policy is not Policy.QUEUE:
+            self._mail, self._recipients = mail, []
+            self._session.answer(_OK)
+            return
         try:
             # Nobody shall send 25 MB to hear that there is no room.
             with self._spool.room(mail.size or 0, said=mail.size is not None):

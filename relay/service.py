@@ -1,4 +1,4 @@
-"""The queue as a service: keeps mail for home behind Postfix (postconf(5), smtpd_proxy_filter)."""
+"""The queue as a service: keeps mail for home behind Postfix (postconf(5), smtpd_proxy_filter), and hands it over."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-import pyrage
-
-from relay.reception import Policy, Terms, converse
-from relay.recipients import ListError, RecipientList, Recipients
+from model.control_tls import CertificateError, Pins
+from relay.control_server import ControlServer
+from relay.fence import Identity
+from relay.place import Place
+from relay.queue import Queue
+from relay.queue_api import QueueApi
+from relay.reception import converse
 from relay.server import Server
-from relay.spool import Spool
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 _EXAMPLES = """\
 example:
-  python3 -m relay.service --name mx.example.com --spool /var/lib/darkpipe/spool \\
-      --recipients /var/lib/darkpipe/recipients --key age1… --key age1… --budget 10000000000
+  python3 -m relay.service --config /var/lib/darkpipe/config --spool /var/lib/darkpipe/queue \\
+      --control [fd00::2]:2600 --own relay.pem --home home.pem
 
-SIGHUP reads the list of recipients again; SIGTERM ends the service, and with it the sessions that are open.
+SIGHUP reads the settings again; SIGTERM ends the service, and with it the sessions that are open.
 """
+
+
+class _Serves(Protocol):
+    def serve(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,39 +45,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Before the first thread, since threads inherit it: none of them takes a signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    recipients = Recipients()
-    try:
-        spool = Spool(options.spool, options.key, options.budget)
-        listener = socket.create_server(options.listen)
-    except pyrage.RecipientError as error:
-        return _fail(f"--key {' '.join(options.key)}: {error}")
-    except OSError as error:
-        return _fail(f"{error.filename or 'the listener'}: {error.strerror}")
-    _read_list(recipients, options.recipients)
-    terms = Terms(options.name, options.largest, recipients.judge, Policy(options.policy))
-    server = Server(listener, partial(converse, terms=terms, spool=spool))
-
-    failed = threading.Event()
-
-    def serve() -> None:
+    with ExitStack() as stack:
         try:
-            server.serve()
-        except BaseException:
-            failed.set()
-            raise
-        finally:  # also by a fault of our own: systemd starts what has ended, and not what only sits there
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    serving = threading.Thread(target=serve)
-    with listener:
-        serving.start()
-        print(f"darkpipe-queue: listens on port {server.address[1]}, {len(spool.items())} messages wait", flush=True)
+            queue = Queue(options.config, options.spool, _no_place, time.time, _software())
+            listener = stack.enter_context(socket.create_server(options.listen))
+            servers: list[_Serves] = [Server(listener, partial(_converse, queue=queue))]
+            if options.control:
+                listener_of_home = stack.enter_context(_listen(options.control))
+                servers.append(_control(listener_of_home, queue, options))
+        except CertificateError as error:
+            return _fail(str(error))
+        except OSError as error:
+            return _fail(f"{error.filename or 'the listener'}: {error.strerror}")
+        failed = threading.Event()
+        threads = [threading.Thread(target=_serve, args=(server, failed)) for server in servers]
+        for thread in threads:
+            thread.start()
+        port, (count, _) = listener.getsockname()[1], queue.spool.usage()
+        print(f"darkpipe-queue: listens on port {port}, {count} messages wait", flush=True)
         # A handler would run in the middle of something; like this, signals come one after the other.
         while signal.sigwait(_SIGNALS) == signal.SIGHUP:
-            _read_list(recipients, options.recipients)
-        server.stop()
-        serving.join()
+            queue.reload()
+        for server in servers:
+            server.stop()
+        for thread in threads:
+            thread.join()
+        queue.stop()
     return 1 if failed.is_set() else 0
+
+
+def _converse(connection: socket.socket, queue: Queue) -> None:
+    converse(connection, queue.terms(), queue.spool, queue.now)
+
+
+def _serve(server: _Serves, failed: threading.Event) -> None:
+    try:
+        server.serve()
+    except BaseException:
+        failed.set()
+        raise
+    finally:  # also by a fault of our own: systemd starts what has ended, and not what only sits there
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _control(listener: socket.socket, queue: Queue, options: argparse.Namespace) -> ControlServer:
+    """Make the listener for home.
+
+    Raises:
+        CertificateError, OSError: the keys cannot be used.
+    """
+    pins = Pins(options.own, options.home.read_text(encoding="utf-8"), server=True)
+    api = QueueApi(queue.spool, queue.presence, queue.status)
+    return ControlServer(listener, lambda: pins, lambda: Identity.read(options.config), api)
+
+
+def _listen(place: tuple[str, int]) -> socket.socket:
+    return socket.create_server(place, family=socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
+
+
+def _no_place(_settings: object) -> Place:
+    raise ValueError("this relay knows no other place than its disk")
+
+
+def _software() -> str:
+    """Give the id of the bundle that this is part of: the name of its folder; empty outside of one."""
+    folder = Path(__file__).resolve().parent.parent
+    return folder.name if (folder / "bundle.json").is_file() else ""
 
 
 def _fail(text: str) -> int:
@@ -79,16 +122,12 @@ def _place(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise argparse.ArgumentTypeError(f"found {text}, expected an address and a port such as 127.0.0.1:10026")
-    return host, int(port)
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _read_list(recipients: Recipients, path: Path) -> None:
-    """Take the list that home has pushed, if it has; one that cannot be read changes nothing."""
-    try:
-        if path.exists():
-            recipients.replace(RecipientList.read(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, ListError) as error:
-        print(f"darkpipe-queue: the recipients stay as they were: {path}: {error}", file=sys.stderr, flush=True)
+def _credential(name: str) -> Path:
+    """Name a file that systemd hands over (systemd.exec(5), LoadCredential=)."""
+    return Path(os.environ.get("CREDENTIALS_DIRECTORY", ".")) / name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,18 +137,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--name", required=True, help="name of the relay in SMTP")
+    place: Callable[[str], tuple[str, int]] = _place
+    parser.add_argument("--config", required=True, type=Path, help="folder with settings, recipients and fence")
     parser.add_argument("--spool", required=True, type=Path, help="folder for what waits")
-    parser.add_argument("--recipients", required=True, type=Path, help="the list that home pushes; it may come later")
-    parser.add_argument("--key", required=True, action="append", help="a public age key of home; repeatable")
-    parser.add_argument("--budget", required=True, type=int, help="octets that all messages may take")
-    parser.add_argument("--largest", type=int, default=50_000_000, help="octets of one message (default: %(default)s)")
     parser.add_argument(
-        "--policy", choices=[str(policy) for policy in Policy], default="queue", help="default: %(default)s"
+        "--listen", type=place, default="127.0.0.1:10026", help="address and port for Postfix (default: %(default)s)"
     )
-    parser.add_argument(
-        "--listen", type=_place, default="127.0.0.1:10026", help="address and port (default: %(default)s)"
-    )
+    parser.add_argument("--control", type=place, help="address and port for home; without it, home takes nothing")
+    parser.add_argument("--own", type=Path, default=_credential("relay.pem"), help="key and certificate of the relay")
+    parser.add_argument("--home", type=Path, default=_credential("home.pem"), help="home's certificates")
     return parser
 
 
