@@ -12,7 +12,7 @@ import pytest
 
 from model.control import Message, Page, QueuedItem, QueueSettings, QueueStatus
 from relay.control import Request, Response
-from relay.envelope import Envelope
+from relay.envelope import envelope_of
 from relay.place import LostError, Place, PlaceError
 from relay.queue import SETTINGS, Queue
 from relay.queue_api import PAGE, QueueApi
@@ -21,7 +21,7 @@ from relay.spool import Spool, SpoolError
 
 _KEY = str(pyrage.x25519.Identity.generate().to_public())
 _MAIL = Mail("a@example.net", None, utf8=False, parameters={}, client={})
-_ENVELOPE = Envelope.of(_MAIL, [Recipient("alice@example.com", {})], 1_795_478_400_000)
+_ENVELOPE = envelope_of(_MAIL, [Recipient("alice@example.com", {})], 1_795_478_400_000)
 
 
 class _Nothing:
