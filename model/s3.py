@@ -1,0 +1,117 @@
+"""An S3 store that keeps items of the queue: the settings that home makes and the relay follows.
+
+Any store with the API of S3 will do. Opening one goes through no network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+FAILURES = (BaseError, OSError, ValueError)
+"""What obstore raises when a store fails; FileNotFoundError, an OSError, says that there is no such object."""
+
+_LONGEST = 300
+_RETRIES = 1
+_PREFIX = re.compile(r"(?:[A-Za-z0-9._-]+/)*")
+
+
+class Mode(StrEnum):
+    """What goes into a bucket."""
+
+    OVERFLOW = "overflow"
+    """What the relay's disk has no room for."""
+    WRITE_THROUGH = "write-through"
+    """Everything, besides the disk."""
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """A bucket, who may use it, and what it is used for.
+
+    Args:
+        endpoint: URL of the store, without the bucket; HTTPS, unless it is on this very computer.
+        access_key, secret_key: that the store has given out.
+        seal: a secret that home and relay share, in the form of an age identity (`AGE-SECRET-KEY-1…`).
+        prefix: that names of all objects begin with; empty, or with a `/` at its end.
+        budget: octets that items may take there.
+    """
+
+    endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str
+    seal: str
+    mode: Mode
+    region: str = "us-east-1"
+    prefix: str = ""
+    budget: int = 20 * 10**9
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Take them from what a JSON reader gives; what the reader does not know is read over.
+
+        Raises:
+            ValueError: they are no settings; the text has nothing secret in it.
+        """
+        known = {one.name: data[one.name] for one in fields(cls) if one.name in data}
+        texts = {name: value for name, value in known.items() if name != "budget"}
+        if wrong := sorted(name for name, value in texts.items() if not isinstance(value, str)):
+            raise ValueError(f"{wrong[0]}: expected a text")
+        if not isinstance(known.get("budget", 0), int):
+            raise ValueError("budget: expected a number")
+        try:
+            settings = cls(**{**known, "mode": Mode(known.get("mode", Mode.OVERFLOW))})
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        if not _PREFIX.fullmatch(settings.prefix):
+            raise ValueError("prefix: expected words with a / behind each")
+        if urlsplit(settings.endpoint).scheme != "https" and not is_local(settings.endpoint):
+            raise ValueError("endpoint: expected https://")
+        return settings
+
+    def open(self, patience: float = 20.0) -> S3Store:
+        """Give the store.
+
+        Args:
+            patience: seconds for one request, and as many again for a second try.
+        """
+        seconds = timedelta(seconds=patience)
+        return S3Store(
+            self.bucket,
+            endpoint=self.endpoint,
+            region=self.region,
+            access_key_id=self.access_key,
+            secret_access_key=self.secret_key,
+            # Not every store has DeleteObjects, or takes it without the MD5 that obstore does not send.
+            disable_bulk_delete=True,
+            client_options={
+                "allow_http": is_local(self.endpoint),
+                "timeout": seconds,
+                "connect_timeout": min(seconds, timedelta(seconds=5)),
+            },
+            retry_config={"max_retries": _RETRIES, "retry_timeout": seconds},
+        )
+
+
+def is_local(endpoint: str) -> bool:
+    """Tell whether a store is on this very computer, so that nobody can listen on the way."""
+    host = urlsplit(endpoint).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def told(error: Exception) -> str:
+    """Give what is wrong with a store in a line; obstore's own text goes on with an inside view."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())[:_LONGEST]

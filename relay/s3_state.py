@@ -1,0 +1,96 @@
+"""What the relay's disk knows of its folder in a bucket: its name, and how often the relay has started with it.
+
+A disk that a provider has set back to an older state knows fewer starts than the folder's head. Such a relay leaves the
+folder alone, since what lies there may be in no index any more, and takes another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from model.bucket import NAME
+from model.s3 import S3Settings
+from relay.files import replace as replace_file
+
+_VERSIONS = 2**32
+"""Heads that the relay writes between two starts, at most."""
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """What is kept on the disk.
+
+    Args:
+        epoch: of the queue that the folder belongs to.
+        folder: 32 hexadecimal digits.
+        starts: of the relay with this folder, this one among them.
+        left: folders that were left alone, for home to look at.
+    """
+
+    epoch: str
+    folder: str
+    starts: int
+    left: tuple[str, ...] = ()
+
+    @classmethod
+    def begin(cls, path: Path, epoch: str) -> Self:
+        """Read it for another start, and keep on the disk that there was one.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            before = cls(str(data["epoch"]), str(data["folder"]), int(data["starts"]), tuple(data["left"]))
+        except FileNotFoundError:
+            before = cls._new(epoch)
+        except (ValueError, TypeError, LookupError):
+            # A folder whose name is lost is found by home, which looks at all of them.
+            before = cls._new(epoch)
+        if before.epoch != epoch or not NAME.fullmatch(before.folder):
+            before = cls._new(epoch)
+        state = replace(before, starts=before.starts + 1)
+        state.write(path)
+        return state
+
+    @classmethod
+    def _new(cls, epoch: str) -> Self:
+        return cls(epoch, secrets.token_hex(16), 0)
+
+    def another(self, path: Path) -> FolderState:
+        """Leave the folder for a new one, and keep that on the disk.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        state = FolderState(self.epoch, secrets.token_hex(16), 1, (*self.left, self.folder))
+        state.write(path)
+        return state
+
+    def write(self, path: Path) -> None:
+        """Keep it: the old or the new one is there, whenever the power fails.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        replace_file(path, json.dumps(asdict(self)).encode())
+
+    @property
+    def first_version(self) -> int:
+        """The first version of a head that this start may write: higher than all of those before."""
+        return self.starts * _VERSIONS
+
+    def is_older_than(self, version: int) -> bool:
+        """Tell whether the head of this version comes from a start that this disk does not know."""
+        return version >= self.first_version
+
+
+def state_path(folder: Path, settings: S3Settings) -> Path:
+    """Give the file for a bucket: each that was ever in use has its own, so that going back finds what lies there."""
+    named = "\0".join((settings.endpoint, settings.bucket, settings.prefix)).encode()
+    return folder / f"bucket-{hashlib.sha256(named).hexdigest()[:16]}.json"

@@ -1,0 +1,66 @@
+"""A bucket in memory, and what its owner could do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import obstore
+import pyrage
+from obstore.store import MemoryStore
+
+from model.s3 import Mode, S3Settings
+from relay.place import PlaceError
+from relay.s3_objects import Objects
+
+PREFIX = "queues/"
+SETTINGS = S3Settings(
+    "https://s3.example",
+    "bucket",
+    "access",
+    "secret",
+    str(pyrage.x25519.Identity.generate()),
+    Mode.OVERFLOW,
+    prefix=PREFIX,
+)
+THROUGH = replace(SETTINGS, mode=Mode.WRITE_THROUGH)
+
+
+class Bucket(Objects):
+    """Real code over obstore's store in memory.
+
+    Args:
+        before: is called with each call's name and the object's, and raises PlaceError to let it fail.
+    """
+
+    def __init__(self, before: Callable[[str, str], None] = lambda call, name: None) -> None:
+        self.store = MemoryStore()
+        super().__init__(self.store, PREFIX)
+        self.before = before
+
+    def put(self, name: str, octets: bytes) -> None:
+        self.before("put", name)
+        super().put(name, octets)
+
+    def get(self, name: str, most: int) -> bytes | None:
+        self.before("get", name)
+        return super().get(name, most)
+
+    # ---- What the owner does
+
+    def content(self) -> dict[str, bytes]:
+        """Everything in the bucket, by the objects' names."""
+        names = [one["path"] for some in obstore.list(self.store) for one in some]
+        return {name: bytes(obstore.get(self.store, name).bytes()) for name in names}
+
+    def set_back(self, content: dict[str, bytes]) -> None:
+        """Make everything as it was."""
+        for name in self.content():
+            obstore.delete(self.store, name)
+        for name, octets in content.items():
+            obstore.put(self.store, name, octets)
+
+
+def fail(call: str, name: str) -> None:
+    """Let every call fail."""
+    raise PlaceError(f"planted: {call} {name[-8:]}")
