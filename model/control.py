@@ -147,6 +147,23 @@ class Fault(Message):
 
 
 @dataclass(frozen=True)
+class BucketStatus(Message):
+    """What the queue has in a bucket of S3; home remembers it, and so knows what a dead relay's bucket must have.
+
+    Args:
+        folder: 32 hexadecimal digits.
+        version: of the latest head there (model/bucket.py).
+        written: when that was, milliseconds since 1970.
+        octets: of all items there.
+    """
+
+    folder: str
+    version: int
+    written: int
+    octets: int
+
+
+@dataclass(frozen=True)
 class QueueStatus(Message):
     """Answer to `GET /status` of the queue.
 
@@ -159,6 +176,7 @@ class QueueStatus(Message):
         recipients: version of the list; 0 for none.
         settings: version of the settings in force.
         overdue: items that are kept beyond their time, since no DSN may or can be sent for them.
+        bucket: None without one, or as long as it has not answered.
     """
 
     protocol: int
@@ -173,10 +191,13 @@ class QueueStatus(Message):
     settings: int
     overdue: int = 0
     faults: tuple[Fault, ...] = ()
+    bucket: BucketStatus | None = None
 
     def __post_init__(self) -> None:
         faults = tuple(_each(Fault, self.faults))
         object.__setattr__(self, "faults", faults)
+        for bucket in _each(BucketStatus, [self.bucket] if self.bucket else []):
+            object.__setattr__(self, "bucket", bucket)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from model.control import Fault, QueuedItem
+from model.control import BucketStatus, Fault, QueuedItem
 
 
 class PlaceError(Exception):
@@ -102,4 +102,8 @@ class Place(Protocol):
 
     def faults(self) -> tuple[Fault, ...]:
         """Give what home should know of the place."""
+        ...
+
+    def status(self) -> BucketStatus | None:
+        """Give what home should remember of the place; None for nothing."""
         ...

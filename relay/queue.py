@@ -26,8 +26,8 @@ _NARROW = 0.8
 _LARGEST = 50 * 2**20
 """Octets of a message, as long as no settings tell them."""
 
-MakePlace = Callable[[Mapping[str, Any]], Place]
-"""Makes the place besides the disk from `QueueSettings.s3`; a ValueError tells what is wrong with those."""
+MakePlace = Callable[[Mapping[str, Any], str], Place]
+"""Makes the place besides the disk from `QueueSettings.s3` and the queue's epoch; a ValueError tells what is wrong."""
 
 
 class Queue:
@@ -82,7 +82,7 @@ class Queue:
         before, place = self.settings, self._place
         other = before is None or found.s3 != before.s3
         if other:
-            place = self._make_place(found.s3) if found.s3 else None
+            place = self._make_place(found.s3, self.spool.epoch) if found.s3 else None
         self.spool.use(found.keys, found.budget, place)
         self.settings = found
         if other:
@@ -129,4 +129,5 @@ class Queue:
             recipients=self.recipients.version,
             settings=self.settings.version if self.settings else 0,
             faults=(*self.faults.all(), *(self._place.faults() if self._place else ())),
+            bucket=self._place.status() if self._place else None,
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bucket import HEAD, LARGEST_HEAD, NAME, PIECE, BucketError, Entry, Seal
-from model.control import Fault, QueuedItem
+from model.control import BucketStatus, Fault, QueuedItem
 from model.s3 import Mode, S3Settings
 from relay.place import LostError, PlaceError
 from relay.s3_objects import Objects
@@ -56,6 +56,8 @@ class S3Place:
         folder: on the disk, where the place keeps what it has to know after a start.
         epoch: of the queue.
         now: seconds since 1970.
+        cleans: whether what is in no index is waste. Not when a place takes over from another while messages come: one
+            of them may be about to get into the index.
         objects: of the bucket; without them, those of a store that is asked for as long as the settings' default says.
 
     Raises:
@@ -69,6 +71,8 @@ class S3Place:
         folder: Path,
         epoch: str,
         now: Callable[[], float] = time.time,
+        *,
+        cleans: bool = True,
         objects: Objects | None = None,
         rhythm: Rhythm | None = None,
     ) -> None:
@@ -76,7 +80,7 @@ class S3Place:
         self._settings, self._epoch, self._now = settings, epoch, now
         self._path = state_path(folder, settings)
         self._state = FolderState.begin(self._path, epoch)
-        self._rhythm = rhythm or Rhythm()
+        self._cleans, self._rhythm = cleans, rhythm or Rhythm()
         self._objects = objects or Objects(settings.open(), settings.prefix)
         self._lock = threading.Lock()
         self._uploads: set[Upload] = set()
@@ -97,15 +101,12 @@ class S3Place:
 
     # ---- What the store asks for
 
-    @property
-    def folder(self) -> str:
-        """The name of the folder."""
-        return self._state.folder
-
-    @property
-    def version(self) -> int:
-        """Of the latest head that the bucket has taken since the start; 0 for none."""
-        return self._records.version
+    def status(self) -> BucketStatus | None:
+        """Give what home should remember; None before the bucket has taken a head."""
+        records = self._records
+        if not records.version:
+            return None
+        return BucketStatus(self._state.folder, records.version, records.written, records.octets)
 
     def start(self, items: Sequence[QueuedItem]) -> None:
         """Take what the index says to lie here, in the order of arrival; the thread begins to look after the bucket."""
@@ -113,7 +114,7 @@ class S3Place:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; returns soon."""
+        """End the thread, and take nothing more; returns soon."""
         self._stopped.set()
         self._wake.set()
 
@@ -128,7 +129,7 @@ class S3Place:
         return self._is_well() and self._records.octets + coming + octets <= self._settings.budget
 
     def _is_well(self) -> bool:
-        return self._seen and self._fault is None
+        return self._seen and self._fault is None and not self._stopped.is_set()
 
     def begin(self, name: str) -> Upload:
         """Begin to write an item.
@@ -196,7 +197,7 @@ class S3Place:
         """
         if not self.has_room(0):  # what was written of the item is counted already
             raise PlaceError("the S3 store does not answer, or its budget is used up")
-        self._or_fail(lambda: self._objects.put(f"{self.folder}/{self._seal.piece_name(item, number)}", octets))
+        self._or_fail(lambda: self._objects.put(f"{self._state.folder}/{self._seal.piece_name(item, number)}", octets))
 
     def keep(self, entry: Entry) -> None:
         """Return when the bucket's records list an item.
@@ -229,7 +230,7 @@ class S3Place:
 
     def _throw_away(self, names: Iterable[str]) -> None:
         with self._lock:
-            self._waste.update(f"{self.folder}/{name}" for name in names)
+            self._waste.update(f"{self._state.folder}/{name}" for name in names)
         self._wake.set()
 
     def _or_fail(self, do: Callable[[], None]) -> None:
@@ -270,7 +271,7 @@ class S3Place:
 
     def _look_first(self) -> None:
         """See what is in the folder before anything is written or deleted there."""
-        octets = self._objects.get(f"{self.folder}/{HEAD}", LARGEST_HEAD)
+        octets = self._objects.get(f"{self._state.folder}/{HEAD}", LARGEST_HEAD)
         try:
             head = self._seal.read_head(octets) if octets else None
         except BucketError as error:
@@ -286,7 +287,9 @@ class S3Place:
                 "the bucket holds mail that the relay's disk, set back to an older state, does not know",
                 "fetch it with `darkpipe relay recover-bucket`",
             )
-        known = list(self._objects.names(self.folder))
+        if not self._cleans:
+            return
+        known = list(self._objects.names(self._state.folder))
         with self._lock:
             coming = [self._seal.piece_name(*piece) for upload in self._uploads for piece in upload.pieces()]
         kept = {*self._records.names(), *coming}

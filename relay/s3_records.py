@@ -58,7 +58,7 @@ class Records:
         self._void: list[str] = []
         self._octets = 0
         self._changes, self._told = 1, 0
-        self._version = 0
+        self._head: Head | None = None
 
     @property
     def octets(self) -> int:
@@ -70,7 +70,13 @@ class Records:
     def version(self) -> int:
         """Of the latest head that the bucket has taken; 0 for none."""
         with self._lock:
-            return self._version
+            return self._head.version if self._head else 0
+
+    @property
+    def written(self) -> int:
+        """When it was written, in milliseconds since 1970; 0 for never."""
+        with self._lock:
+            return self._head.written if self._head else 0
 
     @property
     def complete(self) -> bool:
@@ -167,7 +173,7 @@ class Records:
         head = Head(self._epoch, version, int(now * 1000), count, octets, tuple(named))
         self._objects.put(f"{self._folder}/{HEAD}", self._seal.head(head))
         with self._lock:
-            self._told, self._version = wanted, version
+            self._told, self._head = wanted, head
             # What is in this head counts until there is another, even if it is out of date by now.
             for (page, entries, known), name in zip(pages, named, strict=True):
                 if known is None and page in self._pages and tuple(page.entries.values()) == entries:

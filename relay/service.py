@@ -9,17 +9,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from model.control_tls import CertificateError, Pins
 from relay.control_server import ControlServer
 from relay.fence import Identity
 from relay.place import Place
-from relay.queue import Queue
+from relay.queue import MakePlace, Queue
 from relay.queue_api import QueueApi
 from relay.reception import converse
 from relay.server import Server
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with ExitStack() as stack:
         try:
-            queue = Queue(options.config, options.spool, _no_place, time.time, _software())
+            queue = Queue(options.config, options.spool, _places(options.spool), time.time, _software())
             listener = stack.enter_context(socket.create_server(options.listen))
             servers: list[_Serves] = [Server(listener, partial(_converse, queue=queue))]
             if options.control:
@@ -103,8 +103,20 @@ def _listen(place: tuple[str, int]) -> socket.socket:
     return socket.create_server(place, family=socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
 
 
-def _no_place(_settings: object) -> Place:
-    raise ValueError("this relay knows no other place than its disk")
+def _places(folder: Path) -> MakePlace:
+    """Give what makes places besides the disk, which keep what they must remember in a folder."""
+    cleans = [True]
+
+    def make(settings: Mapping[str, Any], epoch: str) -> Place:
+        # It takes memory that a relay without one does not need.
+        from model.s3 import S3Settings
+        from relay.s3 import S3Place
+
+        place = S3Place(S3Settings.of(settings), folder, epoch, cleans=bool(cleans))
+        cleans.clear()
+        return place
+
+    return make
 
 
 def _software() -> str:

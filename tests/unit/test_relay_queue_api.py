@@ -38,7 +38,7 @@ class _Clock:
         return self.now
 
 
-def _no_place(_settings: object) -> Place:
+def _no_place(_settings: object, _epoch: str) -> Place:
     raise ValueError("none here")
 
 

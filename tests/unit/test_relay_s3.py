@@ -77,6 +77,17 @@ def _read(place: S3Place, item: QueuedItem) -> bytes:
     return b"".join(place.open(item))
 
 
+def _folder(place: S3Place) -> str:
+    status = place.status()
+    assert status
+    return status.folder
+
+
+def _version(place: S3Place) -> int:
+    status = place.status()
+    return status.version if status else 0
+
+
 def _head(bucket: Bucket, folder: str) -> Head:
     octets = bucket.get(f"{folder}/{HEAD}", LARGEST_HEAD)
     assert octets
@@ -96,9 +107,9 @@ def test_an_item_is_in_the_bucket_and_listed_there_when_it_is_taken(
 ) -> None:
     place = start()
     item = _store(place, octets)
-    assert _listed(bucket, place.folder) == [item.id]
+    assert _listed(bucket, _folder(place)) == [item.id]
     assert _read(place, item) == octets
-    assert _head(bucket, place.folder).octets == len(octets)
+    assert _head(bucket, _folder(place)).octets == len(octets)
 
 
 def test_the_owner_of_the_bucket_reads_nothing_but_sizes(start: Start, bucket: Bucket) -> None:
@@ -119,9 +130,9 @@ def test_order_and_content_survive_a_start(start: Start, bucket: Bucket) -> None
     items = tuple(_store(place, bytes([number])) for number in range(5))
     place.stop()
     again = start(items)
-    assert again.folder == place.folder
-    assert again.version > place.version
-    assert _listed(bucket, again.folder) == [item.id for item in items]
+    assert _folder(again) == _folder(place)
+    assert _version(again) > _version(place)
+    assert _listed(bucket, _folder(again)) == [item.id for item in items]
     assert [_read(again, item) for item in items] == [bytes([number]) for number in range(5)]
 
 
@@ -131,7 +142,7 @@ def test_what_was_removed_leaves_the_records_and_then_the_bucket(start: Start, b
     place.remove(gone)
     place.remove(gone)
     _until(lambda: len(bucket.content()) == 3)
-    assert _listed(bucket, place.folder) == [kept.id]
+    assert _listed(bucket, _folder(place)) == [kept.id]
     with pytest.raises(LostError):
         _read(place, gone)
     assert _read(place, kept) == b"kept"
@@ -141,11 +152,11 @@ def test_what_a_crash_has_left_goes_and_nothing_of_others(start: Start, bucket: 
     place = start()
     known, left = _store(place, b"known"), _store(place, b"in no index")
     place.stop()
-    foreign = {f"{PREFIX}{place.folder}/notes.txt", f"{PREFIX}{'f' * 32}/{'0' * 32}", "elsewhere"}
+    foreign = {f"{PREFIX}{_folder(place)}/notes.txt", f"{PREFIX}{'f' * 32}/{'0' * 32}", "elsewhere"}
     for name in foreign:
         obstore.put(bucket.store, name, b"foreign")
     again = start((known,))
-    assert _listed(bucket, again.folder) == [known.id]
+    assert _listed(bucket, _folder(again)) == [known.id]
     _until(lambda: len(bucket.content()) == len(foreign) + 3)
     assert foreign <= bucket.content().keys()
     assert _read(again, known) == b"known"
@@ -173,7 +184,7 @@ def test_a_store_that_fails_at_any_put_takes_nothing_and_keeps_nothing(start: St
     with pytest.raises(PlaceError, match="planted"):
         _store(place, _LARGE)
     _until(lambda: place.has_room(0) and len(bucket.content()) == 3)
-    assert _listed(bucket, place.folder) == [kept.id]
+    assert _listed(bucket, _folder(place)) == [kept.id]
     assert _read(place, kept) == b"kept"
     assert not place.faults()
 
@@ -214,8 +225,8 @@ def test_the_budget_holds(start: Start) -> None:
 def test_other_octets_are_not_taken_for_an_item(start: Start, bucket: Bucket) -> None:
     place = start()
     item, other = _store(place, _LARGE), _store(place, _LARGE[::-1])
-    seal = Seal(SETTINGS.seal, place.folder)
-    first, second, third = (f"{PREFIX}{place.folder}/{seal.piece_name(item.id, number)}" for number in range(3))
+    seal = Seal(SETTINGS.seal, _folder(place))
+    first, second, third = (f"{PREFIX}{_folder(place)}/{seal.piece_name(item.id, number)}" for number in range(3))
     sound = bucket.content()
 
     def refused() -> bool:
@@ -227,7 +238,7 @@ def test_other_octets_are_not_taken_for_an_item(start: Start, bucket: Bucket) ->
             bucket.set_back(sound)
 
     assert not refused()
-    planted = sound[f"{PREFIX}{place.folder}/{seal.piece_name(other.id, 0)}"]
+    planted = sound[f"{PREFIX}{_folder(place)}/{seal.piece_name(other.id, 0)}"]
     for name, octets in ((first, planted), (second, sound[first]), (third, sound[third][:-1]), (second, None)):
         if octets is None:
             obstore.delete(bucket.store, name)
@@ -249,22 +260,22 @@ def test_a_disk_that_was_set_back_does_not_touch_what_came_later(start: Start, b
 
     snapshot.write_bytes(before)
     again = start((old,), THROUGH)
-    assert again.folder != place.folder
-    assert _listed(bucket, place.folder) == [old.id, late.id]
+    assert _folder(again) != _folder(place)
+    assert _listed(bucket, _folder(place)) == [old.id, late.id]
     assert _read(again, late) == b"late"
     assert "recover-bucket" in again.faults()[0].remedy
     again.stop()
     # It says so as long as it has not been looked at, and then goes on in its new folder.
-    assert start((old,), THROUGH).folder == again.folder
+    assert _folder(start((old,), THROUGH)) == _folder(again)
 
 
 def test_a_head_that_somebody_else_has_written_is_told(start: Start, bucket: Bucket) -> None:
     place = start()
     place.stop()
-    obstore.put(bucket.store, f"{PREFIX}{place.folder}/{HEAD}", b"x" * 100)
+    obstore.put(bucket.store, f"{PREFIX}{_folder(place)}/{HEAD}", b"x" * 100)
     again = start()
     assert "that the relay has not written" in again.faults()[0].found
-    assert _listed(bucket, again.folder) == []
+    assert _listed(bucket, _folder(again)) == []
 
 
 def test_many_items_come_and_go_with_small_records(start: Start, bucket: Bucket) -> None:
@@ -276,14 +287,14 @@ def test_many_items_come_and_go_with_small_records(start: Start, bucket: Bucket)
             place._records.remove(entry.id)
     kept = _store(place, b"kept")
     expected = [entry.id for entry in entries if int(entry.id, 16) % 100 == 0]
-    assert _listed(bucket, place.folder) == [*expected, kept.id]
-    assert len(_head(bucket, place.folder).pages) <= 9
+    assert _listed(bucket, _folder(place)) == [*expected, kept.id]
+    assert len(_head(bucket, _folder(place)).pages) <= 9
 
 
 def test_the_head_beats_although_nothing_happens(tmp_path: Path, bucket: Bucket) -> None:
     place = S3Place(SETTINGS, tmp_path, _EPOCH, objects=bucket, rhythm=Rhythm(0.02, 0.01, (0.01,)))
     place.start(())
-    _until(lambda: place.version > 0)
-    first = place.version
-    _until(lambda: place.version > first + 2)
+    _until(lambda: _version(place) > 0)
+    first = _version(place)
+    _until(lambda: _version(place) > first + 2)
     place.stop()

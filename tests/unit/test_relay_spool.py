@@ -313,6 +313,9 @@ class _Bucket:
     def stop(self) -> None:
         """Nothing runs."""
 
+    def status(self) -> None:
+        return None
+
     def faults(self) -> tuple[Fault, ...]:
         return ()
 
