@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import ip_address
@@ -48,9 +48,9 @@ class S3Settings:
 
     endpoint: str
     bucket: str
-    access_key: str
-    secret_key: str
-    seal: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    seal: str = field(repr=False)
     mode: Mode
     region: str = "us-east-1"
     prefix: str = ""

@@ -111,7 +111,7 @@ class Recipients:
     def __init__(self, known: RecipientList | None = None) -> None:
         self._known = known
         self._lock = threading.Lock()
-        self._costly = threading.Semaphore(2)
+        self._costly = threading.Lock()
         self._remembered: OrderedDict[str, bool] = OrderedDict()
 
     @property

@@ -18,8 +18,8 @@ from pathlib import Path
 from model.bucket import HEAD, LARGEST_HEAD, NAME, PIECE, BucketError, Entry, Seal
 from model.control import BucketStatus, Fault, QueuedItem
 from model.s3 import Mode, S3Settings
+from model.s3_objects import Objects, StoreError
 from relay.place import LostError, PlaceError
-from relay.s3_objects import Objects
 from relay.s3_records import Records
 from relay.s3_state import FolderState, state_path
 
@@ -160,7 +160,7 @@ class S3Place:
             seal = Seal(self._settings.seal, folder)
             for number, name in enumerate(seal.piece_names(entry)):
                 size = entry.piece_size(number)
-                piece = self._objects.get(f"{folder}/{name}", size)
+                piece = self._get(f"{folder}/{name}", size)
                 if piece is None and not number:
                     break  # it lies in another folder
                 if piece is None or len(piece) != size:
@@ -173,9 +173,14 @@ class S3Place:
                 return
         raise self._lost(item)
 
+    def _get(self, name: str, most: int) -> bytes | None:
+        try:
+            return self._objects.get(name, most)
+        except StoreError as error:
+            raise PlaceError(str(error)) from None
+
     def _lost(self, item: QueuedItem) -> LostError:
-        self._strange = Fault(
-            int(self._now() * 1000),
+        self._strange = self._told(
             "the S3 store does not give back items that it was given",
             "look after the bucket: who owns it, and whether a rule of its own deletes objects",
         )
@@ -238,14 +243,14 @@ class S3Place:
             raise PlaceError("the S3 store does not answer")
         try:
             do()
-        except PlaceError as error:
-            self._set_fault(error)
-            raise
+        except StoreError as error:
+            self._set_fault(str(error))
+            raise PlaceError(str(error)) from None
 
-    def _set_fault(self, error: PlaceError) -> None:
+    def _set_fault(self, found: str) -> None:
         """Have no room until the thread has seen that the store is well again: nobody shall wait for it in vain."""
         if self._fault is None:
-            self._fault = Fault(int(self._now() * 1000), str(error), _REMEDY)
+            self._fault = self._told(found, _REMEDY)
         self._wake.set()
 
     def _look_after(self) -> None:
@@ -259,8 +264,8 @@ class S3Place:
                     self._write_records(anyhow=True)
                     written = time.monotonic()
                 self._sweep()
-            except (PlaceError, OSError) as error:
-                self._set_fault(error if isinstance(error, PlaceError) else PlaceError(f"the disk: {error.strerror}"))
+            except (StoreError, OSError) as error:
+                self._set_fault(str(error) if isinstance(error, StoreError) else f"the disk: {error.strerror}")
                 self._stopped.wait(self._rhythm.pauses[min(failures, len(self._rhythm.pauses) - 1)])
                 failures += 1
                 continue
@@ -334,7 +339,8 @@ class Upload:
             self._put()
 
     def _put(self) -> None:
-        piece = bytes(self._held[:PIECE])
+        with memoryview(self._held)[:PIECE] as held:
+            piece = bytes(held)
         del self._held[:PIECE]
         self._pieces += 1
         self._place.put_piece(self._name, self._pieces - 1, piece)

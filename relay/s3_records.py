@@ -24,7 +24,7 @@ class Puts(Protocol):
         """Return when the object is there.
 
         Raises:
-            PlaceError: it may be there or not.
+            StoreError: it may be there or not.
         """
         ...
 
@@ -151,7 +151,7 @@ class Records:
             Names of objects that count no longer.
 
         Raises:
-            PlaceError: it may have heard of them or not.
+            StoreError: it may have heard of them or not.
         """
         with self._lock:
             wanted = self._changes

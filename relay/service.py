@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -26,6 +27,9 @@ from relay.server import Server
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+"""Of mallopt(3)."""
+
 _EXAMPLES = """\
 example:
   python3 -m relay.service --config /var/lib/darkpipe/config --spool /var/lib/darkpipe/queue \\
@@ -43,6 +47,7 @@ class _Serves(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; exit status 1 after a text when it cannot begin."""
     options = _parser().parse_args(arguments)
+    _give_memory_back()
     # Before the first thread, since threads inherit it: none of them takes a signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with ExitStack() as stack:
@@ -123,6 +128,13 @@ def _software() -> str:
     """Give the id of the bundle that this is part of: the name of its folder; empty outside of one."""
     folder = Path(__file__).resolve().parent.parent
     return folder.name if (folder / "bundle.json").is_file() else ""
+
+
+def _give_memory_back() -> None:
+    """Let free(3) give back what scrypt has used: glibc keeps so much in every thread's arena (mallopt(3))."""
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+    mallopt(_M_ARENA_MAX, 2)
 
 
 def _fail(text: str) -> int:

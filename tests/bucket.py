@@ -10,8 +10,7 @@ import pyrage
 from obstore.store import MemoryStore
 
 from model.s3 import Mode, S3Settings
-from relay.place import PlaceError
-from relay.s3_objects import Objects
+from model.s3_objects import Objects, StoreError
 
 PREFIX = "queues/"
 SETTINGS = S3Settings(
@@ -30,7 +29,7 @@ class Bucket(Objects):
     """Real code over obstore's store in memory.
 
     Args:
-        before: is called with each call's name and the object's, and raises PlaceError to let it fail.
+        before: is called with each call's name and the object's, and raises StoreError to let it fail.
     """
 
     def __init__(self, before: Callable[[str, str], None] = lambda call, name: None) -> None:
@@ -63,4 +62,4 @@ class Bucket(Objects):
 
 def fail(call: str, name: str) -> None:
     """Let every call fail."""
-    raise PlaceError(f"planted: {call} {name[-8:]}")
+    raise StoreError(f"planted: {call} {name[-8:]}")

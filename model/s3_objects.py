@@ -11,7 +11,11 @@ import obstore
 from obstore.store import ObjectStore
 
 from model.s3 import FAILURES, told
-from relay.place import PlaceError
+
+
+class StoreError(Exception):
+    """A store fails, or does not give back what it was given; the text says which."""
+
 
 _AT_ONCE = 4
 """Objects on their way at once: each is in memory twice."""
@@ -36,18 +40,18 @@ class Objects:
         """Return when the store has an object, and gives the same octets back.
 
         Raises:
-            PlaceError: it does not.
+            StoreError: it does not.
         """
         with self._turn:
             try:
                 obstore.put(self._store, self._prefix + name, octets, use_multipart=False)
-                found = self._read(name, len(octets))
+                same = self._is(name, octets)
             except FileNotFoundError:
-                raise PlaceError("the S3 store has said that it keeps an object, and then that it has none") from None
+                raise StoreError("the S3 store has said that it keeps an object, and then that it has none") from None
             except FAILURES as error:
-                raise PlaceError(f"the S3 store has failed: {told(error)}") from None
-        if found != octets:
-            raise PlaceError("the S3 store gives back other octets than it was given")
+                raise StoreError(f"the S3 store has failed: {told(error)}") from None
+        if not same:
+            raise StoreError("the S3 store gives back other octets than it was given")
 
     def get(self, name: str, most: int) -> bytes | None:
         """Give an object; None when the store says that there is none.
@@ -56,7 +60,7 @@ class Objects:
             most: octets; what is longer is given one octet too long.
 
         Raises:
-            PlaceError: the store fails.
+            StoreError: the store fails.
         """
         with self._turn:
             try:
@@ -64,11 +68,24 @@ class Objects:
             except FileNotFoundError:
                 return None
             except FAILURES as error:
-                raise PlaceError(f"the S3 store has failed: {told(error)}") from None
+                raise StoreError(f"the S3 store has failed: {told(error)}") from None
+
+    def _is(self, name: str, octets: bytes) -> bool:
+        """Tell whether an object is what it should be; a piece of it at a time is in memory."""
+        expected = memoryview(octets)
+        for piece in self._stream(name):
+            found = memoryview(piece)
+            if found != expected[: len(found)]:
+                return False
+            expected = expected[len(found) :]
+        return not expected
+
+    def _stream(self, name: str) -> Iterator[bytes]:
+        yield from obstore.get(self._store, self._prefix + name).stream(min_chunk_size=_STEP)
 
     def _read(self, name: str, most: int) -> bytes:
         found = bytearray()
-        for piece in obstore.get(self._store, self._prefix + name).stream(min_chunk_size=_STEP):
+        for piece in self._stream(name):
             found += memoryview(piece)[: most + 1 - len(found)]
             if len(found) > most:
                 break
@@ -78,7 +95,7 @@ class Objects:
         """Give the names of all objects of a folder, without the folder.
 
         Raises:
-            PlaceError: the store fails.
+            StoreError: the store fails.
         """
         place = f"{self._prefix}{folder}/"
         try:
@@ -87,17 +104,17 @@ class Objects:
                 if path.startswith(place):
                     yield path.removeprefix(place)
         except FAILURES as error:
-            raise PlaceError(f"the S3 store has failed: {told(error)}") from None
+            raise StoreError(f"the S3 store has failed: {told(error)}") from None
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; that there is none is fine.
 
         Raises:
-            PlaceError: the store fails; some may be gone.
+            StoreError: the store fails; some may be gone.
         """
         for name in names:
             try:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, self._prefix + name)
             except FAILURES as error:
-                raise PlaceError(f"the S3 store has failed: {told(error)}") from None
+                raise StoreError(f"the S3 store has failed: {told(error)}") from None
