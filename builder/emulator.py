@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from builder.sandbox import Sandbox
 _FIRMWARE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 _VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 _PROBE_SECONDS = 5.0
+_TRIAL_PORT = 0xE9
+_TRIAL_ADDRESS = 0x100000
 
 
 @dataclass(frozen=True)
@@ -231,21 +234,30 @@ def accelerator(emulator: Sandbox, work: Path) -> tuple[str, ...]:
 def kvm_works(emulator: Sandbox, work: Path) -> bool:
     """Tell whether KVM runs a machine here: /dev/kvm may open and still not work, in a virtual machine for instance.
 
-    The BIOS of a tiny machine must have written to QEMU's debug console within a few seconds.
+    A tiny machine must have run `kvm_trial` within a few seconds.
+
+    Args:
+        work: an empty folder below the cache.
     """
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    log = work / "kvm-probe.log"
+    return os.access("/dev/kvm", os.R_OK | os.W_OK) and passes_trial(emulator, work, ("-accel", "kvm", "-cpu", "max"))
+
+
+def passes_trial(emulator: Sandbox, work: Path, processor: Sequence[str]) -> bool:
+    """Tell whether a machine with a processor runs `kvm_trial`.
+
+    Args:
+        work: an empty folder below the cache.
+        processor: QEMU's options for it.
+    """
+    kernel, log = work / "kvm-trial", work / "kvm-trial.log"
+    kernel.write_bytes(kvm_trial())
     argv = [
         "qemu-system-x86_64",
-        *("-machine", "q35", "-accel", "kvm", "-cpu", "max", "-m", "64"),
+        *("-machine", "q35", *processor, "-m", "64"),
         *("-display", "none", "-monitor", "none", "-nodefaults", "-no-user-config"),
-        *(
-            "-chardev",
-            f"file,id=debug,path={emulator.inside(log)}",
-            "-device",
-            "isa-debugcon,iobase=0x402,chardev=debug",
-        ),
+        *("-kernel", emulator.inside(kernel)),
+        *("-chardev", f"file,id=debug,path={emulator.inside(log)}"),
+        *("-device", f"isa-debugcon,iobase={_TRIAL_PORT},chardev=debug"),
     ]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(emulator.command(argv), stdin=quiet, stdout=quiet, stderr=quiet)
@@ -257,5 +269,36 @@ def kvm_works(emulator: Sandbox, work: Path) -> bool:
             time.sleep(0.05)
         return False
     finally:
-        process.terminate()
+        # unshare(1) is deaf to SIGTERM while it has a child, and a KVM that does not work may keep QEMU for ever.
+        process.kill()
         process.wait()
+
+
+def kvm_trial() -> bytes:
+    """Make a kernel that says something if the processor can do what Linux asks of it.
+
+    Debian's kernels unpack themselves with BMI2's instructions where CPUID has them, and some nested KVMs, which carry
+    out every instruction by a program, know none of those.
+
+    Returns:
+        A 32-bit ELF file with a Multiboot header (Multiboot Specification 0.6.96, §3.1), which QEMU starts in protected
+        mode.
+    """
+    header = struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF)
+    say = bytes.fromhex("ba") + struct.pack("<I", _TRIAL_PORT) + bytes.fromhex("b04b ee f4 ebfd")
+    shift = bytes.fromhex("ba01000000 c4e269f705") + struct.pack("<I", _TRIAL_ADDRESS)
+    code = (
+        bytes.fromhex("31c0 0fa2 83f807")  # xor eax, eax; cpuid; cmp eax, 7
+        + bytes([0x72, 15 + 2 + len(shift)])  # jb say
+        + bytes.fromhex("b807000000 31c9 0fa2 f7c300010000")  # mov eax, 7; xor ecx, ecx; cpuid; test ebx, BMI2
+        + bytes([0x74, len(shift)])  # jz say
+        + shift  # mov edx, 1; shlx eax, [header], edx
+        + say  # mov edx, port; mov al, 'K'; out dx, al; hlt; jmp back to hlt
+    )
+    start = 52 + 32
+    size = start + len(header) + len(code)
+    entry = _TRIAL_ADDRESS + start + len(header)
+    ident = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
+    elf = ident + struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, entry, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    segment = struct.pack("<8I", 1, 0, _TRIAL_ADDRESS, _TRIAL_ADDRESS, size, size, 7, 4096)
+    return elf + segment + header + code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from builder.workshop import Workshop
 from tests.cloud.root import CloudRoot
 from tests.cloud.seed import Seed
 from tests.console import Console
+from tests.network.net import Namespace
 
 _BOOT_SECONDS = 600
 _SCRIPT = Path(__file__).with_name("disk.sh")
@@ -26,14 +27,37 @@ _ROOT_SHELL = """\
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 %I linux
 """
-_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console=ttyS0,115200 quiet mitigations=off"
+_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console=ttyS0,115200 quiet mitigations=off net.ifnames=0"
 
 
 @dataclass(frozen=True)
-class EmulatedVps:
-    """A running machine, with a root shell on its console."""
+class Cable:
+    """A cable of a machine's that ends in a network which a test has made.
 
-    console: Console
+    Args:
+        place: the network.
+        tap: name of the cable's end there, a tap(4) interface, which is there already.
+    """
+
+    place: Namespace
+    tap: str
+
+
+class EmulatedVps:
+    """A machine that runs, with a root shell on its console.
+
+    Args:
+        start: switches it on, with the disk that it has, and gives its console.
+    """
+
+    def __init__(self, start: Callable[[], Console]) -> None:
+        self._start = start
+        self.console = start()
+
+    def cut_power(self) -> None:
+        """End it as a power cut would, and switch it on again; its console has no shell yet."""
+        self.console.close()
+        self.console = self._start()
 
     def lines(self, command: str) -> list[str]:
         """Run a command that must succeed and give its lines that are not empty."""
@@ -44,7 +68,7 @@ class EmulatedVps:
 
 @contextmanager
 def emulated_vps(
-    shop: Workshop, root: CloudRoot, seed: Seed, log: Path, forwards: Sequence[Forward] = ()
+    shop: Workshop, root: CloudRoot, seed: Seed, log: Path, forwards: Sequence[Forward] = (), cable: Cable | None = None
 ) -> Iterator[EmulatedVps]:
     """Start a machine for the first time and wait for its console, which comes before cloud-init has ended.
 
@@ -53,45 +77,60 @@ def emulated_vps(
         seed: the provider's data, on a disk of its own.
         log: takes all that the console shows.
         forwards: local ports that lead to the machine.
+        cable: its way to a network of the test's, and none to Debian's archive; it has its packages already.
 
     Raises:
         BuildError: a tool is missing.
     """
     emulator = open_tools(EMULATOR, shop.cache, shop.archive, shop.stages)
     with shop.cache.workspace() as work:
-        disk, seed_disk = _make_disks(shop, root, seed, work)
-        argv = _command(emulator, root, (disk, seed_disk), accelerator(emulator, work), forwards)
-        console = Console(emulator.command(argv), log, _BOOT_SECONDS)
+        disks = _make_disks(shop, root, seed, work, online=cable is None)
+        argv = emulator.command(
+            _command(emulator, root, disks, accelerator(emulator, work), _tap(cable) if cable else _slirp(forwards))
+        )
+        vps = EmulatedVps(lambda: Console(cable.place.command(*argv) if cable else argv, log, _BOOT_SECONDS))
         try:
-            console.log_in()
-            yield EmulatedVps(console)
-            console.power_off()
+            vps.console.log_in()
+            yield vps
+            vps.console.power_off()
         finally:
-            console.close()
+            vps.console.close()
+
+
+def _slirp(forwards: Sequence[Forward]) -> str:
+    ports = [f"hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in forwards]
+    # IPv6 would lead nowhere where this computer has none, and apt would try it first.
+    return ",".join(["user,model=virtio-net-pci,ipv6=off", *ports])
+
+
+def _tap(cable: Cable) -> str:
+    return f"tap,model=virtio-net-pci,ifname={cable.tap},script=no,downscript=no"
 
 
 def _command(
-    emulator: Sandbox, root: CloudRoot, disks: Sequence[Path], accelerated: Sequence[str], forwards: Sequence[Forward]
+    emulator: Sandbox, root: CloudRoot, disks: Sequence[Path], accelerated: Sequence[str], network: str
 ) -> list[str]:
+    # What was flushed survives the machine's power cut, since this computer has none.
     drives = [f"if=virtio,format=raw,cache=unsafe,file={emulator.inside(disk)}" for disk in disks]
-    ports = [f"hostfwd=tcp:127.0.0.1:{forward.host}-:{forward.guest}" for forward in forwards]
     return [
         "qemu-system-x86_64",
         *("-machine", "q35", *accelerated, "-m", "1024"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-user-config"),
         *("-kernel", emulator.inside(root.kernel), "-initrd", emulator.inside(root.initrd), "-append", _COMMAND_LINE),
         *(word for drive in drives for word in ("-drive", drive)),
-        # IPv6 would lead nowhere where this computer has none, and apt would try it first.
-        *("-nic", ",".join(["user,model=virtio-net-pci,ipv6=off", *ports])),
+        *("-nic", network),
         *("-device", "virtio-rng-pci"),
     ]
 
 
-def _make_disks(shop: Workshop, root: CloudRoot, seed: Seed, work: Path) -> tuple[Path, Path]:
+def _make_disks(shop: Workshop, root: CloudRoot, seed: Seed, work: Path, *, online: bool) -> tuple[Path, Path]:
     layer, files, scratch = work / "layer", work / "seed", work / "scratch"
     for folder in (layer, files, scratch):
         folder.mkdir()
     _lay_over(layer)
+    if not online:  # what would be installed is there already
+        (layer / "etc/apt/sources.list").touch()
+        (layer / "etc/apt/sources.list.d").mkdir()
     for name, text in seed.files().items():
         (files / name).write_text(text, encoding="utf-8")
     shutil.copy(_SCRIPT, work / _SCRIPT.name)

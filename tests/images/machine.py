@@ -10,6 +10,7 @@ from pathlib import Path
 
 from builder.greeting import free_port, wait_for_greeting
 from tests.console import COMMAND_SECONDS, Console, Outcome, plain
+from tests.network.net import Namespace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _BOOT_SECONDS = 600
@@ -35,6 +36,7 @@ class Machine:
         log_writes: whether all that is written to the disk is logged beside it.
         usb_disks: files with disks that are plugged in by USB; the folder is that of its own disk.
         clock: what its clock shows when it is switched on, in UTC; empty for this computer's time.
+        place: the network that it is a part of, behind a router that translates addresses; None for this computer's.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Machine:
     log_writes: bool = False
     usb_disks: tuple[Path, ...] = ()
     clock: str = ""
+    place: Namespace | None = None
     state: State = State.OFF
     boot_seconds: float = 0.0
     smtp: int = field(default_factory=free_port)
@@ -67,7 +70,8 @@ class Machine:
             *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
             *(["--clock", self.clock] if self.clock else []),
         ]
-        self._console = Console([str(REPOSITORY / "darkpipe"), *arguments], self.log, _BOOT_SECONDS)
+        command = [str(REPOSITORY / "darkpipe"), *arguments]
+        self._console = Console(self.place.command(*command) if self.place else command, self.log, _BOOT_SECONDS)
         self.state = State.BOOTING
         self._started = time.monotonic()
 

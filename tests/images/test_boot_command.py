@@ -9,7 +9,16 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
+from builder.archive import Archive
+from builder.build import open_workshop
+from builder.cache import Cache
+from builder.emulator import passes_trial
 from builder.greeting import free_port, greets
+from builder.progress import Stages
+from builder.sandbox import remove_tree
+from builder.tools import EMULATOR, open_tools
 from tests.images.bench import abandoned_workspaces
 from tests.images.machine import REPOSITORY
 from tests.mail import swaks
@@ -102,3 +111,12 @@ def test_disks_that_cannot_be_are_told(image: Path, tmp_path: Path) -> None:
         assert "--disk" in refused.stderr
         assert "Hint: " in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("model", ["max", "qemu64"])
+def test_a_processor_that_works_passes_kvms_trial(model: str) -> None:
+    """With and without the instructions that some KVMs lack: a mistaken trial would have everybody emulate."""
+    shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
+    emulator = open_tools(EMULATOR, shop.cache, shop.archive, shop.stages)
+    with shop.cache.workspace() as work:
+        assert passes_trial(emulator, work, ("-accel", "tcg", "-cpu", model))

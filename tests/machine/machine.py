@@ -221,13 +221,13 @@ class Client:
             time.sleep(0.01)
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     """Wait until something is so.
 
     Raises:
         AssertionError: it is not so in time.
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not in time"
         time.sleep(0.2)

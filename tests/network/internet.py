@@ -60,10 +60,19 @@ class Internet:
         """Put a cable to a machine that sets up its own end, as a cloud machine does."""
         site = Site(number)
         join(place, self.router, (name, self.cable(site)))
+        self._take_up(site)
+        return site
+
+    def offer_tap(self, site: Site) -> None:
+        """Put a cable to an emulated machine, whose end is a tap(4) interface of the router's; it sets up its own."""
+        self.router.run("ip", "tuntap", "add", "dev", self.cable(site), "mode", "tap")
+        self.router.run("ip", "link", "set", self.cable(site), "up")
+        self._take_up(site)
+
+    def _take_up(self, site: Site) -> None:
         for _, network in site.networks:
             nodad = ["nodad"] if ":" in network else []
             self.router.run("ip", "address", "add", network, "dev", self.cable(site), *nodad)
-        return site
 
     def connect(self, place: Namespace, number: int, name: str = "eth0") -> Site:
         """Put a cable to a network that does nothing by itself, and set it up: addresses and default routes."""
