@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from model.passwords import harmless_key, is_secret, no_password_setting
 from model.problems import Finding, Kind, Path, Refusal, quoted
-from model.site import Alarm, Disk, Relay, Site, User
+from model.s3_setting import no_secret_key
+from model.site import S3, Alarm, Disk, Relay, Site, User
 from model.supported import working_choices
 
 _GROUPS: dict[Path, type[BaseModel]] = {
@@ -22,6 +23,7 @@ _GROUPS: dict[Path, type[BaseModel]] = {
     ("users",): User,
     ("relays",): Relay,
     ("relays", "alarm"): Alarm,
+    ("relays", "s3"): S3,
     ("disk",): Disk,
 }
 """The model of each group of keys, by its path without list positions."""
@@ -55,6 +57,8 @@ def _misfit(details: ErrorDetails) -> Finding | None:
         case "default_factory_not_called":
             # Newer pydantic: `admin` follows from the users, who are reported already.
             pass
+        case _ if _keys(path) == ("relays", "s3", "secret_key"):
+            finding = Finding.of(path, no_secret_key(_kind_of(value)))
         case _ if is_secret(path):
             finding = Finding.of(path, no_password_setting(_kind_of(value)))
         case "enum":

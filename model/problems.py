@@ -31,6 +31,7 @@ class Kind(StrEnum):
     BAD_QUOTA = "bad-quota"
     BAD_DURATION = "bad-duration"
     BAD_WEBHOOK = "bad-webhook"
+    BAD_S3 = "bad-s3"
     TWICE = "twice"
     FOREIGN_DOMAIN = "foreign-domain"
     OWN_DOMAIN = "own-domain"

@@ -1,6 +1,6 @@
 """An S3 store that keeps items of the queue: the settings that home makes and the relay follows.
 
-Any store with the API of S3 will do. Opening one goes through no network.
+Any store with the API of S3 will do.
 """
 
 from __future__ import annotations
@@ -8,20 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from obstore.exceptions import BaseError
-from obstore.store import S3Store
-
-FAILURES = (BaseError, OSError, ValueError)
-"""What obstore raises when a store fails; FileNotFoundError, an OSError, says that there is no such object."""
-
-_LONGEST = 300
-_RETRIES = 1
 _PREFIX = re.compile(r"(?:[A-Za-z0-9._-]+/)*")
 
 
@@ -79,29 +70,6 @@ class S3Settings:
             raise ValueError("endpoint: expected https://")
         return settings
 
-    def open(self, patience: float = 20.0) -> S3Store:
-        """Give the store.
-
-        Args:
-            patience: seconds for one request, and as many again for a second try.
-        """
-        seconds = timedelta(seconds=patience)
-        return S3Store(
-            self.bucket,
-            endpoint=self.endpoint,
-            region=self.region,
-            access_key_id=self.access_key,
-            secret_access_key=self.secret_key,
-            # Not every store has DeleteObjects, or takes it without the MD5 that obstore does not send.
-            disable_bulk_delete=True,
-            client_options={
-                "allow_http": is_local(self.endpoint),
-                "timeout": seconds,
-                "connect_timeout": min(seconds, timedelta(seconds=5)),
-            },
-            retry_config={"max_retries": _RETRIES, "retry_timeout": seconds},
-        )
-
 
 def is_local(endpoint: str) -> bool:
     """Tell whether a store is on this very computer, so that nobody can listen on the way."""
@@ -110,8 +78,3 @@ def is_local(endpoint: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def told(error: Exception) -> str:
-    """Give what is wrong with a store in a line; obstore's own text goes on with an inside view."""
-    return " ".join(str(error).partition("\n\nDebug source")[0].split())[:_LONGEST]

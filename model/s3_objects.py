@@ -5,12 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from itertools import islice
 
 import obstore
-from obstore.store import ObjectStore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, S3Store
 
-from model.s3 import FAILURES, told
+from model.s3 import S3Settings, is_local
+
+_FAILURES = (BaseError, OSError, ValueError)
+"""What obstore raises when a store fails; FileNotFoundError, an OSError, says that there is no such object."""
+
+_LONGEST = 300
+_RETRIES = 1
 
 
 class StoreError(Exception):
@@ -22,6 +30,35 @@ _AT_ONCE = 4
 
 _STEP = 64 * 1024
 _MOST_LISTED = 10**6
+
+
+def open_store(settings: S3Settings, patience: float = 20.0) -> S3Store:
+    """Give the store of some settings; nobody is asked yet.
+
+    Args:
+        patience: seconds for one request, and as many again for a second try.
+    """
+    seconds = timedelta(seconds=patience)
+    return S3Store(
+        settings.bucket,
+        endpoint=settings.endpoint,
+        region=settings.region,
+        access_key_id=settings.access_key,
+        secret_access_key=settings.secret_key,
+        # Not every store has DeleteObjects, or takes it without the MD5 that obstore does not send.
+        disable_bulk_delete=True,
+        client_options={
+            "allow_http": is_local(settings.endpoint),
+            "timeout": seconds,
+            "connect_timeout": min(seconds, timedelta(seconds=5)),
+        },
+        retry_config={"max_retries": _RETRIES, "retry_timeout": seconds},
+    )
+
+
+def _told(error: Exception) -> str:
+    """Give what is wrong with a store in a line; obstore's own text goes on with an inside view."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())[:_LONGEST]
 
 
 class Objects:
@@ -48,8 +85,8 @@ class Objects:
                 same = self._is(name, octets)
             except FileNotFoundError:
                 raise StoreError("the S3 store has said that it keeps an object, and then that it has none") from None
-            except FAILURES as error:
-                raise StoreError(f"the S3 store has failed: {told(error)}") from None
+            except _FAILURES as error:
+                raise StoreError(f"the S3 store has failed: {_told(error)}") from None
         if not same:
             raise StoreError("the S3 store gives back other octets than it was given")
 
@@ -67,8 +104,8 @@ class Objects:
                 return self._read(name, most)
             except FileNotFoundError:
                 return None
-            except FAILURES as error:
-                raise StoreError(f"the S3 store has failed: {told(error)}") from None
+            except _FAILURES as error:
+                raise StoreError(f"the S3 store has failed: {_told(error)}") from None
 
     def _is(self, name: str, octets: bytes) -> bool:
         """Tell whether an object is what it should be; a piece of it at a time is in memory."""
@@ -103,8 +140,8 @@ class Objects:
             for path in islice(listed, _MOST_LISTED):
                 if path.startswith(place):
                     yield path.removeprefix(place)
-        except FAILURES as error:
-            raise StoreError(f"the S3 store has failed: {told(error)}") from None
+        except _FAILURES as error:
+            raise StoreError(f"the S3 store has failed: {_told(error)}") from None
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; that there is none is fine.
@@ -116,5 +153,5 @@ class Objects:
             try:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, self._prefix + name)
-            except FAILURES as error:
-                raise StoreError(f"the S3 store has failed: {told(error)}") from None
+            except _FAILURES as error:
+                raise StoreError(f"the S3 store has failed: {_told(error)}") from None

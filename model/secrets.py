@@ -14,7 +14,7 @@ from functools import cache
 from model.names import mail_address
 from model.passwords import GENERATE, PROMPT, harmless_key, is_secret
 from model.problems import Path, Refusal, Span
-from model.site import Disk, Relay, Site, User
+from model.site import S3, Alarm, Disk, Relay, Site, User
 from model.yaml_faults import SyntaxFault, split_lines
 from model.yaml_tree import Entry, Tree, read_tree
 
@@ -23,7 +23,10 @@ _HARMLESS = re.compile(rf"""['"]?({PROMPT}|{GENERATE})['"]?""")
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\s*")
 
-_KNOWN_KEYS = sorted({key for group in (Site, User, Relay, Disk) for key in group.model_fields} - {"password"})
+_SECRET_KEYS = {"password", "secret_key", "webhook"}
+_KNOWN_KEYS = sorted(
+    {key for group in (Site, User, Relay, Alarm, S3, Disk) for key in group.model_fields} - _SECRET_KEYS
+)
 
 _SECRET_FOLLOWS = re.compile(
     r"""(?:passwor[dt]|passphrase|pass|pasword|pasw|pwd|secret|kennwort|token|hash)['"]?\s*[:=]?\s*""", re.IGNORECASE

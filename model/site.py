@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from model import names
+from model import names, s3_setting
 from model.checks import cross_checks
 from model.duration import duration
 from model.passwords import GENERATE, HASH_PATTERN, PROMPT, password_setting
 from model.quota import quota
+from model.s3 import Mode
 from model.webhook import webhook
 
 _SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -60,6 +61,18 @@ OutsideAddress = Annotated[
     AfterValidator(names.target_address),
     WithJsonSchema({"type": "string", "format": "idn-email"}),
 ]
+
+
+Endpoint = Annotated[
+    str,
+    AfterValidator(s3_setting.endpoint),
+    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^https://"}),
+]
+Bucket = Annotated[str, AfterValidator(s3_setting.bucket), WithJsonSchema({"type": "string"})]
+Region = Annotated[str, AfterValidator(s3_setting.region), WithJsonSchema({"type": "string"})]
+AccessKey = Annotated[str, AfterValidator(s3_setting.access_key), WithJsonSchema({"type": "string"})]
+SecretKey = Annotated[str, AfterValidator(s3_setting.secret_key), WithJsonSchema({"type": "string", "const": PROMPT})]
+Prefix = Annotated[str, AfterValidator(s3_setting.prefix), WithJsonSchema({"type": "string"})]
 
 
 class MailServer(StrEnum):
@@ -121,6 +134,50 @@ class Alarm(_Strict):
     )
 
 
+class S3(_Strict):
+    """A bucket of any S3-compatible store, where mail waits that the relay's disk has no room for, or all of it."""
+
+    endpoint: Endpoint = Field(
+        description="Address of the store, without the bucket.",
+        examples=["https://s3.eu-central-1.example.net"],
+    )
+    bucket: Bucket = Field(
+        description="Name of the bucket, which is there already.",
+        examples=["my-mail"],
+    )
+    access_key: AccessKey = Field(
+        description="Id of an access key that may read, write, list and delete in the bucket.",
+        examples=["AKIAEXAMPLE"],
+    )
+    secret_key: SecretKey = Field(
+        PROMPT,
+        repr=False,
+        description="`prompt`: the secret key is never in this file; the device asks for it (`darkpipe relay s3-key`).",
+        examples=[PROMPT],
+    )
+    mode: Mode = Field(
+        Mode.OVERFLOW,
+        description="`overflow`: what the relay's disk has no room for. `write-through`: everything, besides the disk, "
+        "so that mail outlives the relay.",
+        examples=["write-through"],
+    )
+    region: Region = Field(
+        "us-east-1",
+        description="Region of the bucket, where the store has several.",
+        examples=["eu-central-1"],
+    )
+    prefix: Prefix = Field(
+        "",
+        description="What the names of all objects begin with. Default: nothing.",
+        examples=["relay/"],
+    )
+    budget: Quota = Field(
+        "20G",
+        description="How much mail may wait in the bucket.",
+        examples=["20G"],
+    )
+
+
 class Relay(_Strict):
     """A server on the Internet that the world connects to; it passes connections on to the device at home."""
 
@@ -148,6 +205,12 @@ class Relay(_Strict):
         None,
         description="How the relay tells you that your device is away. Default: not at all.",
         examples=[{"mail": "alice@example.net"}],
+    )
+    s3: S3 | None = Field(
+        None,
+        description="With `queue`: a bucket for mail that the relay's disk has no room for, or for all of it. "
+        "Default: none.",
+        examples=[{"endpoint": "https://s3.example.net", "bucket": "my-mail", "access_key": "AKIAEXAMPLE"}],
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from model.bucket import HEAD, LARGEST_HEAD, NAME, PIECE, BucketError, Entry, Seal
 from model.control import BucketStatus, Fault, QueuedItem
 from model.s3 import Mode, S3Settings
-from model.s3_objects import Objects, StoreError
+from model.s3_objects import Objects, StoreError, open_store
 from relay.place import LostError, PlaceError
 from relay.s3_records import Records
 from relay.s3_state import FolderState, state_path
@@ -81,7 +81,7 @@ class S3Place:
         self._path = state_path(folder, settings)
         self._state = FolderState.begin(self._path, epoch)
         self._cleans, self._rhythm = cleans, rhythm or Rhythm()
-        self._objects = objects or Objects(settings.open(), settings.prefix)
+        self._objects = objects or Objects(open_store(settings), settings.prefix)
         self._lock = threading.Lock()
         self._uploads: set[Upload] = set()
         self._turn = threading.BoundedSemaphore(MOST_UPLOADS)

@@ -22,7 +22,7 @@ from model.bucket import HEAD
 from model.control import QueuedItem, QueueSettings
 from model.envelope import Envelope
 from model.s3 import Mode, S3Settings
-from model.s3_objects import Objects
+from model.s3_objects import Objects, open_store
 from relay.place import PlaceError
 from relay.recipients import DomainRule, RecipientList
 from relay.s3 import Rhythm, S3Place
@@ -62,7 +62,7 @@ class Relay:
 
     def start(self) -> None:
         self.spool = Spool(self.folder, _KEYS, self.budget)
-        objects = Objects(self.settings.open(_PATIENCE), self.settings.prefix)
+        objects = Objects(open_store(self.settings, _PATIENCE), self.settings.prefix)
         self.place = S3Place(self.settings, self.folder, self.spool.epoch, objects=objects, rhythm=_QUICK)
         self.spool.use(_KEYS, self.budget, self.place)
         self.place.start(self.spool.held_elsewhere(self.place))
@@ -86,7 +86,7 @@ class Relay:
         """What is in the bucket of this relay, past the proxy."""
         status = self.place.status()
         assert status
-        store = replace(self.settings, endpoint=f"http://127.0.0.1:{self.proxy.upstream}").open()
+        store = open_store(replace(self.settings, endpoint=f"http://127.0.0.1:{self.proxy.upstream}"))
         return set(Objects(store, self.settings.prefix).names(status.folder))
 
 
