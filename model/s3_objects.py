@@ -143,6 +143,18 @@ class Objects:
         except _FAILURES as error:
             raise StoreError(f"the S3 store has failed: {_told(error)}") from None
 
+    def folders(self) -> list[str]:
+        """Give the names of all folders, without what is before and behind them.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        try:
+            listed = obstore.list_with_delimiter(self._store, prefix=self._prefix)["common_prefixes"]
+        except _FAILURES as error:
+            raise StoreError(f"the S3 store has failed: {_told(error)}") from None
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
+
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects; that there is none is fine.
 
