@@ -11,6 +11,7 @@ from home.alias_commands import alias
 from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
 from home.configure import configure, try_out
 from home.dkim_command import dkim
+from home.dns_commands import dns_group
 from home.domain_commands import domain
 from home.services import restart
 from home.status_cli import probe_command, status
@@ -83,7 +84,7 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim):
+for group in (domain, user, alias, dkim, dns_group):
     main.add_command(group)
 main.add_command(status)
 main.add_command(probe_command)

@@ -69,7 +69,7 @@ def sender_logins(accounts: Accounts) -> Mapping[str, tuple[str, ...]]:
 
 def alias_domains(accounts: Accounts) -> Sequence[str]:
     """List the domains that have aliases only: the host's own name, and international domains as people write them."""
-    written = [name for domain in accounts.domains if (name := _unicode(domain.name)) != domain.name]
+    written = [name for domain in accounts.domains if (name := unicode_domain(domain.name)) != domain.name]
     return [*_host_domains(accounts), *written]
 
 
@@ -83,10 +83,10 @@ def _host_domains(accounts: Accounts) -> Sequence[str]:
 
 def _in_unicode(address: str) -> str:
     name, _, domain = address.partition("@")
-    return f"{name}@{_unicode(domain)}"
+    return f"{name}@{unicode_domain(domain)}"
 
 
-def _unicode(domain: str) -> str:
+def unicode_domain(domain: str) -> str:
     """Give a domain as people write it, which senders may use as well (RFC 6531 §3.2)."""
     try:
         return domain.encode("ascii").decode("idna")
