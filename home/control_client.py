@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO, Protocol, Self, TypeVar
 
 from home.control_errors import (
     Apart,
@@ -49,6 +49,13 @@ _NO_CERTIFICATE = frozenset({"TLSV1_ALERT_UNKNOWN_CA", "TLSV13_ALERT_CERTIFICATE
 _BAD_CERTIFICATE = frozenset({"SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"})
 
 _M = TypeVar("_M", bound=Message)
+
+
+class Sink(Protocol):
+    """Takes octets, as a file does."""
+
+    def write(self, octets: bytes, /) -> object:
+        """Take all of them."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ class ControlClient:
         """
         return self.request(method, path, message.to_json())
 
-    def download(self, path: str, into: BinaryIO, largest: int) -> Answer:
+    def download(self, path: str, into: Sink, largest: int) -> Answer:
         """Fetch something into a file.
 
         Args:

@@ -20,6 +20,10 @@ QUEUE_PORT = 2600
 AGENT_PORT = 2601
 """TCP ports on the relay's IPv6 address in the tunnel."""
 
+SEQUENCE_BLOCK = 1024
+"""Sequence numbers of items come without gaps, from 1; after a restart the queue begins with the next such block, and
+leaves out what it may have given away of the one before."""
+
 LARGEST_MESSAGE = 256 * 1024
 """Octets of a JSON message; the content of an item and the bundle are none."""
 

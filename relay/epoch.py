@@ -7,12 +7,10 @@ import re
 import secrets
 from pathlib import Path
 
+from model.control import SEQUENCE_BLOCK
 from relay.files import replace
 
 _FILE = "epoch.json"
-_STEP = 1024
-"""Numbers that are set aside by one write; what a restart leaves of them stays unused."""
-
 _EPOCH = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -43,7 +41,7 @@ class Sequence:
             OSError: the disk has failed; the number is not given away.
         """
         if self._last >= self._aside:
-            self._set_aside(self._last + _STEP)
+            self._set_aside(self._last + SEQUENCE_BLOCK)
         self._last += 1
         return self._last
 

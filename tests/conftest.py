@@ -15,7 +15,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--flaps", type=int, default=50, help="how often home goes away under load (default: 50)")
     parser.addoption(
-        "--every-call", action="store_true", help="walk all system calls of darkpipe apply on a device, no sample"
+        "--every-call",
+        action="store_true",
+        help="walk all system calls of darkpipe apply on a device, and of the drain, no sample",
     )
     parser.addoption("--relay-suite", default="trixie", help="the Debian version of the relay's cloud machine")
     parser.addoption("--pair", action="store_true", help="emulate both a relay and its home; half an hour")

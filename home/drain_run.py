@@ -1,0 +1,328 @@
+"""The drain at work: does what home.drain decides, one item after the other, in the order in which they came.
+
+Written down in the journal before it counts: who the recipients are, that the last octet is about to go out, what was
+answered, and last of all that the relay has forgotten the item.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pyrage import x25519
+
+from home.drain import (
+    MOST_REFUSED,
+    Entry,
+    Patience,
+    Reply,
+    Step,
+    answered,
+    begun,
+    looked,
+    next_step,
+    notices,
+    opened,
+    refused,
+    trace,
+    vanished,
+    waiting,
+)
+from home.drain_journal import Journal
+from home.drain_letter import Letter, LetterError, read_letter, unseal
+from home.hand_over import LostError, NobodyTakesError
+from home.quarantine import Quarantine
+from home.relay_queue import GoneError, NotNowError, RelayQueue
+from model.control import Page, QueuedItem
+
+INCOMING = "incoming"
+QUARANTINE = "quarantine"
+"""Folders beside the journal."""
+
+_DAMAGED = 3
+"""Times that an item is fetched whose checksum is not what the relay has told."""
+
+_MOST_TOLD = 10_000
+"""Sentences that are remembered, so that each is said once."""
+
+HandOver = Callable[[Letter, Sequence[int], str, Callable[[Sequence[int], int], None]], Mapping[int, Reply]]
+"""See home.hand_over.hand_over."""
+
+
+@dataclass
+class Progress:
+    """What one round has done.
+
+    Args:
+        items: handed over or put into quarantine, for good.
+        octets: of their messages.
+    """
+
+    items: int = 0
+    octets: int = 0
+    put_off: int = 0
+
+
+class Drain:
+    """Drains one relay.
+
+    Args:
+        folder: on the data disk; nobody else writes there.
+        identities: home's keys, of which any may open an item.
+        tell: says something to the log, without addresses.
+        step: called whenever something was done.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        relay: RelayQueue,
+        identities: Sequence[x25519.Identity],
+        hand_over: HandOver,
+        tell: Callable[[str], None],
+        step: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._incoming, self._journal, self._relay = folder / INCOMING, journal, relay
+        self._identities, self._hand_over, self._step = identities, hand_over, step
+        self._quarantine = Quarantine(folder / QUARANTINE)
+        for path in (self._incoming, folder / QUARANTINE):
+            path.mkdir(mode=0o700, exist_ok=True)
+        self._quarantine.tidy()
+        self._tell_always = tell
+        self._told: set[str] = set()
+        self._patience = Patience.none()
+        self._damaged: dict[str, int] = {}
+        self._progress = Progress()
+        self._tidy()
+
+    @property
+    def patience(self) -> Patience:
+        """What was put off."""
+        return self._patience
+
+    def settle(self, found: Mapping[str, bool]) -> None:
+        """Note for handings over, by their traces, whether somebody has found them."""
+        for entry in self._journal.open_entries():
+            if entry.unsure and entry.trace in found:
+                self._journal.note(looked(entry, there=found[entry.trace]))
+
+    def round(self) -> Progress:
+        """Go through all that the relay lists, once.
+
+        Raises:
+            ControlFailure: the relay does not answer as it should.
+            NobodyTakesError: home's mail server takes nothing now.
+            LostError: somebody has to look whether it has taken something.
+            JournalError, OSError: the disk fails.
+        """
+        self._progress = Progress()
+        after, listed, epoch = 0, set[str](), ""
+        while True:
+            page = self._relay.page(after)
+            if epoch and page.epoch != epoch:
+                break  # the queue has begun anew in the middle
+            epoch = page.epoch
+            known = self._begin(page)
+            for item in page.items:
+                listed.add(item.id)
+                self._advance(page.epoch, item, known.get(item.id))
+            highest = max((item.sequence for item in page.items), default=after)
+            if not page.more or highest <= after:
+                self._miss(epoch, listed)
+                break
+            after = highest
+        self._patience = replace(self._patience, pauses=0)
+        return self._progress
+
+    def pause(self) -> float:
+        """Give the seconds to wait after a round that failed."""
+        self._patience, seconds = self._patience.pause()
+        return seconds
+
+    def _begin(self, page: Page) -> Mapping[str, Entry]:
+        known = self._journal.find(page.epoch, (item.id for item in page.items))
+        highest = self._journal.highest(page.epoch)
+        for text in notices(highest, page.items, known):
+            self._tell(text)
+        now_highest = max((item.sequence for item in page.items), default=0)
+        if now_highest > highest:
+            self._journal.note_highest(page.epoch, now_highest)
+        return known
+
+    def _miss(self, epoch: str, listed: set[str]) -> None:
+        under_way = self._journal.open_entries()
+        for entry in under_way:
+            # A cut came between the relay's forgetting and the note of it.
+            if entry.settled and entry.item.id not in listed:
+                self._journal.note(replace(entry, deleted=True), soon=True)
+                self._forget_files(entry.item.id)
+        for entry in vanished(under_way, listed):
+            which = "" if entry.epoch == epoch else ", which has begun a new queue"
+            self._tell(f"item {entry.item.id} is lost: the relay{which} has it no more, and home did not get it")
+            self._journal.note(replace(entry, gone=True))
+            self._forget_files(entry.item.id)
+
+    def _advance(self, epoch: str, item: QueuedItem, entry: Entry | None) -> None:
+        """Go on with an item as far as possible."""
+        while True:
+            now = time.monotonic()
+            match next_step(entry, self._patience.retry(item.id), now):
+                case Step.OPEN:
+                    entry = self._open(entry or Entry(epoch, item))
+                case Step.HAND_OVER:
+                    assert entry is not None
+                    entry = self._deliver(entry)
+                case Step.DELETE:
+                    assert entry is not None
+                    self._delete(entry)
+                    return
+                case Step.WAIT | Step.LOOK:
+                    self._progress.put_off += 1
+                    return
+            if entry is None:
+                self._put_off(item.id)
+                return
+
+    def _put_off(self, item: str) -> None:
+        self._patience = self._patience.put_off(item, time.monotonic())
+        if self._patience.row >= MOST_REFUSED:
+            raise NobodyTakesError(f"{MOST_REFUSED} messages in a row were put off")
+
+    def _open(self, entry: Entry) -> Entry | None:
+        """Fetch and open an item and note its recipients; None when that has to wait."""
+        try:
+            letter = self._letter(entry)
+        except GoneError:
+            self._tell(f"item {entry.item.id} was listed by the relay, which has it no more")
+            return None
+        except NotNowError as error:
+            self._tell(f"the relay cannot give item {entry.item.id} now: {error}")
+            return None
+        except LetterError as error:
+            return self._set_aside(entry, str(error))
+        if letter is None:
+            return None
+        now_opened = opened(entry, [address for address, _ in letter.envelope.recipients])
+        self._journal.note(now_opened, soon=True)
+        return now_opened
+
+    def _letter(self, entry: Entry) -> Letter | None:
+        """Give the letter in an item, which is fetched unless it is here; None when another one came than was told."""
+        path = self._path(entry.item.id, "letter")
+        sealed = self._path(entry.item.id, "age")
+        if not path.exists():
+            if not self._fetch(entry.item, sealed):
+                return None
+            unseal(sealed, path, self._identities)
+            sealed.unlink()
+        letter = read_letter(path)
+        addresses = [address for address, _ in letter.envelope.recipients]
+        if entry.people and addresses != [person.address for person in entry.people]:
+            raise LetterError("the relay gives another letter than before under the same id")
+        return letter
+
+    def _fetch(self, item: QueuedItem, sealed: Path) -> bool:
+        with sealed.open("wb") as file:
+            found = self._relay.fetch(item, file)
+        if found == item.sha256 and sealed.stat().st_size == item.size:
+            return True
+        self._damaged[item.id] = self._damaged.get(item.id, 0) + 1
+        self._tell(f"item {item.id} is another one than the relay has told: its checksum differs")
+        return self._damaged[item.id] >= _DAMAGED
+
+    def _set_aside(self, entry: Entry, reason: str) -> Entry | None:
+        sealed = self._path(entry.item.id, "age")
+        if not sealed.exists() and not self._fetch_again(entry.item, sealed):
+            return None
+        self._quarantine.keep_sealed(entry, sealed, reason, _now())
+        self._tell(f"item {entry.item.id} lies in quarantine: {reason}")
+        aside = replace(entry, aside=True)
+        self._journal.note(aside)
+        return aside
+
+    def _fetch_again(self, item: QueuedItem, sealed: Path) -> bool:
+        self._path(item.id, "letter").unlink(missing_ok=True)
+        try:
+            with sealed.open("wb") as file:
+                self._relay.fetch(item, file)
+        except (GoneError, NotNowError):
+            sealed.unlink()
+            return False
+        return True
+
+    def _deliver(self, entry: Entry) -> Entry | None:
+        """Hand a letter over for those who wait for it; None when all of them have to wait longer."""
+        try:
+            letter = self._letter(entry)
+        except (GoneError, NotNowError):
+            return None
+        except LetterError as error:
+            return self._set_aside(entry, str(error))
+        if letter is None:
+            return None
+        current = entry
+
+        def about_to_end(numbers: Sequence[int], port: int) -> None:
+            nonlocal current
+            current = begun(current, numbers, port)
+            self._journal.note(current)
+
+        who = waiting(entry)
+        try:
+            replies = self._hand_over(letter, who, trace(entry.item.id, entry.attempt + 1), about_to_end)
+        except LostError:
+            self._tell(f"the mail server was lost before it answered for item {entry.item.id}: it has to be looked for")
+            raise
+        if no := refused(replies):
+            self._quarantine.keep_refused(current, letter, {number: replies[number] for number in no}, _now())
+            self._tell(f"item {entry.item.id} lies in quarantine for {len(no)} recipients: it was refused")
+        done = answered(current, replies)
+        self._journal.note(done)
+        if taken := [number for number, reply in replies.items() if reply.good]:
+            self._quarantine.forget(entry.item.id, taken)
+        if taken or done.settled:
+            self._patience = self._patience.done(entry.item.id)
+        if not done.settled:
+            return None
+        self._progress.items += 1
+        self._progress.octets += letter.size
+        self._step(self._progress)
+        return done
+
+    def _delete(self, entry: Entry) -> None:
+        try:
+            self._relay.delete(entry.item.id)
+        except NotNowError as error:
+            self._tell(f"the relay cannot forget item {entry.item.id} now: {error}")
+            return
+        self._journal.note(replace(entry, deleted=True), soon=True)
+        self._forget_files(entry.item.id)
+
+    def _forget_files(self, item: str) -> None:
+        for kind in ("letter", "age"):
+            self._path(item, kind).unlink(missing_ok=True)
+
+    def _path(self, item: str, kind: str) -> Path:
+        return self._incoming / f"{item}.{kind}"
+
+    def _tidy(self) -> None:
+        """Remove what belongs to no item that is under way."""
+        under_way = {entry.item.id for entry in self._journal.open_entries()}
+        for path in self._incoming.iterdir():
+            if path.suffix != ".letter" or path.stem not in under_way:
+                path.unlink()
+
+    def _tell(self, text: str) -> None:
+        """Say something once."""
+        if len(self._told) > _MOST_TOLD:
+            self._told.clear()
+        if text not in self._told:
+            self._told.add(text)
+            self._tell_always(text)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

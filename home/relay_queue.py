@@ -1,0 +1,104 @@
+"""The relay's queue, as home sees it through the control plane."""
+
+from __future__ import annotations
+
+import hashlib
+from http import HTTPStatus
+from typing import BinaryIO, Protocol
+
+from home.control_client import ControlClient
+from home.control_errors import Fenced, Garbled, Refused
+from model.control import Page, QueuedItem, QueueStatus
+
+
+class GoneError(Exception):
+    """The relay has no such item any more."""
+
+
+class NotNowError(Exception):
+    """The relay has this item, or had it, and cannot give it; the text is the relay's."""
+
+
+class RelayQueue(Protocol):
+    """What the drain asks a relay for; each may raise `ControlFailure`, and be repeated."""
+
+    def page(self, after: int) -> Page:
+        """Give the items behind a sequence number."""
+
+    def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
+        """Fetch an item's ciphertext.
+
+        Returns:
+            The sha256 of what came, in hexadecimal digits.
+
+        Raises:
+            GoneError, NotNowError.
+            OSError: the file cannot be written.
+        """
+
+    def delete(self, item: str) -> None:
+        """Have the relay forget an item; nothing happens when it has none.
+
+        Raises:
+            NotNowError.
+        """
+
+    def status(self) -> QueueStatus:
+        """Ask how the queue is."""
+
+
+class RemoteQueue:
+    """A `RelayQueue` behind a client of the control plane.
+
+    Args:
+        client: to the queue's listener.
+    """
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def page(self, after: int) -> Page:
+        """Give the items behind a sequence number."""
+        return self._client.request("GET", f"/items?after={after}").message(Page)
+
+    def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
+        """Fetch an item's ciphertext and give its sha256."""
+        summed = _Summed(into)
+        try:
+            self._client.download(f"/items/{item.id}", summed, item.size)
+        except Refused as error:
+            raise _of(error) from None
+        except Garbled as error:
+            raise NotNowError(error.found) from None
+        return summed.digest.hexdigest()
+
+    def delete(self, item: str) -> None:
+        """Have the relay forget an item."""
+        try:
+            self._client.request("DELETE", f"/items/{item}")
+        except Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise _of(error) from None
+
+    def status(self) -> QueueStatus:
+        """Ask how the queue is."""
+        return self._client.request("GET", "/status").message(QueueStatus)
+
+
+def _of(error: Refused) -> Exception:
+    if isinstance(error, Fenced):
+        return error
+    return (GoneError if error.status == HTTPStatus.NOT_FOUND else NotNowError)(error.found)
+
+
+class _Summed:
+    """A file, and the sha256 of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, octets: bytes, /) -> int:
+        """Write some octets."""
+        self.digest.update(octets)
+        return self._file.write(octets)
