@@ -13,6 +13,7 @@ from home.configure import configure, try_out
 from home.dkim_command import dkim
 from home.dns_commands import dns_group
 from home.domain_commands import domain
+from home.preflight_command import preflight_command
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store
@@ -86,5 +87,6 @@ def _show_changes() -> None:
 
 for group in (domain, user, alias, dkim, dns_group):
     main.add_command(group)
+main.add_command(preflight_command)
 main.add_command(status)
 main.add_command(probe_command)

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from home.dns_answer import Answer, Authority, Dns, Server, Status
 from home.dns_judges import Context, Outcome, Verdict, judge
-from home.dns_lookup import Answer, Authority, Dns, Server, Status
 from home.dns_records import Place, Record, Records, RelayAddresses
 
 _AT_ONCE = 16

@@ -23,8 +23,8 @@ from stack.addresses import unicode_domain
 from stack.dkim import records as dkim_records
 
 if TYPE_CHECKING:
+    from home.dns_answer import Dns
     from home.dns_checks import Check
-    from home.dns_lookup import Dns
 
 _SIGNS = {"good": "good", "warning": "warning", "waiting": "waiting", "unknown": "UNKNOWN", "wrong": "WRONG"}
 
@@ -74,7 +74,7 @@ def records_command(domain: str | None, given: Sequence[Address], as_json: bool)
     """
     with in_words(as_json=as_json):
         accounts = known_accounts(Store())
-        found, _ = _records(accounts, given)
+        found, _ = known_records(accounts, given)
         shown = [record for record in found.records if record.domain in _wanted(accounts, domain)]
         if as_json:
             print_json({"records": [record_json(record) for record in shown], "unknown": list(found.unknown)})
@@ -99,7 +99,7 @@ def zone_command(domain: str | None, given: Sequence[Address], as_json: bool) ->
     """
     with in_words(as_json=as_json):
         accounts = known_accounts(Store())
-        found, _ = _records(accounts, given)
+        found, _ = known_records(accounts, given)
         text = zone_text(found, _wanted(accounts, domain))
         if as_json:
             print_json({"zone": text})
@@ -131,7 +131,7 @@ def check_command(domain: str | None, given: Sequence[Address], everything: bool
     with in_words(as_json=as_json):
         accounts = known_accounts(Store())
         dns = RealDns()
-        found, relay = _records(accounts, given, dns)
+        found, relay = known_records(accounts, given, dns)
         wanted = _wanted(accounts, domain)
         checks = [check for check in check_records(found, relay, dns) if check.record.domain in wanted]
         outcome = max((worst(checks), Outcome.UNKNOWN if found.unknown else Outcome.GOOD), key=lambda each: each.rank)
@@ -151,7 +151,14 @@ def record_json(record: Record) -> dict[str, Any]:
     return asdict(record) | more
 
 
-def _records(accounts: Accounts, given: Sequence[Address], dns: Dns | None = None) -> tuple[Records, RelayAddresses]:
+def known_records(
+    accounts: Accounts, given: Sequence[Address], dns: Dns | None = None
+) -> tuple[Records, RelayAddresses]:
+    """Give the records that this device needs, and the addresses of its relay that they stand on.
+
+    Args:
+        given: addresses of the relay that somebody has named; others do not count then.
+    """
     from home.dns_lookup import RealDns
 
     store = Store()

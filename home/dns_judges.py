@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from home.dns_lookup import Status
+from home.dns_answer import Status
 from home.dns_records import Need, Place, Record, RelayAddresses, Role
 from home.spf import VERSION, Look, Result, check_host, policies
 

@@ -1,7 +1,6 @@
-"""Asking DNS: through this device's resolver, and each name server of a zone by itself.
+"""Asking DNS as it is: through this device's resolver, and each name server of a zone by itself.
 
-Checks see the `Dns` protocol only, so that tests and other resolvers can stand behind it. Nothing here raises: whatever
-goes wrong on the way is an answer, too.
+Nothing here raises: whatever goes wrong on the way is an answer, too.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Protocol
 
 import dns.exception
 import dns.flags
@@ -23,6 +20,8 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rdtypes.ANY.TXT
+
+from home.dns_answer import Answer, Authority, Server, Status
 
 PATIENCE = 3.0
 """Seconds for one server's answer; most come in a tenth of one."""
@@ -48,70 +47,6 @@ _UNCHECKED = dns.flags.RD | dns.flags.CD
 """A zone whose DNSSEC is broken must be found as well: that is what is to be told."""
 
 _ITSELF = dns.flags.Flag(0)
-
-
-class Status(StrEnum):
-    """What came of a question."""
-
-    FOUND = "found"
-    NO_DATA = "no-data"
-    """The name is there and has no such record."""
-    NO_NAME = "no-name"
-    FAILED = "failed"
-    """There is no answer that could be used; `error` says why."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was answered.
-
-    Args:
-        values: of the records, as `home.dns_records.Record.value` has them, sorted.
-        ttl: seconds that the answer may be kept for; of "there is none" as well (RFC 2308 §5).
-        alias: where the name leads instead, if it is an alias (CNAME).
-    """
-
-    status: Status
-    values: tuple[str, ...] = ()
-    ttl: int = 0
-    alias: str | None = None
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Server:
-    """A name server of a zone, with its addresses."""
-
-    name: str
-    addresses: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Authority:
-    """Who answers for a name.
-
-    Args:
-        zone: that the name lies in, without a dot at the end; empty for the root.
-        servers: of the zone; those whose addresses cannot be found are there without any.
-        error: why nothing of this is known; empty otherwise.
-    """
-
-    zone: str = ""
-    servers: tuple[Server, ...] = ()
-    error: str = ""
-
-
-class Dns(Protocol):
-    """Who can be asked."""
-
-    def resolve(self, name: str, kind: str) -> Answer:
-        """Ask the resolver; aliases are followed."""
-
-    def authority(self, name: str) -> Authority:
-        """Find the zone of a name and its servers, through the resolver, whether its DNSSEC is valid or not."""
-
-    def ask(self, server: Server, name: str, kind: str) -> Answer:
-        """Ask a name server what it has itself; aliases are named and not followed."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from home.dns_lookup import Answer, Status
+from home.dns_answer import Answer, Status
 
 VERSION = "v=spf1"
 

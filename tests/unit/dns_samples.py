@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from home.dns_lookup import Answer, Authority, Server, Status
+from home.dns_answer import Answer, Authority, Server, Status
 from home.dns_records import Record, Records, RelayAddresses, Role, dns_records
 from model.accounts import Account, Accounts, MailDomain
 from model.names import domain_name

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 import home.dns_commands
 import home.dns_lookup
 from home.cli import main
-from home.dns_lookup import Answer, Status
+from home.dns_answer import Answer, Status
 from home.dns_records import dns_records
 from home.relay_addresses import addresses, relay_name
 from home.store import Store, StoreError, write_accounts

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from home.dns_lookup import Answer, Status
+from home.dns_answer import Answer, Status
 from home.spf import Result, check_host
 
 # RFC 7208 appendix A.

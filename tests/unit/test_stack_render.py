@@ -247,7 +247,17 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         "meta nfproto ipv4 meta skuid postfix tcp dport 25 accept",
         "reject with icmpx admin-prohibited",
     ]
-    rendered = text.replace(tunnel[0], "").replace(to_relay[0], "").splitlines()
+    own_relay = (
+        "\tset own_relay {\n\t\ttype ipv4_addr\n\t\tflags timeout\n\t}\n",
+        '\t\toifname != "lo" meta skuid root ip daddr @own_relay tcp dport 25 accept\n',
+    )
+    rendered_text = text.replace(tunnel[0], "").replace(to_relay[0], "")
+    for part in own_relay:
+        # Behind what goes to the tunnel, and before the refusal of all else on port 25.
+        assert rendered_text.count(part) == 1
+        rendered_text = rendered_text.replace(part, "")
+    assert text.index("goto to_relay") < text.index("@own_relay") < text.index("tcp dport 25 reject")
+    rendered = rendered_text.splitlines()
     ports = [line for line in rendered if "comment" in line or "goto" in line]
     refused = "reject with icmpx admin-prohibited comment"
     assert [line.strip() for line in ports] == [
