@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 _MAGIC = b"DPQ1"
@@ -48,6 +48,9 @@ class Envelope:
         parameters: of DSN, from MAIL.
         client: what is known of the client, such as ADDR, PORT and HELO.
         received: when the message came, in milliseconds since 1970.
+        spf: what the sender's domain says of the client: `result` (RFC 7208 §2.6), `domain`, and `identity`, which is
+            `mailfrom` or `helo`; empty when it was not asked.
+        tls: `protocol` and `cipher` of the client's connection; empty when it had none.
     """
 
     sender: str
@@ -56,6 +59,8 @@ class Envelope:
     parameters: Mapping[str, str | None]
     client: Mapping[str, str]
     received: int
+    spf: Mapping[str, str] = field(default_factory=dict)
+    tls: Mapping[str, str] = field(default_factory=dict)
 
     def octets(self) -> bytes:
         """Write it: four octets that name the format, its length (32 bits, big-endian), and JSON in UTF-8."""
@@ -80,8 +85,10 @@ class Envelope:
                 recipients=_recipients(data["recipients"]),
                 utf8=bool(data["utf8"]),
                 parameters=_parameters(data["parameters"]),
-                client={_text(name): _text(value) for name, value in data["client"].items()},
+                client=_texts(data["client"]),
                 received=int(data["received"]),
+                spf=_texts(data.get("spf", {})),
+                tls=_texts(data.get("tls", {})),
             )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise EnvelopeError(f"an envelope that cannot be read: {type(error).__name__}") from None
@@ -96,6 +103,10 @@ def _recipients(found: Any) -> tuple[tuple[str, Mapping[str, str | None]], ...]:
 
 def _parameters(found: Any) -> Mapping[str, str | None]:
     return {_text(name): None if value is None else _text(value) for name, value in found.items()}
+
+
+def _texts(found: Any) -> Mapping[str, str]:
+    return {_text(name): _text(value) for name, value in found.items()}
 
 
 def _text(found: Any) -> str:

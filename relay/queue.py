@@ -10,18 +10,19 @@ from typing import Any
 import pyrage
 
 from model.control import PROTOCOL, ControlError, QueueSettings, QueueStatus
+from relay.expiry import Expiry, Send
+from relay.facts import FactsFolder
 from relay.faults import Faults
 from relay.place import Place
 from relay.presence import Presence, Sign
 from relay.reception import Policy, Terms
 from relay.recipients import ListError, RecipientList, Recipients
+from relay.sender_policy import Check, SenderPolicy
 from relay.spool import Spool
+from relay.watch import Watch, send_out, used
 
 SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
 """Files in the folder of settings, which the agent writes."""
-
-_NARROW = 0.8
-"""Part of the budget behind which home is told that it is nearly used up."""
 
 _LARGEST = 50 * 2**20
 """Octets of a message, as long as no settings tell them."""
@@ -39,13 +40,22 @@ class Queue:
         make_place: from settings of S3.
         now: seconds since 1970.
         software: id of the bundle that runs.
+        check: asks for SPF's result; without it nobody's sender is told anything.
+        send: sends notices and alarms.
 
     Raises:
         OSError: the folder cannot be used.
     """
 
     def __init__(
-        self, config: Path, folder: Path, make_place: MakePlace, now: Callable[[], float], software: str = ""
+        self,
+        config: Path,
+        folder: Path,
+        make_place: MakePlace,
+        now: Callable[[], float],
+        software: str = "",
+        check: Check | None = None,
+        send: Send = send_out,
     ) -> None:
         self._config, self._make_place, self._software = config, make_place, software
         self._place: Place | None = None
@@ -56,6 +66,10 @@ class Queue:
         self.faults = Faults(now)
         self.presence = Presence(folder, now)
         self.spool = Spool(folder, (), 0)
+        self._facts = FactsFolder(folder)
+        self._expiry = Expiry(self.spool, self._facts, send, now)
+        self.watch = Watch(self.spool, self.presence, self._expiry, folder, now, send)
+        self._sender_policy = SenderPolicy(check) if check else None
         self.reload()
 
     def reload(self) -> None:
@@ -97,6 +111,9 @@ class Queue:
 
     def stop(self) -> None:
         """End what runs beside it."""
+        self.watch.stop()
+        if self._sender_policy:
+            self._sender_policy.stop()
         if self._place:
             self._place.stop()
 
@@ -105,15 +122,21 @@ class Queue:
         settings = self.settings
         if settings is None or not self.spool.ready:
             return Terms("relay", _LARGEST, self.recipients.judge, Policy.TEMPFAIL)
-        return Terms(settings.name, settings.largest, self.recipients.judge, Policy(settings.policy))
+        return Terms(
+            settings.name,
+            settings.largest,
+            self.recipients.judge,
+            Policy(settings.policy),
+            self._sender_policy,
+            self._facts.keep,
+        )
 
     def status(self) -> QueueStatus:
         """Give what home is told."""
         count, octets = self.spool.usage()
         first = self.spool.items(most=1)
-        budget = self.spool.budget
-        if self.settings and octets > budget * _NARROW:
-            found = f"what waits takes {octets * 100 // max(budget, 1)} % of what it may"
+        found = used(self.spool) if self.settings else None
+        if found:
             self.faults.note("budget", found, "let home take it, or raise the relay's budget in site.yaml")
         else:
             self.faults.clear("budget")
@@ -124,10 +147,11 @@ class Queue:
             count=count,
             octets=octets,
             oldest=first[0].received if first else None,
-            budget=budget,
+            budget=self.spool.budget,
             drained=self.presence.last(Sign.DRAINED),
             recipients=self.recipients.version,
             settings=self.settings.version if self.settings else 0,
+            overdue=self._expiry.overdue,
             faults=(*self.faults.all(), *(self._place.faults() if self._place else ())),
             bucket=self._place.status() if self._place else None,
         )

@@ -6,11 +6,14 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from model.control import QueuedItem
 from model.envelope import Envelope
 from relay.envelope import envelope_of
+from relay.header import END_OF_HEADER, message_id_of, tls_of
+from relay.sender_policy import Asked, SenderPolicy
 from relay.smtp import Data, End, Event, Mail, Piece, Quit, Recipient, Reply, Reset, Session
 from relay.spool import Room, Spool, SpoolError, SpoolFullError
 
@@ -36,6 +39,10 @@ _NEVER = Reply(550, "5.3.2 Home is away, and mail for it is not kept")
 
 Judge = Callable[[str], Reply]
 """Tells whether mail is taken for an address: the answer to RCPT."""
+
+
+Kept = Callable[[QueuedItem, Envelope, str], None]
+"""Is told of an item: with its envelope and its Message-ID. It raises nothing."""
 
 
 class _TooLargeError(Exception):
@@ -65,12 +72,16 @@ class Terms:
         largest: message, in octets.
         judge: of recipients.
         policy: for those that are known.
+        sender_policy: asks the sender's domain about the client.
+        kept: is told of each item that was taken.
     """
 
     name: str
     largest: int
     judge: Judge
     policy: Policy = Policy.QUEUE
+    sender_policy: SenderPolicy | None = None
+    kept: Kept = lambda _item, _envelope, _message_id: None
 
     def answer(self, address: str) -> Reply:
         """Give the answer to RCPT."""
@@ -96,6 +107,7 @@ class _Reception:
         self._session = Session(terms.name, terms.largest)
         self._mail: Mail | None = None
         self._recipients: list[Recipient] = []
+        self._asked: Asked | None = None
 
     def serve(self) -> None:
         while event := self._next_event():
@@ -123,11 +135,12 @@ class _Reception:
                 reply = self._terms.answer(event.address)
                 if reply.code < 300:
                     self._recipients.append(event)
+                    self._ask_sender_policy()
                 self._session.answer(reply)
             case Data():
                 self._session.answer(self._take())
             case Reset() | Quit():
-                self._mail, self._recipients = None, []
+                self._mail, self._recipients, self._asked = None, [], None
             case Piece() | End():
                 raise AssertionError(f"{type(event).__name__} outside of a message")
 
@@ -146,6 +159,11 @@ class _Reception:
         except SpoolError:
             self._session.answer(_NO_DISK)
 
+    def _ask_sender_policy(self) -> None:
+        """Ask once for a message, and while its other recipients and its content are still to come."""
+        if self._mail and self._terms.sender_policy and self._terms.policy is Policy.QUEUE and not self._asked:
+            self._asked = self._terms.sender_policy.ask(self._mail)
+
     def _take(self) -> Reply:
         """Take a message from DATA to its end; gives the last answer, which was not sent yet."""
         assert self._mail is not None, "DATA comes after MAIL"
@@ -154,19 +172,22 @@ class _Reception:
             head = len(envelope.octets())
             size = self._mail.size
             with self._spool.room(head + (size or 0), said=size is not None) as room:
+                spf = self._asked.result() if self._asked else {}
                 self._session.answer(Reply(354, "End with CRLF, dot, CRLF"))
                 message = _Message(self._next_event, room, self._terms.largest, head)
-                reply = self._store(envelope, message, room)
+                reply = self._store(replace(envelope, spf=spf), message, room)
         except SpoolFullError:
             return _NO_ROOM
         except SpoolError:
             return _NO_DISK
-        self._mail, self._recipients = None, []
+        self._mail, self._recipients, self._asked = None, [], None
         return reply
 
     def _store(self, envelope: Envelope, message: _Message, room: Room) -> Reply:
         try:
-            self._spool.store(envelope, message, room)
+            top = message.peek()
+            envelope = replace(envelope, tls=tls_of(top))
+            stored = self._spool.store(envelope, message, room)
         except SpoolFullError:
             reply = _NO_ROOM
         except SpoolError:
@@ -174,6 +195,7 @@ class _Reception:
         except _TooLargeError:
             reply = _TOO_LARGE
         else:
+            self._terms.kept(stored, envelope, message_id_of(top))
             return _KEPT
         # A client hears no answer before it has sent everything.
         message.skip()
@@ -204,14 +226,28 @@ class _Message:
             SpoolFullError, _TooLargeError: it has more octets than there is room for, or than any may have.
         """
         if not self._held:
-            self._held = self._next_piece()
-            self._taken += len(self._held)
-            if self._taken > self._largest:
-                raise _TooLargeError
-            needed = self._head + self._taken
-            if needed + OVERRUN > self._room.octets:
-                self._room.grow_to(needed + _STEP)
+            self._held = self._more()
         piece, self._held = self._held[:size], self._held[size:]
+        return piece
+
+    def peek(self) -> bytes:
+        """Give the message's header, or what comes of it first, which stays to be read.
+
+        Raises:
+            As `read`.
+        """
+        while END_OF_HEADER not in self._held and len(self._held) < _CHUNK and (more := self._more()):
+            self._held += more
+        return self._held
+
+    def _more(self) -> bytes:
+        piece = self._next_piece()
+        self._taken += len(piece)
+        if self._taken > self._largest:
+            raise _TooLargeError
+        needed = self._head + self._taken
+        if needed + OVERRUN > self._room.octets:
+            self._room.grow_to(needed + _STEP)
         return piece
 
     def skip(self) -> None:

@@ -23,6 +23,7 @@ from relay.place import Place
 from relay.queue import MakePlace, Queue
 from relay.queue_api import QueueApi
 from relay.reception import converse
+from relay.sender_policy import by_dns
 from relay.server import Server
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with ExitStack() as stack:
         try:
-            queue = Queue(options.config, options.spool, _places(options.spool), time.time, _software())
+            queue = Queue(options.config, options.spool, _places(options.spool), time.time, _software(), by_dns)
             listener = stack.enter_context(socket.create_server(options.listen))
             servers: list[_Serves] = [Server(listener, partial(_converse, queue=queue))]
             if options.control:
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads = [threading.Thread(target=_serve, args=(server, failed)) for server in servers]
         for thread in threads:
             thread.start()
+        # Nobody waits for it at the end: a notice that is on its way to a slow server is sent again.
+        threading.Thread(target=queue.watch.serve, args=(lambda: queue.settings,), daemon=True).start()
         port, (count, _) = listener.getsockname()[1], queue.spool.usage()
         print(f"darkpipe-queue: listens on port {port}, {count} messages wait", flush=True)
         # A handler would run in the middle of something; like this, signals come one after the other.
@@ -73,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             queue.reload()
         for server in servers:
             server.stop()
+        queue.stop()
         for thread in threads:
             thread.join()
-        queue.stop()
     return 1 if failed.is_set() else 0
 
 

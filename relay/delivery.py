@@ -1,0 +1,135 @@
+"""Sending a message of the relay's own straight to its recipient's mail servers: a notice, or an alarm."""
+
+from __future__ import annotations
+
+import ipaddress
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import dns.exception
+import dns.resolver
+
+_SECONDS = 60.0
+"""For each answer (RFC 5321 §4.5.3.2 asks for more, of a server that has a queue)."""
+
+_MOST_SERVERS = 5
+_LOOKUP_SECONDS = 20.0
+
+
+class LaterError(Exception):
+    """It was not taken now; it may be later. The text names no address."""
+
+
+class NeverError(Exception):
+    """It will not be taken. The text names no address."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How servers are found and reached; tests have others.
+
+    Args:
+        servers: gives the names of a domain's mail servers, the best first.
+        addresses: gives the addresses of a server.
+        port: of SMTP.
+    """
+
+    servers: Callable[[str], Sequence[str]]
+    addresses: Callable[[str], Sequence[str]]
+    port: int = 25
+
+
+def send(message: bytes, sender: str, recipient: str, name: str, route: Route) -> None:
+    """Send; on return it was taken.
+
+    TLS is used where it is offered, and no certificate is checked, as between mail servers.
+
+    Args:
+        message: with CRLF.
+        sender: empty for a notice.
+        name: of this relay.
+
+    Raises:
+        LaterError, NeverError: it was not.
+    """
+    _, _, domain = recipient.rpartition("@")
+    last = LaterError("no mail server has an address that can be used")
+    for server in list(route.servers(domain))[:_MOST_SERVERS]:
+        for address in route.addresses(server):
+            try:
+                _send_to(address, route.port, message, sender, recipient, name)
+            except smtplib.SMTPResponseException as error:
+                if error.smtp_code >= 500:
+                    raise NeverError(f"refused with {error.smtp_code}") from None
+                last = LaterError(f"not taken now: {error.smtp_code}")
+            except smtplib.SMTPRecipientsRefused as error:
+                codes = [code for code, _ in error.recipients.values()]
+                if codes[0] >= 500:
+                    raise NeverError(f"refused with {codes[0]}") from None
+                last = LaterError(f"not taken now: {codes[0]}")
+            except smtplib.SMTPNotSupportedError:
+                raise NeverError("a server that takes no addresses in UTF-8") from None
+            except (OSError, smtplib.SMTPException) as error:
+                last = LaterError(f"no connection: {type(error).__name__}")
+            else:
+                return
+    raise last
+
+
+def _send_to(address: str, port: int, message: bytes, sender: str, recipient: str, name: str) -> None:
+    with smtplib.SMTP(address, port, name, _SECONDS) as client:
+        client.ehlo_or_helo_if_needed()
+        if client.has_extn("starttls"):
+            context = ssl.create_default_context()
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            client.starttls(context=context)
+            client.ehlo_or_helo_if_needed()
+        options = [] if recipient.isascii() and message.isascii() else ["SMTPUTF8", "BODY=8BITMIME"]
+        if options and not client.has_extn("smtputf8"):
+            raise smtplib.SMTPNotSupportedError
+        client.sendmail(sender, [recipient], message, options)
+
+
+def servers_by_dns(domain: str) -> Sequence[str]:
+    """Ask for a domain's mail servers; without any, it is its own (RFC 5321 §5.1).
+
+    Raises:
+        LaterError: the DNS gives no answer.
+        NeverError: the domain takes no mail (RFC 7505), or there is no such domain.
+    """
+    try:
+        answer = dns.resolver.resolve(_ascii(domain), "MX", lifetime=_LOOKUP_SECONDS)
+    except dns.resolver.NXDOMAIN:
+        raise NeverError("there is no such domain") from None
+    except dns.resolver.NoAnswer:
+        return [_ascii(domain)]
+    except dns.exception.DNSException as error:
+        raise LaterError(f"no answer of the DNS: {type(error).__name__}") from None
+    found = sorted((one.preference, one.exchange.to_text(omit_final_dot=True)) for one in answer)
+    if [server for _, server in found] in ([""], ["."], ["@"]):
+        raise NeverError("the domain takes no mail")
+    return [server for _, server in found]
+
+
+def addresses_by_dns(server: str) -> Sequence[str]:
+    """Ask for a server's addresses; those of no server in the Internet are left out."""
+    try:
+        found = socket.getaddrinfo(server, 25, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    addresses = [str(address[0]) for *_, address in found]
+    return [one for one in addresses if ipaddress.ip_address(one).is_global]
+
+
+def _ascii(domain: str) -> str:
+    try:
+        return domain if domain.isascii() else domain.encode("idna").decode()
+    except UnicodeError:
+        raise NeverError("a domain that has no form in the DNS") from None
+
+
+BY_DNS = Route(servers_by_dns, addresses_by_dns)

@@ -1,0 +1,118 @@
+"""What the queue looks after by itself, once a minute: mail that is too old, and alarms."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from model.control import QueueSettings
+from relay import alarm
+from relay.alarm import Alarm, Kind, Told
+from relay.delivery import BY_DNS, Route, send
+from relay.expiry import Expiry, Send
+from relay.files import replace
+from relay.presence import Presence, Sign
+from relay.spool import Spool
+
+SECONDS = 60.0
+"""Between two looks."""
+
+THERE = 600.0
+"""Seconds since its last request for which home is there: what waits is its to take, however old it is."""
+
+NARROW = 0.8
+"""Part of the budget behind which it is nearly used up."""
+
+_FILE = "alarms.json"
+
+
+def used(spool: Spool) -> str | None:
+    """Say how much of the budget is used, when that is much; None when it is not."""
+    _, octets = spool.usage()
+    if octets <= spool.budget * NARROW:
+        return None
+    return f"what waits takes {octets * 100 // max(spool.budget, 1)} % of what it may"
+
+
+class Watch:
+    """Looks at the queue.
+
+    Args:
+        folder: for what was told.
+        now: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        presence: Presence,
+        expiry: Expiry,
+        folder: Path,
+        now: Callable[[], float],
+        send_out: Send,
+        post: alarm.Post = alarm.post_https,
+    ) -> None:
+        self._spool, self._presence, self._expiry = spool, presence, expiry
+        self._file, self._now, self._send_out, self._post = folder / _FILE, now, send_out, post
+        self._begun = now()
+        self._told = Told.read(self._file.read_bytes()) if self._file.exists() else Told({})
+        self._stopping = threading.Event()
+
+    def look(self, settings: QueueSettings) -> None:
+        """Look once."""
+        absent = self._now() - self._last_seen()
+        self._expiry.look(settings.expiry, settings.name, away=absent > THERE)
+        if settings.alarm:
+            self._alarm(settings, absent)
+
+    def _last_seen(self) -> float:
+        seen = self._presence.last(Sign.SEEN)
+        return self._begun if seen is None else seen / 1000
+
+    def _alarm(self, settings: QueueSettings, absent: float) -> None:
+        count, _ = self._spool.usage()
+        away = f"home has been away for {int(absent // 3600)} hours, and {count} messages wait"
+        holds = {Kind.AWAY: away if absent > settings.away else None, Kind.BUDGET: used(self._spool)}
+        for one in alarm.due(self._told, holds, self._now()):
+            self._tell(one, settings)
+
+    def _tell(self, one: Alarm, settings: QueueSettings) -> None:
+        mailed = partial(self._mailed, name=settings.name)
+        problems = alarm.tell(one, settings.alarm, settings.name, self._now(), self._post, mailed)
+        for problem in problems:
+            _log(f"an alarm did not reach anybody by {problem}")
+        # It is tried again at the next look, until it has reached somebody.
+        if len(problems) < len(settings.alarm):
+            self._told = alarm.after(self._told, one, self._now())
+            try:
+                replace(self._file, self._told.to_json())
+            except OSError as error:
+                _log(f"that an alarm was told is forgotten at the next start: {error}")
+
+    def _mailed(self, message: bytes, address: str, name: str) -> None:
+        self._send_out(message, f"relay@{name}", address, name)
+
+    def serve(self, settings: Callable[[], QueueSettings | None]) -> None:
+        """Look until `stop`."""
+        while not self._stopping.wait(SECONDS):
+            if found := settings():
+                try:
+                    self.look(found)
+                except Exception as error:  # a fault of one look is none of the next
+                    _log(f"{type(error).__name__}: {error}")
+
+    def stop(self) -> None:
+        """End `serve`."""
+        self._stopping.set()
+
+
+def send_out(message: bytes, sender: str, recipient: str, name: str, route: Route = BY_DNS) -> None:
+    """Send by the recipient's mail servers; an `expiry.Send`."""
+    send(message, sender, recipient, name, route)
+
+
+def _log(text: str) -> None:
+    print(f"darkpipe-queue: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,171 @@
+"""Alarms: once per episode, daily while it lasts, and the all-clear; what did not reach anybody is tried again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+
+from model.control import QueueSettings
+from model.envelope import Envelope
+from relay.alarm import AGAIN, Alarm, Kind, Told, after, due, post_https
+from relay.delivery import LaterError
+from relay.expiry import Expiry
+from relay.facts import FactsFolder
+from relay.presence import Presence, Sign
+from relay.spool import Spool
+from relay.watch import Watch
+
+_KEY = str(pyrage.x25519.Identity.generate().to_public())
+_HOUR = 3600.0
+_BOTH = {"webhook": "https://hooks.example/x", "mail": "me@elsewhere.example"}
+_ENVELOPE = Envelope("a@example.net", (("alice@example.com", {}),), False, {}, {}, 0)
+
+
+def test_an_alarm_is_told_once_then_daily_and_its_end() -> None:
+    told, sentence = Told({}), {Kind.AWAY: "away"}
+    for now, holds, count in (
+        (0.0, {Kind.AWAY: None}, 0),
+        (1.0, sentence, 1),
+        (2.0, sentence, 0),
+        (1.0 + AGAIN, sentence, 1),
+        (2.0 + AGAIN, {Kind.AWAY: None}, 1),
+        (3.0 + AGAIN, {Kind.AWAY: None}, 0),
+        (4.0 + AGAIN, sentence, 1),
+        (-(10.0**6), sentence, 1),  # a clock that was set back silences nothing
+    ):
+        found = due(told, holds, now)
+        assert len(found) == count, now
+        for alarm in found:
+            told = after(told, alarm, now)
+    assert Told.read(told.to_json()) == told
+
+
+@pytest.mark.parametrize("wrong", [b"", b"{}", b"[]", b'{"times": 1}', b'{"times": {"away": "x"}}'])
+def test_a_damaged_memory_forgets(wrong: bytes) -> None:
+    assert Told.read(wrong) == Told({})
+
+
+class _Relay:
+    def __init__(self, folder: Path, alarm: Mapping[str, str]) -> None:
+        self.folder, self.now = folder, 1_795_478_400.0
+        self.settings = QueueSettings(1, "mx.example.com", (), "queue", (_KEY,), 100_000, alarm=alarm, away=24 * 3600)
+        self.failure: Exception | None = None
+        self.posted: list[dict[str, Any]] = []
+        self.mailed: list[tuple[bytes, str, str]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.spool = Spool(self.folder, [_KEY], 100_000)
+        self.presence = Presence(self.folder, lambda: self.now)
+        expiry = Expiry(self.spool, FactsFolder(self.folder), self.mail, lambda: self.now)
+        self.watch = Watch(self.spool, self.presence, expiry, self.folder, lambda: self.now, self.mail, self.post)
+
+    def post(self, url: str, content: bytes) -> None:
+        if isinstance(self.failure, OSError):
+            raise self.failure
+        assert url == _BOTH["webhook"]
+        self.posted.append(json.loads(content))
+
+    def mail(self, message: bytes, sender: str, recipient: str, _name: str) -> None:
+        if isinstance(self.failure, LaterError):
+            raise self.failure
+        self.mailed.append((message, sender, recipient))
+
+    def look(self, hours: float = 0) -> None:
+        self.now += hours * _HOUR
+        self.watch.look(self.settings)
+
+
+def test_the_owner_hears_that_home_is_away_and_that_it_is_back(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, _BOTH)
+    relay.presence.note(Sign.SEEN)
+    relay.look(23)
+    assert relay.posted == []
+    relay.look(2)
+    relay.look(1)
+    ((posted),) = relay.posted
+    assert (posted["relay"], posted["alarm"], posted["over"]) == ("mx.example.com", "away", False)
+    assert "25 hours" in posted["text"]
+    ((message, sender, recipient),) = relay.mailed
+    assert (sender, recipient) == ("relay@mx.example.com", "me@elsewhere.example")
+    assert b"Subject: mx.example.com: alarm: home has been away for 25 hours" in message
+    relay.start()  # a restart tells nothing twice
+    relay.look(1)
+    assert len(relay.posted) == 1
+    relay.look(23)
+    assert len(relay.posted) == 2
+    relay.presence.note(Sign.SEEN)
+    relay.look()
+    assert [one["over"] for one in relay.posted] == [False, False, True]
+    relay.look()
+    assert len(relay.posted) == 3
+
+
+def test_the_owner_hears_that_the_budget_is_nearly_used_up(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, {"webhook": _BOTH["webhook"]})
+    relay.presence.note(Sign.SEEN)
+    item = relay.spool.store(_ENVELOPE, BytesIO(b"x" * 85_000))
+    relay.look()
+    relay.spool.remove(item.id)
+    relay.look()
+    assert [(one["alarm"], one["over"]) for one in relay.posted] == [("budget", False), ("budget", True)]
+
+
+@pytest.mark.parametrize("failure", [OSError("down"), LaterError("busy")])
+def test_one_way_that_works_is_enough_and_without_it_is_tried_again(
+    tmp_path: Path, failure: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay = _Relay(tmp_path, _BOTH)
+    relay.failure = failure
+    relay.look(25)
+    relay.look()
+    assert len(relay.posted) + len(relay.mailed) == 1
+    told = capsys.readouterr().err
+    assert "did not reach anybody" in told
+    assert "elsewhere" not in told
+    assert "hooks" not in told
+    only = {"webhook": _BOTH["webhook"]} if isinstance(failure, OSError) else {"mail": _BOTH["mail"]}
+    (folder := tmp_path / "other").mkdir()
+    alone = _Relay(folder, only)
+    alone.failure = failure
+    alone.look(25)
+    alone.failure = None
+    alone.look()
+    assert len(alone.posted) + len(alone.mailed) == 1
+
+
+def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, {})
+    relay.look(1000)
+    assert (relay.posted, relay.mailed) == ([], [])
+
+
+def test_a_letter_is_mail(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, {"mail": _BOTH["mail"]})
+    relay.look(25)
+    ((message, *_),) = relay.mailed
+    assert message.count(b"\n") == message.count(b"\r\n")
+    assert message.isascii()
+    assert Alarm(Kind.AWAY, over=True, text="x").over
+
+
+def test_only_https_is_posted_to() -> None:
+    class _Never(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            raise AssertionError("asked")
+
+    with HTTPServer(("127.0.0.1", 0), _Never) as server:
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        with pytest.raises(ValueError, match="https"):
+            post_https(f"http://127.0.0.1:{server.server_port}/", b"{}")
+        with pytest.raises(OSError):  # noqa: PT011 (whatever TLS says)
+            post_https(f"https://127.0.0.1:{server.server_port}/", b"{}")
