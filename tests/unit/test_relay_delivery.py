@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dns.exception
 import dns.message
@@ -108,7 +109,7 @@ def test_what_the_dns_does_not_say(
 
 def test_without_mx_a_domain_is_its_own_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        failure: type[Exception] = dns.resolver.NoAnswer
+        failure: Any = dns.resolver.NoAnswer
         raise failure(response=dns.message.make_query("x.", "MX"))
 
     monkeypatch.setattr(dns.resolver, "resolve", fail)
