@@ -96,6 +96,7 @@ _CAGES = [
     ("darkpipe-tunnel", "", set()),  # systemd hands it a copy of the key
     ("darkpipe-verdict", "", set()),
     ("darkpipe-ready", "", set()),
+    ("darkpipe-drain", "", set()),  # systemd hands it copies of its keys
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.

@@ -71,7 +71,7 @@ def test_each_service_has_its_unit(component: Component) -> None:
 @pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)
 def test_each_service_has_templates_and_a_check(component: Component) -> None:
     for service in component.services:
-        if component.name in {"tunnel", "valkey"}:  # nothing of them is rendered
+        if component.name in {"drain", "tunnel", "valkey"}:  # nothing of them is rendered
             assert not component.templates.exists()
             continue
         assert service.check
@@ -91,9 +91,9 @@ def test_no_service_is_given_up(unit: Path) -> None:
 def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
-    # Two run where the device's settings want them; mail does not depend on them. Three are there for the relay: one
-    # says by itself how the tunnel is, and the others are themselves the answer to this question.
-    others = {"ssh", "darkpipe-wifi@", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
+    # Two run where the device's settings want them; mail does not depend on them. Four are there for the relay: two
+    # say by themselves how they are, and the others are themselves the answer to this question.
+    others = {"ssh", "darkpipe-wifi@", "darkpipe-drain", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 

@@ -52,6 +52,7 @@ def test_every_daemon_gets_its_files() -> None:
         "postfix/forward_transports",
         "postfix/main.cf",
         "postfix/master.cf",
+        "postfix/received_header_checks",
         "postfix/sender_logins",
         "postfix/srs_addresses",
         "postfix/submission_header_checks",
@@ -156,7 +157,8 @@ def test_a_client_says_who_it_is_on_the_ports_for_the_relay_only() -> None:
     servers = {row.split()[0]: options for row, options in _master() if row.split()[7] == "smtpd"}
     believing = {name for name, options in servers.items() if "smtpd_upstream_proxy_protocol" in options}
     ports = {str(port.port) for port in Stack.load(COMPONENTS).tunnel_ports}
-    assert believing == ports - {"2500", "2993"}  # one tells whether mail is taken, one is Dovecot's
+    # One tells whether mail is taken, one is Dovecot's; one more is for the drain, and firewalled in the device itself.
+    assert believing == {*ports - {"2500", "2993"}, "127.0.0.1:2526"}
     text = "\n".join(_lines("dovecot/dovecot.conf"))
     assert re.findall(r"port = (\d+)(?:\n +ssl = yes)?\n +haproxy = yes", text) == ["2993"]
     assert text.count("haproxy = yes") == 1
@@ -173,7 +175,11 @@ def test_only_mail_with_a_sender_from_elsewhere_is_forwarded() -> None:
 
 def test_headers_are_touched_in_submitted_mail_only() -> None:
     cleanups = {row.split()[0]: options for row, options in _master() if row.split()[7] == "cleanup"}
-    assert cleanups["cleanup"].keys() == {"message_size_limit"}
+    # Of what comes from elsewhere, only what claims to be our drain's mark goes.
+    checks = {"header_checks", "nested_header_checks", "mime_header_checks"}
+    assert cleanups["cleanup"].keys() == {"message_size_limit", *checks}
+    assert _lines("postfix/received_header_checks") == ["/^DarkPipe-Item[[:space:]]*:/ IGNORE"]
+    assert cleanups["drained-cleanup"].keys() == {"message_size_limit"}
     users = [
         row.split()[0] for row, options in _master() if options.get("cleanup_service_name") == "submission-cleanup"
     ]
@@ -244,6 +250,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     assert to_relay
     assert re.findall(r"^\t\t(.*)$", to_relay[1], re.MULTILINE) == [
         "ct state established,related accept",
+        "meta nfproto ipv6 meta skuid darkpipe-drain tcp dport 2600 accept",
         "meta nfproto ipv4 meta skuid postfix tcp dport 25 accept",
         "reject with icmpx admin-prohibited",
     ]
@@ -270,6 +277,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'ip saddr { 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16 } tcp dport 22 accept comment "ssh"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 22 accept comment "ssh"',
         'oifname "relay*" goto to_relay',
+        f'oifname "lo" tcp dport 2526 meta skuid != {{darkpipe-drain}} {refused} "drained"',
         f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
         f'oifname "lo" tcp dport 10002 meta skuid != {{postfix}} {refused} "srs-reverse"',
         f'oifname "lo" tcp dport 10026 meta skuid != {{postfix}} {refused} "forward"',
