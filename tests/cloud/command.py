@@ -1,4 +1,4 @@
-"""`./dev test relay`: a relay of each Debian version, made twice."""
+"""`./dev test relay`: a relay of each Debian version, made twice. `./dev test pair`: one with its home."""
 
 from __future__ import annotations
 
@@ -33,3 +33,20 @@ def relay(suites: Sequence[str]) -> None:
         click.echo(summary(outcomes, ["images"]))
         failed = failed or any(outcome.failed or not outcome.passed for outcome in outcomes)
     sys.exit(1 if failed else 0)
+
+
+@click.command()
+@click.option("--suite", default=Suite.TRIXIE.value, type=click.Choice(_SUITES), help="Debian version of the relay.")
+def pair(suite: str) -> None:
+    """Let an emulated relay, made by cloud-init, and an emulated home find each other, and cut both off.
+
+    Takes a quarter of an hour or more, nearly all of it for the emulation.
+
+    \b
+    Examples:
+      ./dev test pair
+      ./dev test pair --suite bookworm
+    """
+    outcomes = run_tiers(["images"], ("-k", "test_pair", f"--relay-suite={suite}", "--pair"))
+    click.echo(summary(outcomes, ["images"]))
+    sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)

@@ -91,6 +91,8 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
         internet.offer_tap(_RELAY)
         seed = Seed(user_data, interfaces=[_RELAY.interface("eth0")])
         vps = stack.enter_context(emulated_vps(shop, root, seed, scratch / "relay.log", cable=cable))
+        # It writes to the console until it is done.
+        vps.console.run("cloud-init status --wait", _PATIENCE)
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.up()
         stack.callback(home.off)
