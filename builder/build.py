@@ -20,7 +20,7 @@ from builder.lock import Lock
 from builder.packages import LOCK_NAME, PackageLayer, locked_layer, package_layer
 from builder.profile import Content, Profile
 from builder.progress import Stages
-from builder.project import image_wheels, project_layer
+from builder.project import project_layer
 from builder.root import Root, RootTar, root_tar, verified_root
 from builder.sandbox import check_namespaces
 from builder.sbom import SBOM_NAME, sbom_text
@@ -28,6 +28,7 @@ from builder.seed import Seed
 from builder.sums import MANIFEST_NAME, write_sums
 from builder.tools import BUILD_TOOLS, open_tools
 from builder.version import VERSION
+from builder.wheels import locked_wheels
 from builder.workshop import Stage, Workshop
 from model.site import Site
 from stack.component import Component, load_components
@@ -113,7 +114,7 @@ def build_image(
         (result / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         (result / f"{name}.img.bmap").write_text(make_map(disk_size(profile), extents).text())
         (result / LOCK_NAME).write_text(packages.lock().text())
-        (result / SBOM_NAME).write_text(sbom_text(packages.lock(), image_wheels(profile), ids.generic))
+        (result / SBOM_NAME).write_text(sbom_text(packages.lock(), locked_wheels(), ids.generic))
         write_sums(result)
         published = publish(result, output)
     # Made for every build, since it takes less time than a copy; only what went in is kept.
@@ -192,7 +193,7 @@ def _manifest(
         "root": {"hash": root.root_hash, "bytes": root.image.stat().st_size},
         "components": [component.name for component in components],
         "packages": packages.packages(),
-        "wheels": {wheel.url: wheel.sha256 for wheel in image_wheels(profile)},
+        "wheels": {wheel.url: wheel.sha256 for wheel in locked_wheels()},
     }
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import shutil
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.bundle import make_bundle, source_files
 from builder.digests import content_id, file_digest, tree_digests
 from builder.packages import BUILD_EPOCH
 from builder.profile import Content, Partition, Profile
 from builder.progress import Advance
 from builder.sandbox import Sandbox
+from builder.tar import write_tar
 from builder.version import VERSION
 from builder.wheels import Wheel, keep_wheels, locked_wheels, unpack, wheel_files
 from builder.workshop import Stage, Workshop
+from model.bundle import BUNDLE, BUNDLE_RECORD
 from model.layout import Table
 from stack.component import Component
 
@@ -29,7 +30,6 @@ _CODE_FOLDER = "usr/lib/darkpipe"
 _LIBRARIES = f"{_CODE_FOLDER}/python"
 _DATA_FOLDER = "usr/share/darkpipe"
 _MOUNT_POINTS = ("boot", "data", "state")
-_BLOCK = 512
 _DIGEST = "digest"
 _CACHED = shutil.ignore_patterns("__pycache__")
 
@@ -59,13 +59,13 @@ def project_layer(
     Raises:
         BuildError: a wheel is not to be had.
     """
-    wheels = image_wheels(profile)
     inputs = {
         "version": VERSION,
         "epoch": BUILD_EPOCH,
         "profile": profile.model_dump(mode="json", exclude={"folder"}),
         "components": [component.model_dump(mode="json", exclude={"folder"}) for component in components],
-        "wheels": {wheel.file: wheel.sha256 for wheel in wheels},
+        "wheels": {wheel.file: wheel.sha256 for wheel in locked_wheels()},
+        "bundle": {str(path.relative_to(source)): file_digest(path) for path in source_files(source)},
         "files": tree_digests(*(source / name for name in CODE), *(component.folder for component in components)),
     }
     # What the device shows as its project follows from ours alone, not from the tools at hand.
@@ -73,17 +73,19 @@ def project_layer(
 
     def make(made: Path, _: Advance) -> None:
         tree = made.parent / "tree"
-        unpack(wheels, wheel_files(shop.cache, folder), tree / _LIBRARIES)
+        files = wheel_files(shop.cache, folder)
+        unpack(image_wheels(profile), files, tree / _LIBRARIES)
+        _add_bundle(tree / _DATA_FOLDER, made.parent / "bundle", source, files)
         _build(made, tree, shop.tools, profile, components, source, identifier)
         (made / _DIGEST).write_text(file_digest(made / "root.tar"))
 
     keep_wheels(shop.cache)
-    entry = shop.stage(Stage.PROJECT, inputs, ("project.py", "wheels.py"), make)
+    entry = shop.stage(Stage.PROJECT, inputs, ("bundle.py", "project.py", "tar.py", "wheels.py"), make)
     return ProjectLayer(entry / "root.tar", (entry / _DIGEST).read_text())
 
 
 def image_wheels(profile: Profile) -> tuple[Wheel, ...]:
-    """Give the Python libraries that an image holds beside Debian's."""
+    """Give the Python libraries that an image has for its own use, beside Debian's; its bundle has those of both."""
     return tuple(wheel for wheel in locked_wheels() if wheel.architecture == profile.architecture)
 
 
@@ -107,7 +109,7 @@ def _build(
     (tree / _DATA_FOLDER / "disk.json").write_text(profile.layout().model_dump_json(indent=1) + "\n")
     image = {"version": VERSION, "profile": profile.name, "project": identifier}
     (tree / _DATA_FOLDER / "image.json").write_text(json.dumps(image, indent=1, sort_keys=True) + "\n")
-    wheels = {wheel.url: wheel.sha256 for wheel in image_wheels(profile)}
+    wheels = {wheel.url: wheel.sha256 for wheel in locked_wheels()}
     (tree / _DATA_FOLDER / "wheels.json").write_text(json.dumps(wheels, indent=1, sort_keys=True) + "\n")
     compiled = tools.inside(tree / _CODE_FOLDER)
     # The device's file system is read-only: without this it would compile our code anew at every start.
@@ -115,6 +117,12 @@ def _build(
     tools.run(["python3", "-m", "compileall", *options, "-s", compiled, "-p", f"/{_CODE_FOLDER}", compiled])
     with (made / "root.tar").open("wb") as file:
         write_tar(file.name, tree)
+
+
+def _add_bundle(data: Path, work: Path, source: Path, files: Path) -> None:
+    data.mkdir(parents=True)
+    bundle = make_bundle(source, locked_wheels(), files, work, data / BUNDLE)
+    (data / BUNDLE_RECORD).write_text(json.dumps(bundle, indent=1, sort_keys=True) + "\n")
 
 
 def _add_component(tree: Path, component: Component) -> None:
@@ -162,44 +170,3 @@ def repart_definition(partition: Partition) -> str:
     if partition.content is Content.ROOT:
         lines.append("GrowFileSystem=no")
     return "\n".join(lines) + "\n"
-
-
-def write_tar(path: str, tree: Path) -> None:
-    """Pack a folder so that the same files give the same bytes, whatever the host's users, clocks and umask.
-
-    Directories are written too; all belongs to root; a file is executable for all or for none.
-    """
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
-        for entry in _sorted_entries(tree):
-            member = tar.gettarinfo(str(entry), arcname=f"./{entry.relative_to(tree)}")
-            member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            member.mtime = BUILD_EPOCH
-            if member.isfile():
-                member.mode = 0o755 if member.mode & 0o100 else 0o644
-                with entry.open("rb") as file:
-                    tar.addfile(member, file)
-            else:
-                member.mode = 0o777 if member.issym() else 0o755
-                tar.addfile(member)
-
-
-def _sorted_entries(tree: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(tree):
-        folders.sort()
-        names = sorted([*files, *folders])
-        yield from (Path(folder) / name for name in names)
-
-
-def end_of_members(path: Path) -> int:
-    """Find where a tar's end-of-archive blocks begin, so that another may be appended (POSIX pax, ustar).
-
-    Returns:
-        An offset in bytes, a multiple of 512.
-    """
-    end = 0
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            end = member.offset_data + (member.size if member.isfile() else 0)
-            end += -end % _BLOCK
-    return end

@@ -15,8 +15,9 @@ from builder.errors import BuildError
 from builder.packages import BUILD_EPOCH, PackageLayer
 from builder.packing import Packing, pack
 from builder.profile import Content, Profile
-from builder.project import ProjectLayer, end_of_members
+from builder.project import ProjectLayer
 from builder.sandbox import Sandbox
+from builder.tar import end_of_members
 from builder.workshop import Stage, Workshop
 
 _COMPRESSION = "lz4"
@@ -71,7 +72,7 @@ class RootTar:
 def root_tar(shop: Workshop, profile: Profile, packages: PackageLayer, project: ProjectLayer) -> RootTar:
     """Give `root.tar`: the package layer with the project layer behind it, whose files win."""
     inputs = {"profile": profile.name, "packages": packages.digest, "project": project.digest}
-    code = ("root.py", "project.py")
+    code = ("root.py", "tar.py")
     entry = shop.stage(Stage.TAR, inputs, code, lambda made, _: _join(made, packages.tar, project.tar))
     return RootTar(entry / "root.tar", (entry / _DIGEST).read_text())
 

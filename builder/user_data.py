@@ -11,17 +11,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from builder.bootstrap import Bootstrap
+from builder.bundle import PACKAGES
 from builder.errors import BuildError
-from builder.relay_files import RelaySetting, relay_files
+from builder.relay_files import server_files
 from model.accounts import first_accounts
 from model.site import Site
 from model.ssh_key import PublicKey
-from stack.addresses import alias_domains
 
 LIMIT = 16 * 1024
 """Octets; the least that a provider takes (cloud-init's own limit for EC2 and OpenStack's metadata)."""
 
-PACKAGES = ("haproxy", "nftables", "openssl", "postfix", "unattended-upgrades", "wireguard-tools")
+_PACKAGES = sorted({*PACKAGES, "unattended-upgrades"})
 
 _FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit"
 
@@ -70,15 +70,12 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     """
     ssh_key = public_key(ssh_key) if ssh_key else ""
     accounts = first_accounts(site)
-    domains = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
-    setting = RelaySetting(accounts.mx_host, domains, bootstrap.relay, ssh=bool(ssh_key))
-    text = _render(
-        "user-data.yaml.j2", name=accounts.mx_host, ssh_key=ssh_key, packages=PACKAGES, files=relay_files(setting)
-    )
+    files = server_files(bootstrap.relay, ssh=bool(ssh_key))
+    text = _render("user-data.yaml.j2", name=accounts.mx_host, ssh_key=ssh_key, packages=_PACKAGES, files=files)
     if (size := len(text.encode())) > LIMIT:
         raise BuildError(
             f"the user-data has {size:,} octets, and a provider's form takes {LIMIT:,}",
-            f"give the relay fewer than these {len(site.domains)} domains",
+            "give a shorter SSH key, for instance one of type ssh-ed25519",
         )
     return text
 

@@ -19,8 +19,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file; whatever happens on the way, the old or the new one is there.
+
+    Args:
+        mode: its permissions, whatever the umask.
 
     Raises:
         OSError: the disk has failed.
@@ -31,6 +34,7 @@ def replace(path: Path, content: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         partial.rename(path)
         sync_folder(path.parent)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from builder.archive import SUITE
+from builder.bundle import PACKAGES
 from builder.digests import content_id, file_digest
 from builder.workshop import Workshop
 
@@ -52,14 +53,7 @@ _PACKAGES = (
 
 _BOOTABLE = ("cloud-initramfs-growroot", "initramfs-tools", "linux-image-cloud-amd64")
 
-RELAY_PACKAGES = (
-    "haproxy",
-    "nftables",
-    "postfix",
-    "tcpdump",
-    "wireguard-go",
-    "wireguard-tools",
-)
+RELAY_PACKAGES = (*PACKAGES, "tcpdump", "wireguard-go")
 """What a relay installs, and what its tests look with."""
 
 

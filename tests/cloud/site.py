@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from builder.bootstrap import make_bootstrap
 from builder.user_data import user_data
+from model.control import QueueSettings
 from model.document import parse_site
 
 SITE_TEXT = """\
@@ -21,6 +22,12 @@ RELAY_NAME = "mx.example.com"
 
 PORTS = {25, 443, 465, 587, 993}
 """What the relay passes on, and all TCP ports that it shows to the world when nobody may log in."""
+
+
+SETTINGS = QueueSettings(
+    1, RELAY_NAME, ("example.com", "xn--bcher-kva.example", "bücher.example"), "tempfail", (), 10**9
+)
+"""What its home pushes."""
 
 
 def relay_user_data(ssh_key: str = "") -> str:

@@ -8,7 +8,7 @@ import tarfile
 import tomllib
 from pathlib import Path
 
-from builder.project import end_of_members, write_tar
+from builder.tar import end_of_members, write_tar
 from builder.version import VERSION
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.relay_files import RelayFile, RelaySetting, relay_files
+from builder.relay_files import RelaySetting, relay_files, server_files
 from model.tunnel import Addresses, RelayEnd
+from relay.render import RelayFile
 from stack.stack import Stack
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -54,8 +55,7 @@ def test_the_firewall_lets_the_relay_reach_those_ports(files: dict[str, RelayFil
 
 @pytest.mark.parametrize(("ssh", "opened"), [(True, True), (False, False)])
 def test_ssh_is_open_on_request_only(ssh: bool, opened: bool) -> None:
-    relay = RelaySetting(_RELAY.name, _RELAY.domains, _RELAY.tunnel, ssh=ssh)
-    rules = {str(file.path): file.text for file in relay_files(relay)}["/etc/nftables.conf"]
+    rules = {str(file.path): file.text for file in server_files(_RELAY.tunnel, ssh=ssh)}["/etc/nftables.conf"]
     assert ("993, 443, 22 }" in rules) == opened
 
 

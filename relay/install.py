@@ -1,0 +1,262 @@
+"""Makes a server the relay that its bundle describes: packages, users, files, services. To do it again is harmless.
+
+run relay.install apply    files and services as bundle and settings say
+run relay.install files    the files alone, at a start before any service
+run relay.install health   exit status 1, and a line about it, when the relay is not well within a minute
+run relay.install first    apply and health, for a server that has no bundle yet
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import jinja2
+
+from model.bundle import MANIFEST, SYSTEM, WHEELS, BundleState, BundleStatus, Manifest
+from model.control import ControlError, QueueSettings
+from relay import files
+from relay.health import wait_until_well
+from relay.machine import QUEUE_USER, RECORD, SETTINGS, Failure, System
+from relay.render import RelayFile, render_files
+from relay.services import SERVICES, Service
+from relay.tunnel_file import FILE, INTERFACE, Tunnel, read_tunnel
+
+_CAGE = PurePosixPath("/etc/darkpipe/cage.conf")
+_UNITS = PurePosixPath("/etc/systemd/system")
+_SSH = Path("etc/darkpipe/ssh")
+"""Is there on a server whose user-data let somebody log in."""
+
+_WRITTEN = Path("var/lib/darkpipe/files.json")
+"""Paths of the files that are ours, so that those that no bundle has any more go."""
+
+_APPLIED = Path("var/lib/darkpipe/services.json")
+"""What each service was last started with."""
+
+_SERVING = ("/etc/haproxy/", "/etc/postfix/")
+"""Where files lie that wait for home's settings."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An unpacked bundle."""
+
+    folder: Path
+
+    @property
+    def identifier(self) -> str:
+        """Its id."""
+        return self.folder.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says about itself.
+
+        Raises:
+            Failure: it is damaged.
+        """
+        try:
+            return Manifest.read((self.folder / MANIFEST).read_bytes())
+        except (OSError, ControlError) as error:
+            raise Failure(f"{MANIFEST} of the bundle cannot be read: {error}") from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one of the four; exit status 1 after a line about what is wrong."""
+    system, bundle = System(), Bundle(Path(__file__).resolve().parent.parent)
+    try:
+        match list(arguments):
+            case ["apply"]:
+                apply(system, bundle)
+            case ["files"]:
+                write_files(system, bundle)
+            case ["health"]:
+                _check(system)
+            case ["first"]:
+                apply(system, bundle)
+                _check(system)
+                status = BundleStatus(bundle.identifier, bundle.manifest.version, BundleState.INSTALLED)
+                files.replace(system.root / RECORD, status.to_json(), 0o644)
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except (Failure, OSError, ValueError, ControlError, jinja2.TemplateError, zipfile.BadZipFile) as error:
+        print(f"darkpipe-install: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def apply(system: System, bundle: Bundle) -> None:
+    """Bring the server to what bundle and settings say, and start again what that concerns.
+
+    Raises:
+        Failure: a program of Debian has refused its part; what was done before it stays, and may be repeated.
+    """
+    manifest = bundle.manifest
+    if missing := system.missing_packages(manifest.packages):
+        system.run("apt-get", "update")
+        system.run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+    _unpack_libraries(bundle, manifest)
+    users = bundle.folder / SYSTEM / "etc/sysusers.d/darkpipe.conf"
+    if users.is_file():
+        system.run("systemd-sysusers", str(users))
+    written = write_files(system, bundle)
+    if (system.root / "etc/tmpfiles.d/darkpipe.conf").is_file():
+        system.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/darkpipe.conf")
+    system.run("systemctl", "daemon-reload")
+    _start(system, bundle, written)
+
+
+def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
+    """Write the relay's files where they differ, each as a whole, and remove those of another bundle; gives all."""
+    settings = read_settings(system)
+    wanted = wanted_files(system, bundle, settings)
+    record = system.root / _WRITTEN
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    names = [str(file.path) for file in wanted]
+    # Named before they are written: a cut in between must not make somebody else's file of one.
+    files.replace(record, json.dumps(sorted({*before, *names})).encode(), 0o644)
+    for file in wanted:
+        _write(system.root / file.path.relative_to("/"), file)
+    for name in set(before) - set(names):
+        (system.root / name.lstrip("/")).unlink(missing_ok=True)
+    if settings:
+        _make_certificate(system, settings.name)
+    files.replace(record, json.dumps(names).encode(), 0o644)
+    return wanted
+
+
+def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None) -> tuple[RelayFile, ...]:
+    """Render the files that the relay shall have; those that wait for settings are left out without them."""
+    folder = bundle.folder / SYSTEM
+    tunnel = read_tunnel((system.root / FILE).read_text(encoding="utf-8"))
+    shown = settings or QueueSettings(0, "relay.invalid", (), "tempfail", (), 0)
+    rendered = render_files([folder], context(shown, tunnel, (system.root / _SSH).exists(), system.user(QUEUE_USER)))
+    kept = [file for file in rendered if settings or not str(file.path).startswith(_SERVING)]
+    cage = next(file.text for file in kept if file.path == _CAGE)
+    caged = sorted({unit for service in SERVICES for unit in service.caged})
+    kept += [RelayFile(_UNITS / f"{unit}.service.d/50-cage.conf", cage, 0o644) for unit in caged]
+    return tuple(kept)
+
+
+def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int | None) -> dict[str, object]:
+    """Give what the templates may use."""
+    return {
+        "name": settings.name,
+        "domains": settings.domains,
+        "settings": settings,
+        "tunnel": tunnel,
+        "interface": INTERFACE,
+        "ssh": ssh,
+        "queue_user": queue_user,
+    }
+
+
+def read_settings(system: System) -> QueueSettings | None:
+    """Read what home has said; None before it has.
+
+    Raises:
+        ControlError: the file is damaged.
+    """
+    path = system.root / SETTINGS
+    return QueueSettings.read(path.read_bytes()) if path.exists() else None
+
+
+def _write(path: Path, file: RelayFile) -> None:
+    octets = file.text.encode()
+    if path.is_symlink():  # darkpipe-setup's
+        path.unlink()
+    if path.is_file() and path.read_bytes() == octets and path.stat().st_mode & 0o777 == file.mode:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(path, octets, file.mode)
+
+
+def _make_certificate(system: System, name: str) -> None:
+    """Make the certificate by which Postfix offers STARTTLS while home is away."""
+    pem = system.root / f"etc/postfix/{name}.pem"
+    if pem.exists():
+        return
+    key, certificate = pem.with_suffix(".key"), pem.with_suffix(".crt")
+    try:
+        system.run(
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "3650", "-subj", f"/CN={name[:64]}"),  # ub-common-name (RFC 5280, appendix A.1)
+            *("-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)),
+        )
+        files.replace(pem, key.read_bytes() + certificate.read_bytes())
+    finally:
+        key.unlink(missing_ok=True)
+        certificate.unlink(missing_ok=True)
+
+
+def _unpack_libraries(bundle: Bundle, manifest: Manifest) -> None:
+    target, partial = bundle.folder / "lib", bundle.folder / ".lib.new"
+    if target.is_dir():
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, machine in manifest.wheels.items():
+        if machine == platform.machine():
+            with zipfile.ZipFile(bundle.folder / WHEELS / Path(name).name) as file:
+                file.extractall(partial)
+    # The services that run this may not write it.
+    compileall.compile_dir(bundle.folder, quiet=2)
+    compileall.compile_dir(partial, quiet=2)
+    partial.rename(target)
+
+
+def _start(system: System, bundle: Bundle, written: Sequence[RelayFile]) -> None:
+    """Enable all services, and start those again whose files differ from what they were last started with."""
+    settings = read_settings(system)
+    path = system.root / _APPLIED
+    applied: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    names = {str(file.path) for file in written}
+    for service in SERVICES:
+        if not service.file_is_in(names) or (service.settled and settings is None):
+            continue
+        if not service.starts_by_itself:
+            system.run("systemctl", "enable", "--quiet", service.unit)
+        again = _digest(written, service.files, bundle if service.code else None)
+        reread = _digest(written, service.rereads)
+        known = applied.get(service.unit)
+        if known == [again, reread]:
+            continue
+        # Whoever needs the firewall would be started again with it.
+        gentle = not service.files or (known is not None and known[0] == again)
+        system.run("systemctl", "reload-or-restart" if gentle else "restart", service.unit)
+        applied[service.unit] = [again, reread]
+        files.replace(path, json.dumps(applied).encode(), 0o644)
+
+
+def _digest(written: Sequence[RelayFile], beginnings: Sequence[str], bundle: Bundle | None = None) -> str:
+    chosen: Mapping[str, str] = {
+        str(file.path): file.text for file in written if str(file.path).startswith(tuple(beginnings))
+    }
+    text = json.dumps([chosen, bundle.identifier if bundle else ""], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check(system: System) -> None:
+    settings = read_settings(system)
+    tunnel = read_tunnel((system.root / FILE).read_text(encoding="utf-8"))
+    units = [service for service in SERVICES if _shall_answer(system, service, settings)]
+    if problem := wait_until_well(system, units, str(tunnel.addresses.relay6)):
+        raise Failure(problem)
+
+
+def _shall_answer(system: System, service: Service, settings: QueueSettings | None) -> bool:
+    written = json.loads((system.root / _WRITTEN).read_text(encoding="utf-8"))
+    waits = (service.settled and settings is None) or not (system.root / service.needs).exists()
+    return bool(service.ports) and service.file_is_in(set(written)) and not waits
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,100 @@
+"""What the agent answers on `/bundle`: which software runs, and other software taken in."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from http import HTTPStatus
+
+from model.bundle import DOWNGRADE, IDENTIFIER, PATH, BundleState
+from relay.control import Request, Response
+from relay.machine import Failure, System
+from relay.parcel import Refused, receive, unpack
+from relay.switch import announce, read_manifest, status, withdraw
+
+_ROOM = 64 * 2**20
+"""Octets that stay free on the disk."""
+
+
+class Updates:
+    """Handles `GET /bundle` and `PUT /bundle?id=…&downgrade=…`.
+
+    Args:
+        system: the relay.
+    """
+
+    def __init__(self, system: System | None = None) -> None:
+        self._system = system or System()
+        self._one = threading.Lock()
+
+    def __call__(self, request: Request) -> Response:
+        """Say how it stands with the relay's software, or take other software.
+
+        What was taken is tried after the answer, which says 202, or 200 when it runs already.
+        """
+        match request.method, request.path:
+            case "GET", bundle if bundle == PATH:
+                return Response.of(status(self._system))
+            case "PUT", bundle if bundle == PATH:
+                return self._take_alone(request)
+            case method, path:
+                return Response.refuse(HTTPStatus.NOT_FOUND, f"there is no {method} {path}")
+
+    def _take_alone(self, request: Request) -> Response:
+        if not self._one.acquire(blocking=False):
+            return Response.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "another bundle is just coming in")
+        try:
+            return self._take(request, request.query.get(IDENTIFIER, ""))
+        except Refused as refused:
+            return Response.refuse(HTTPStatus.BAD_REQUEST, str(refused))
+        except Failure as failure:
+            return Response.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(failure))
+        except OSError as error:
+            return Response.refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"the bundle was not kept: {error.strerror}")
+        finally:
+            self._one.release()
+
+    def _take(self, request: Request, identifier: str) -> Response:
+        known = status(self._system)
+        if known.state is BundleState.TRYING:
+            return Response.refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE, "another bundle is being tried; it takes two minutes at most"
+            )
+        if known.bundle == identifier:
+            return Response.of(known)
+        base = self._system.base
+        if (free := shutil.disk_usage(base).free) < 3 * request.body.length + _ROOM:
+            return Response.refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"the relay's disk has only {free:,} octets left")
+        incoming = base / ".incoming"
+        try:
+            receive(request.body, request.body.length, identifier, incoming)
+            folder = unpack(incoming, base, identifier)
+        finally:
+            incoming.unlink(missing_ok=True)
+        try:
+            ours, other = read_manifest(self._system, known.bundle), read_manifest(self._system, identifier)
+        except Failure as failure:
+            shutil.rmtree(folder)
+            raise Refused(str(failure)) from None
+        if other.is_older_than(ours) and request.query.get(DOWNGRADE) != "yes":
+            shutil.rmtree(folder)
+            problem = f"home brings version {other.version}, and here is {ours.version}, which is newer"
+            return Response.refuse(HTTPStatus.PRECONDITION_FAILED, problem)
+        announce(self._system, identifier)
+        try:
+            self._system.run("systemctl", "start", "--no-block", "darkpipe-switch.service")
+        except Failure:
+            withdraw(self._system)
+            raise
+        return Response.of(status(self._system), HTTPStatus.ACCEPTED)
+
+
+def apply_settings(system: System | None = None) -> None:
+    """Bring the relay's files and services to what settings say now; they were written before.
+
+    Raises:
+        Failure: it did not work; the text says what.
+    """
+    # A unit of its own: the agent that asks may not write to /etc, and may be started again by this.
+    unit = ("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--unit=darkpipe-apply", "--")
+    (system or System()).run(*unit, "/opt/darkpipe/current/run", "relay.install", "apply")
