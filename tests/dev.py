@@ -41,8 +41,8 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
 
     A tier is a folder below tests/. The tests end after the first tier that fails. `./dev test fresh` is another
     thing: both commands of the README in fresh Debian systems; `./dev test reproducible` and `./dev test foreign`
-    compare package layers; `./dev test relay` makes relays of several Debian versions; `./dev test pair` lets a relay and
-    its home find each other.
+    compare package layers; `./dev test relay` makes relays of several Debian versions; `./dev test pair` lets a relay
+    and its home find each other.
 
     \b
     Examples:
