@@ -18,6 +18,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
+from home.bucket import Bucket
 from model.bucket import HEAD
 from model.control import QueuedItem, QueueSettings
 from model.envelope import Envelope
@@ -302,3 +303,40 @@ def test_what_was_answered_with_250_is_whole_after_a_kill_at_any_time(service: S
         relay.place.stop()
     assert taken
     assert set(taken) <= set(kept)
+
+
+def test_mail_outlives_the_relay_when_everything_goes_into_the_bucket(server: Server) -> None:
+    """The relay and its disk are gone; home has nothing but the bucket."""
+    settings = replace(_SETTINGS, endpoint=server.endpoint, prefix="through/", mode=Mode.WRITE_THROUGH)
+    messages = [f"Subject: {number}\r\n\r\n".encode() + os.urandom(300_000).hex().encode() for number in range(5)]
+    with scratch_folder() as folder:
+        service = Service(folder, settings, budget=10**9)
+        service.start()
+        for message in messages:
+            _until(partial(_sent, service, message))
+        service.kill()
+    bucket = Bucket(Objects(open_store(settings), settings.prefix), settings.seal, {})
+    ((leftover,), problems) = bucket.leftovers()
+    assert (problems, leftover.problems) == ([], ())
+    found = []
+    for item in leftover.items:
+        into = BytesIO()
+        bucket.download(leftover.folder, item, into)
+        opened = BytesIO(pyrage.decrypt(into.getvalue(), [_HOME]))
+        Envelope.read(opened)
+        found.append(opened.read())
+    assert found == [message + b"\r\n" for message in messages]
+    bucket.remove(leftover.folder, leftover.items)
+    bucket.close(leftover.folder)
+    assert bucket.leftovers() == ([], [])
+
+
+def _sent(service: Service, message: bytes) -> bool:
+    """Send a message as a sender does who comes again: at first the relay has not looked at its bucket."""
+    try:
+        service.send(message)
+    except smtplib.SMTPResponseException as error:
+        if error.smtp_code == 452:
+            return False
+        raise
+    return True
