@@ -6,43 +6,18 @@ bootstrap, whose relay half travels in the user-data and whose home half in the 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from model import names
+from model.wireguard import HOME_INTERFACE, LISTEN_PORT, MTU, RELAY_INTERFACE, check_key
 
-HOME_INTERFACE = "relay0"
-"""The tunnel's network interface at home, named after what is at its other end."""
-
-RELAY_INTERFACE = "home0"
-"""The same on the relay."""
-
-LISTEN_PORT = 51820
-"""UDP port on which the relay listens; home has none of its own and is found by the packets that it sends."""
-
-MTU = 1280
-"""Octets of the largest packet inside the tunnel, the least that IPv6 allows (RFC 8200 §5).
-
-With WireGuard's 60 (IPv4) or 80 octets (IPv6) around it, it passes where 1360 octets do: PPPoE, DS-Lite, LTE, and most
-tunnels that a provider hides. A larger one gains 8 % at best and is lost in a path that swallows "packet too big".
-"""
+__all__ = ["HOME_FILE", "HOME_INTERFACE", "LISTEN_PORT", "MTU", "RELAY_INTERFACE", "Addresses", "HomeEnd", "RelayEnd"]
 
 HOME_FILE = "relay.json"
 """Name of home's file, on the boot partition while it is a seed and in the folder of the agent's data later."""
-
-
-def _key(text: str) -> str:
-    try:
-        decoded = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        decoded = b""
-    if len(decoded) != 32 or base64.b64encode(decoded).decode() != text:
-        raise ValueError("expected a WireGuard key: 32 octets in base64, as `wg genkey` prints it")
-    return text
 
 
 def _tunnel4(address: IPv4Address) -> IPv4Address:
@@ -57,7 +32,7 @@ def _tunnel6(address: IPv6Address) -> IPv6Address:
     return address
 
 
-Key = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$"})]
+Key = Annotated[str, AfterValidator(check_key), WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9+/]{43}=$"})]
 Address4 = Annotated[IPv4Address, AfterValidator(_tunnel4)]
 Address6 = Annotated[IPv6Address, AfterValidator(_tunnel6)]
 

@@ -1,0 +1,136 @@
+"""What home and relay tell each other to change to new keys: pairing, which is the first change, and each later one.
+
+Both make a new pair of WireGuard keys and a new key and certificate for the control plane, each where it is used. Home
+offers (`POST /exchange` in the bootstrap's tunnel, `POST /rotate` in a paired one), the relay answers, both change, and
+home confirms over the new tunnel (`POST /confirm`). Until then each can go back to what both had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from model.control import Message
+from model.control_tls import CertificateError, certificate_of
+from model.wireguard import check_key
+
+ID_DIGITS = 32
+
+CLOCKS_APART = 3600
+"""Seconds by which the clocks of home and relay may differ."""
+
+
+def check_id(text: str) -> str:
+    """Give back an id of home or relay.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(text) != ID_DIGITS or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"expected an id of {ID_DIGITS} hexadecimal digits")
+    return text
+
+
+def check_pair(home4: str, relay4: str) -> None:
+    """See whether two addresses can be the ends of the tunnel in IPv4.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not isinstance(home4, str) or not isinstance(relay4, str):
+        raise ValueError("home4, relay4: expected texts")  # IPv4Address takes numbers, too
+    found = IPv4Address(home4), IPv4Address(relay4)
+    if found[0] == found[1] or any(not one.is_private or one.is_loopback or one.is_link_local for one in found):
+        raise ValueError(f"found {home4} and {relay4}, expected two private IPv4 addresses (RFC 1918)")
+
+
+def _check_certificate(pem: str) -> None:
+    try:
+        certificate_of(pem)
+    except CertificateError as error:
+        raise ValueError(str(error)) from None
+    if "PRIVATE KEY" in pem:
+        raise ValueError("found a private key, which stays where it was made")
+
+
+@dataclass(frozen=True)
+class Offer(Message):
+    """What home offers. The same offer may come any number of times, and gets the same answer.
+
+    Args:
+        home: its id.
+        epoch: of home.
+        key: home's next public WireGuard key.
+        certificate: home's next one, PEM.
+        home4, relay4: the tunnel's addresses in IPv4, which avoid home's own networks.
+        clock: home's, seconds since 1970.
+    """
+
+    home: str
+    epoch: int
+    key: str
+    certificate: str
+    home4: str
+    relay4: str
+    clock: int
+
+    def __post_init__(self) -> None:
+        check_id(self.home)
+        check_key(self.key)
+        _check_certificate(self.certificate)
+        check_pair(self.home4, self.relay4)
+        if not isinstance(self.epoch, int) or self.epoch < 0 or not isinstance(self.clock, int):
+            raise ValueError("epoch, clock: expected numbers")
+
+
+@dataclass(frozen=True)
+class Counter(Message):
+    """The relay's answer to an offer.
+
+    Args:
+        relay: its id.
+        key: the relay's next public WireGuard key.
+        certificate: the relay's next one, PEM.
+    """
+
+    relay: str
+    key: str
+    certificate: str
+
+    def __post_init__(self) -> None:
+        check_id(self.relay)
+        check_key(self.key)
+        _check_certificate(self.certificate)
+
+
+@dataclass(frozen=True)
+class Confirm(Message):
+    """Home is in the new tunnel; `key` is the public WireGuard key that it is there with."""
+
+    key: str
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+
+
+@dataclass(frozen=True)
+class AgentState(Message):
+    """Answer to `GET /state` of the agent.
+
+    Args:
+        protocol: version that it speaks.
+        software: id of the bundle that runs; empty when it is none.
+        paired: whether it belongs to a home.
+        clock: the relay's, seconds since 1970.
+        recipients: version of the list that it has; 0 for none.
+        settings: version of the settings that it has; 0 for none.
+        home_epoch: of the home that it serves.
+    """
+
+    protocol: int
+    software: str
+    paired: bool
+    clock: int
+    recipients: int = 0
+    settings: int = 0
+    home_epoch: int = 0

@@ -1,0 +1,308 @@
+"""Home, relay, and what is between them: for the tests of pairing, without sockets, clocks and disks.
+
+Each side has a disk, a state in memory that a power cut wipes, and the real machine. What an event leads to is written to
+the disk first, and then done; `hasty` does it the other way round, which is the fault that the tests have to find.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+from ipaddress import IPv4Network
+
+from home import pairing as home
+from home import pairing_file as home_file
+from model.pairing import Confirm, Counter, Offer
+from model.tunnel import HomeEnd
+from relay import pairing as relay
+from relay import pairing_file as relay_file
+from tests.unit.certificates import some_certificates
+
+_numbers = itertools.count(1)
+_ZERO = "A" * 43 + "="
+
+
+def _key(number: int) -> tuple[str, str]:
+    """Give a pair of WireGuard keys: here, the public half is the private one in another place of the alphabet."""
+    text = f"{number:042d}"
+    return f"{text}A=", f"{text}E="
+
+
+@cache
+def bootstrap_keys() -> tuple[str, str, str, str]:
+    """Give home's and the relay's keys of the bootstrap: private, public, private, public."""
+    return *_key(next(_numbers)), *_key(next(_numbers))
+
+
+class PowerCut(Exception):
+    """Here the power went."""
+
+
+@dataclass
+class Cut:
+    """When the power goes: after so many steps of the disk and of actions; never when negative."""
+
+    after: int = -1
+
+    def step(self) -> None:
+        if self.after == 0:
+            self.after = -1
+            raise PowerCut
+        self.after -= 1 if self.after > 0 else 0
+
+
+@dataclass
+class RelaySide:
+    """A relay."""
+
+    disk: str = ""
+    written: relay.Kept | None = None
+    hasty: bool = False
+    state: relay.State | None = None
+    in_use: relay.Keys | None = None
+    published: tuple[str, int] = ("", 0)
+    cut: Cut = field(default_factory=Cut)
+    relay_id: str = ""
+
+    def boot(self, now: float) -> None:
+        if not self.disk:
+            _, home_public, own, public = bootstrap_keys()
+            self.relay_id = self.relay_id or f"{next(_numbers):032x}"
+            base = relay.Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")
+            self.disk = relay_file.dump(relay.Kept(self.relay_id, base))
+        self.written = relay_file.load(self.disk)
+        self.state = relay.State(self.written)
+        self.happen(relay.Start())
+        self.happen(relay.Tick(now))
+
+    def die(self) -> None:
+        self.state = self.in_use = None
+
+    def happen(self, event: relay.Event) -> Counter | Confirm | relay.Refuse | None:
+        """Let an event happen; gives what home is answered."""
+        assert self.state
+        self.state, actions = relay.step(self.state, event)
+        answer = None
+        try:
+            if not self.hasty:
+                self._persist()
+            for action in actions:
+                self.cut.step()
+                match action:
+                    case relay.Use(keys):
+                        self.in_use = keys
+                    case relay.Publish():
+                        self.published = (self.state.kept.home, self.state.kept.epoch)
+                    case relay.Answer(message):
+                        assert isinstance(message, Counter | Confirm)
+                        answer = message
+                    case relay.Refuse():
+                        return action
+            if self.hasty:
+                # What is answered is on its way before the disk has it.
+                try:
+                    self._persist()
+                except PowerCut:
+                    self.die()
+        except PowerCut:
+            self.die()
+            return None
+        return answer
+
+    def _persist(self) -> None:
+        assert self.state
+        if self.state.kept != self.written:
+            self.cut.step()
+            self.disk, self.written = relay_file.dump(self.state.kept), self.state.kept
+
+
+@dataclass
+class HomeSide:
+    """A home."""
+
+    disk: str = ""
+    written: home.Kept | None = None
+    state: home.State | None = None
+    cut: Cut = field(default_factory=Cut)
+    wishes: list[home.Action] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    claims: int = 0
+
+    def boot(self, now: float) -> None:
+        if not self.disk:
+            self.disk = home_file.dump(home_file.Document(_bootstrap(), home.Kept(f"{next(_numbers):032x}")))
+        self.written = home_file.load(self.disk).kept
+        self.state = home.State(self.written)
+        self.happen(home.Start(now))
+        if self.state and self.state.kept.base is None:
+            self.happen(home.Change(now, make_own()))
+
+    def die(self) -> None:
+        self.state, self.wishes = None, []
+
+    def happen(self, event: home.Event) -> None:
+        assert self.state
+        self.state, actions = home.step(self.state, event)
+        try:
+            kept = self.state.kept
+            if kept != self.written:
+                self.cut.step()
+                self.disk, self.written = home_file.dump(home_file.Document(_bootstrap(), kept)), kept
+            for action in actions:
+                self.cut.step()
+                if isinstance(action, home.Ask | home.AskToConfirm):
+                    self.wishes.append(action)
+                if isinstance(action, home.Tell):
+                    self.told.append(action.text)
+        except PowerCut:
+            self.die()
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """Home's own public key and the relay's, as the tunnel uses them."""
+        assert self.state
+        kept = self.state.kept
+        keys = {home.Which.BASE: kept.base, home.Which.NEXT: kept.following, home.Which.BOOTSTRAP: None}[
+            self.state.using
+        ]
+        _, home_public, _, relay_public = bootstrap_keys()
+        return (keys.own.public, keys.relay.key) if keys else (home_public, relay_public)
+
+    @property
+    def certificates(self) -> tuple[str, str]:
+        """Home's own certificate and the relay's that it expects; empty in the bootstrap."""
+        assert self.state
+        kept = self.state.kept
+        keys = kept.following if self.state.using is home.Which.NEXT else kept.base
+        return (keys.own.certificate, keys.relay.certificate) if keys else ("", "")
+
+
+def make_own(home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> home.Own:
+    """Make what home makes for an offer."""
+    key, public = _key(next(_numbers))
+    pem, certificate = some_certificates()[next(_numbers) % 4]
+    return home.Own(key, public, pem, certificate, home4, relay4)
+
+
+@cache
+def _bootstrap() -> HomeEnd:
+    own, _, _, relay_public = bootstrap_keys()
+    return HomeEnd.model_validate(
+        {
+            "private_key": own,
+            "relay_key": relay_public,
+            "relay": "mx.example.com",
+            "addresses": {"home4": "10.200.0.1", "relay4": "10.200.0.0", "home6": "fd99::2", "relay6": "fd99::1"},
+        }
+    )
+
+
+@dataclass
+class World:
+    """One relay, and homes that have its bootstrap."""
+
+    relay: RelaySide
+    homes: list[HomeSide]
+    now: float = 1000.0
+    clock_skew: int = 0
+    lose_requests: int = 0
+    lose_answers: int = 0
+    linked: bool = True
+    sent: list[tuple[HomeSide, tuple[str, str], Offer | Confirm]] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, homes: int = 1, *, hasty: bool = False) -> World:
+        world = cls(RelaySide(hasty=hasty), [HomeSide() for _ in range(homes)])
+        world.relay.boot(world.now)
+        for one in world.homes:
+            one.boot(world.now)
+        return world
+
+    def is_up(self, one: HomeSide) -> bool:
+        """Tell whether the tunnel of a home is up: both use keys that belong together."""
+        used = self.relay.in_use
+        return bool(self.linked and one.state and used and one.keys == (used.home_key, used.own_public))
+
+    def wait(self, seconds: float, step: float = 1.0) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            if self.relay.state:
+                self.relay.happen(relay.Tick(self.now))
+            for one in self.homes:
+                if one.state:
+                    one.happen(home.Tick(self.now, self.is_up(one)))
+                while one.state and one.wishes:
+                    self._ask(one, one.wishes.pop(0))
+
+    def deliver_again(self, number: int) -> None:
+        """Deliver a request once more that has been sent before, as far as the tunnel that it was in is still there."""
+        if not self.sent:
+            return
+        one, certificates, message = self.sent[number % len(self.sent)]
+        if self.is_up(one) and one.certificates == certificates:
+            self._serve(message, certificates)
+
+    def _ask(self, one: HomeSide, wish: home.Action) -> None:
+        assert one.state
+        kept = one.state.kept
+        message: Offer | Confirm
+        if isinstance(wish, home.Ask):
+            message = home.offer_of(kept, wish.own, int(self.now) + self.clock_skew)
+        else:
+            assert isinstance(wish, home.AskToConfirm)
+            message = wish.confirm
+        certificates = one.certificates
+        self.sent.append((one, certificates, message))
+        answer = None
+        if self.is_up(one):
+            if self.lose_requests:
+                self.lose_requests -= 1
+            else:
+                answer = self._serve(message, certificates)
+        if answer and self.lose_answers:
+            self.lose_answers -= 1
+            answer = None
+        if not one.state:
+            return
+        match answer:
+            case None:
+                one.happen(home.Failed(self.now, "no answer"))
+            case Counter():
+                one.happen(home.Answered(self.now, answer))
+            case Confirm():
+                one.happen(home.Done(self.now, int(self.now)))
+            case relay.Refuse(status, problem):
+                clash = make_own("10.201.0.1", "10.201.0.0") if status == HTTPStatus.PRECONDITION_FAILED else None
+                refused = isinstance(message, Offer)
+                one.happen(home.Failed(self.now, problem, refused=refused, other=clash))
+
+    def _serve(
+        self, message: Offer | Confirm, certificates: tuple[str, str]
+    ) -> Counter | Confirm | relay.Refuse | None:
+        """Give a request to the relay, which knows who asks by tunnel and certificates."""
+        used = self.relay.in_use
+        if self.relay.state is None or used is None:
+            return None
+        own, expected = certificates
+        shown = _certificate(used.own_pem)
+        if (own, expected) != (used.home_certificate, shown):
+            return None  # TLS
+        if isinstance(message, Confirm):
+            return self.relay.happen(relay.Confirmed(message)) if own else None
+        made = make_own()
+        event = relay.Offered(
+            self.now,
+            int(self.now),
+            Offer.read(message.to_json()),
+            [IPv4Network("192.0.2.0/24")],
+            relay.Made(made.key, made.public, made.pem, made.certificate),
+        )
+        return self.relay.happen(event)
+
+
+def _certificate(pem: str) -> str:
+    return next((certificate for made, certificate in some_certificates() if made == pem), "")
