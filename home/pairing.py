@@ -148,7 +148,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Claim:
-    """The owner agrees that a relay is claimed that was built anew; or there is another relay, with another bootstrap."""
+    """The owner agrees that a relay is claimed that was built anew, or has another one, with another bootstrap."""
 
     now: float
     own: Own
@@ -237,7 +237,7 @@ class Tell:
 Action: TypeAlias = Use | Ask | AskToConfirm | Publish | Tell
 
 
-def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noqa: PLR0911  one for each event
     """Say what an event leads to.
 
     Returns:
@@ -268,7 +268,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             return _failed(state, event)
 
 
-def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, ...]]:
+def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, ...]]:  # noqa: PLR0911  one for each case
     if state.using is Which.BOOTSTRAP:
         return _probe(state, now, up=up)
     kept = state.kept

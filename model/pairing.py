@@ -31,7 +31,7 @@ def check_id(text: str) -> str:
     return text
 
 
-def check_pair(home4: str, relay4: str) -> None:
+def check_pair(home4: object, relay4: object) -> None:
     """See whether two addresses can be the ends of the tunnel in IPv4.
 
     Raises:
@@ -42,6 +42,11 @@ def check_pair(home4: str, relay4: str) -> None:
     found = IPv4Address(home4), IPv4Address(relay4)
     if found[0] == found[1] or any(not one.is_private or one.is_loopback or one.is_link_local for one in found):
         raise ValueError(f"found {home4} and {relay4}, expected two private IPv4 addresses (RFC 1918)")
+
+
+def _check_number(number: object) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ValueError("epoch, clock: expected numbers")
 
 
 def _check_certificate(pem: str) -> None:
@@ -79,8 +84,8 @@ class Offer(Message):
         check_key(self.key)
         _check_certificate(self.certificate)
         check_pair(self.home4, self.relay4)
-        if not isinstance(self.epoch, int) or self.epoch < 0 or not isinstance(self.clock, int):
-            raise ValueError("epoch, clock: expected numbers")
+        for number in (self.epoch, self.clock):
+            _check_number(number)
 
 
 @dataclass(frozen=True)

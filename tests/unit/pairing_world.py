@@ -1,7 +1,7 @@
 """Home, relay, and what is between them: for the tests of pairing, without sockets, clocks and disks.
 
-Each side has a disk, a state in memory that a power cut wipes, and the real machine. What an event leads to is written to
-the disk first, and then done; `hasty` does it the other way round, which is the fault that the tests have to find.
+Each side has a disk, a state in memory that a power cut wipes, and the real machine. What an event leads to is written
+to the disk first, and then done; `hasty` does it the other way round, which is the fault that the tests have to find.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from model.pairing import Confirm, Counter, Offer
 from model.tunnel import HomeEnd
 from relay import pairing as relay
 from relay import pairing_file as relay_file
+from relay.pairing import Refuse
 from tests.unit.certificates import some_certificates
 
 _numbers = itertools.count(1)
@@ -80,7 +81,7 @@ class RelaySide:
     def die(self) -> None:
         self.state = self.in_use = None
 
-    def happen(self, event: relay.Event) -> Counter | Confirm | relay.Refuse | None:
+    def happen(self, event: relay.Event) -> Counter | Confirm | Refuse | None:
         """Let an event happen; gives what home is answered."""
         assert self.state
         self.state, actions = relay.step(self.state, event)
@@ -98,7 +99,7 @@ class RelaySide:
                     case relay.Answer(message):
                         assert isinstance(message, Counter | Confirm)
                         answer = message
-                    case relay.Refuse():
+                    case Refuse():
                         return action
             if self.hasty:
                 # What is answered is on its way before the disk has it.
@@ -136,11 +137,15 @@ class HomeSide:
         self.written = home_file.load(self.disk).kept
         self.state = home.State(self.written)
         self.happen(home.Start(now))
-        if self.state and self.state.kept.base is None:
+        if self.is_on and self.state.kept.base is None:
             self.happen(home.Change(now, make_own()))
 
     def die(self) -> None:
         self.state, self.wishes = None, []
+
+    @property
+    def is_on(self) -> bool:
+        return self.state is not None
 
     def happen(self, event: home.Event) -> None:
         assert self.state
@@ -266,7 +271,7 @@ class World:
         if answer and self.lose_answers:
             self.lose_answers -= 1
             answer = None
-        if not one.state:
+        if not one.is_on:
             return
         match answer:
             case None:
@@ -275,14 +280,12 @@ class World:
                 one.happen(home.Answered(self.now, answer))
             case Confirm():
                 one.happen(home.Done(self.now, int(self.now)))
-            case relay.Refuse(status, problem):
+            case Refuse(status, problem):
                 clash = make_own("10.201.0.1", "10.201.0.0") if status == HTTPStatus.PRECONDITION_FAILED else None
                 refused = isinstance(message, Offer)
                 one.happen(home.Failed(self.now, problem, refused=refused, other=clash))
 
-    def _serve(
-        self, message: Offer | Confirm, certificates: tuple[str, str]
-    ) -> Counter | Confirm | relay.Refuse | None:
+    def _serve(self, message: Offer | Confirm, certificates: tuple[str, str]) -> Counter | Confirm | Refuse | None:
         """Give a request to the relay, which knows who asks by tunnel and certificates."""
         used = self.relay.in_use
         if self.relay.state is None or used is None:

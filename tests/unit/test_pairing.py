@@ -13,7 +13,7 @@ from home import pairing as home
 from home import pairing_file as home_file
 from relay import pairing as relay
 from relay import pairing_file as relay_file
-from tests.unit.pairing_world import HomeSide, World, make_own
+from tests.unit.pairing_world import HomeSide, RelaySide, World, make_own
 
 _CALM = 400
 """Seconds without a fault in which both have met, whatever was before."""
@@ -33,7 +33,8 @@ def _copy(world: World) -> World:
     calm = copy.deepcopy(world)
     calm.lose_requests = calm.lose_answers = calm.clock_skew = 0
     calm.linked = True
-    for side in (calm.relay, *calm.homes):
+    sides: list[HomeSide | RelaySide] = [calm.relay, *calm.homes]
+    for side in sides:
         side.cut.after = -1
         if side.state is None:
             side.boot(calm.now)
@@ -293,7 +294,8 @@ class Pairing(RuleBasedStateMachine):
 
     @rule()
     def whoever_is_off_starts(self) -> None:
-        for side in (self.world.relay, *self.world.homes):
+        sides: list[HomeSide | RelaySide] = [self.world.relay, *self.world.homes]
+        for side in sides:
             if side.state is None:
                 side.boot(self.world.now)
 
