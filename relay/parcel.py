@@ -99,6 +99,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
     content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
         raise Refused(f"the bundle has something else than files and folders: {member.name!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
         shutil.copyfileobj(content, file)
     target.chmod(0o755 if member.mode & 0o100 else 0o644)

@@ -69,6 +69,15 @@ class Ends:
 
         return self.home.call(act)
 
+    def send(self, bundle: Carried) -> None:
+        """Bring other software, and do not wait for what comes of it."""
+
+        def act() -> None:
+            with self._client() as client, bundle.path.open("rb") as file:
+                client.request("PUT", f"/bundle?id={bundle.id}", file)
+
+        self.home.call(act)
+
     def push(self, settings: QueueSettings) -> None:
         """Push home's settings."""
 

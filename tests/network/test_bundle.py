@@ -15,8 +15,7 @@ import pytest
 from builder.bootstrap import make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
-from home.bundle import Carried, NotInstalled, bring
-from home.control_client import ControlClient, Home
+from home.bundle import Carried, NotInstalled
 from home.control_errors import ControlFailure, Refused
 from model.bundle import BundleState
 from model.document import parse_site
@@ -137,11 +136,10 @@ def test_a_power_cut_in_a_trial_brings_the_one_before_back(ends: Ends, internet:
     before = ends.current()
     text = (SOURCE / _UNIT).read_text().replace("Description=DarkPipe:", "Description=DarkPipe, other:")
     slow = ends.bundle("slow", agent="import time; time.sleep(10**6)\n", **{_UNIT: text})
-    started = ends.home.start(_quietly, ends.relay, slow)
+    ends.send(slow)
     wait_for(lambda: ends.current() == slow.id, "the trial")
     wait_for(lambda: "other" in ends.vps.run("systemctl", "cat", "darkpipe-agent"), "its files")
     ends.vps.pull_plug()
-    started.result()
     ends.vps.start()
     assert ends.current() == before
     assert "other" not in ends.vps.run("systemctl", "cat", "darkpipe-agent")
@@ -149,9 +147,3 @@ def test_a_power_cut_in_a_trial_brings_the_one_before_back(ends: Ends, internet:
     status = json.loads(ends.vps.run("cat", "/var/lib/darkpipe/bundle.json"))
     assert (status["state"], status["other"]) == ("refused", slow.id)
     assert not (ends.vps.files / "var/lib/darkpipe/trial.json").exists()
-
-
-def _quietly(relay: str, bundle: Carried) -> None:
-    """Until the machine is switched off."""
-    with suppress(ControlFailure), ControlClient((relay, 2601), Home("", 0), None) as client:
-        bring(client, bundle)
