@@ -14,6 +14,7 @@ from home.dkim_command import dkim
 from home.dns_commands import dns_group
 from home.domain_commands import domain
 from home.preflight_command import preflight_command
+from home.quarantine_commands import quarantine
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store
@@ -85,7 +86,7 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group):
+for group in (domain, user, alias, dkim, dns_group, quarantine):
     main.add_command(group)
 main.add_command(preflight_command)
 main.add_command(status)

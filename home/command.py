@@ -15,6 +15,9 @@ from firstboot.console import announce
 from firstboot.partitions import DiskError
 from firstboot.seed import SeedError
 from home.configure import InForce, Show, change_accounts, passwords_text
+from home.drain_letter import LetterError
+from home.quarantine import QuarantineError
+from home.quarantine_release import ReleaseError
 from home.queue_keys import QueueKeyError
 from home.services import ServiceError, end_sessions, restart
 from home.store import Store, StoreError
@@ -43,8 +46,11 @@ EXPECTED = (
     ConsoleError,
     DiskError,
     DkimError,
+    LetterError,
     OSError,
+    QuarantineError,
     QueueKeyError,
+    ReleaseError,
     RenderError,
     SeedError,
     ServiceError,

@@ -34,6 +34,18 @@ class Reading(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Problem(Reading):
+    """Something that is not as it should be.
+
+    Args:
+        blocks_mail: whether no mail can be received because of it.
+    """
+
+    found: str
+    remedy: str
+    blocks_mail: bool = False
+
+
 class Disk(Reading):
     """The file system with the data.
 

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from home.drain_status import Waiting, read_waiting, waiting_problems
 from home.readings import (
     FULL,
     Clock,
     Configuration,
     Disk,
     Image,
+    Problem,
     Queue,
     Reading,
     Unit,
@@ -84,18 +86,6 @@ class CertificateState(Reading):
     self_signed: bool
 
 
-class Problem(Reading):
-    """Something that is not as it should be.
-
-    Args:
-        blocks_mail: whether no mail can be received because of it.
-    """
-
-    found: str
-    remedy: str
-    blocks_mail: bool = False
-
-
 class Status(Reading):
     """All of it, as `darkpipe status --json` prints it.
 
@@ -114,6 +104,7 @@ class Status(Reading):
     certificates: tuple[CertificateState, ...]
     clock: Clock
     tunnel: Tunnel | None
+    waiting: Waiting | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +137,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     disks, queues, clocks = begin(read_disk, store.data / "darkpipe"), begin(read_queue), begin(read_clock)
     configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
-    signing = begin(_dkim_faults, store)
+    signing, waits = begin(_dkim_faults, store), begin(read_waiting)
 
     findings = examine(stack)
     queue = _or(queues, end, None)
@@ -164,6 +155,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     )
     _judge(signing, end, "the keys for signing", _dkim_problems, problems)
     problems += _clock_problems(clock)
+    waiting = _judge(waits, end, "the quarantine", waiting_problems, problems)
     tunnel = read_tunnel()
     problems += _tunnel_problems(tunnel)
     return Status(
@@ -177,6 +169,7 @@ def read_status(stack: Stack, store: Store) -> Status:
         certificates=certified[0] if certified else (),
         clock=clock,
         tunnel=tunnel,
+        waiting=waiting,
     )
 
 

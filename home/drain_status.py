@@ -1,0 +1,64 @@
+"""The drain and its quarantine, for the status of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from home.drain_state import STATE, Doing, Drained, read_drained
+from home.quarantine import FOLDER, Kind, Quarantine
+from home.readings import Problem, Reading
+
+
+class Waiting(Reading):
+    """What comes by way of the relay's queue.
+
+    Args:
+        drain: what the drain does; None when it does not say.
+        refused: messages in quarantine that the mail server had refused.
+        sealed: items in quarantine that cannot be opened.
+        damaged: files in quarantine that cannot be read.
+    """
+
+    drain: Drained | None
+    refused: int
+    sealed: int
+    damaged: int
+
+
+def read_waiting(state: Path = STATE, folder: Path = FOLDER) -> Waiting:
+    """Read it.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    kept, broken = Quarantine(folder).all() if folder.is_dir() else ((), ())
+    sealed = sum(one.kind is Kind.SEALED for one in kept)
+    return Waiting(drain=read_drained(state), refused=len(kept) - sealed, sealed=sealed, damaged=len(broken))
+
+
+def waiting_problems(waiting: Waiting) -> Iterator[Problem]:
+    """Give what is wrong."""
+    drain = waiting.drain
+    if drain is not None and drain.trouble and drain.doing in {Doing.PAUSED, Doing.FENCED}:
+        yield Problem(
+            found=f"mail that waits on the relay does not come: {drain.trouble}",
+            remedy="see more: journalctl -b -u darkpipe-drain",
+        )
+    if drain is not None and drain.relay is not None:
+        for fault in drain.relay.faults:
+            yield Problem(found=f"the relay says: {fault.found}", remedy=fault.remedy)
+    if waiting.refused:
+        yield Problem(
+            found=f"{waiting.refused} messages that waited on the relay were refused here and lie in quarantine",
+            remedy="see which, and release or delete them: darkpipe quarantine list",
+        )
+    if waiting.sealed:
+        yield Problem(
+            found=f"{waiting.sealed} items from the relay cannot be opened and lie in quarantine",
+            remedy="see why: darkpipe quarantine list; unless keys are missing here, somebody may have forged them",
+        )
+    if waiting.damaged:
+        yield Problem(
+            found=f"{waiting.damaged} files in quarantine cannot be read", remedy=f"look at them: ls {FOLDER}"
+        )

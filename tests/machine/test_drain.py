@@ -1,0 +1,251 @@
+"""What waited on the relay comes home: by a real tunnel, from the relay's real queue, to real Postfix and Dovecot."""
+
+from __future__ import annotations
+
+import email.utils
+import imaplib
+import json
+import re
+import smtplib
+import socket
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from home.queue_keys import IDENTITIES
+from home.relay_peer import CONTROL, PEER, RELAY, Peer
+from model.control import QUEUE_PORT
+from model.control_tls import Pins, certificate_command, certificate_of
+from model.envelope import Envelope
+from relay.control_server import ControlServer
+from relay.fence import Identity
+from relay.queue_api import QueueApi
+from tests import mail
+from tests.drain import HOME, LocalRelay, envelope
+from tests.machine.conftest import PASSWORD, SEED
+from tests.machine.machine import HOME_ADDRESS, STRANGER_ADDRESS, Client, Machine, wait_for
+from tests.machine.relay import ADDRESSES, put_home_end, relay_behind
+from tests.machine.relay import RELAY as RELAY_ADDRESS
+
+_HOME_ID, _RELAY_ID = "a" * 32, "b" * 32
+_CLIENT = "198.51.100.77"
+"""Who has sent to the relay; sender.example lets nobody else send (SPF)."""
+
+_UNBOUND = "/data/darkpipe/config/current/unbound/unbound.conf"
+_NAMES = f"""
+server:
+    local-zone: "sender.example." static
+    local-data: "sender.example. IN MX 10 mail.sender.example."
+    local-data: "mail.sender.example. IN A {_CLIENT}"
+    local-data-ptr: "{_CLIENT} mail.sender.example"
+    local-data: 'sender.example. IN TXT "v=spf1 ip4:{_CLIENT} -all"'
+    local-zone: "." typetransparent
+    local-data: ". IN NS a.root.invalid."
+"""
+
+
+class _Queue(LocalRelay):
+    """The relay's queue, on the relay's end of the tunnel.
+
+    Args:
+        listener: there.
+        keys: folder with keys and certificates of both.
+    """
+
+    def __init__(self, folder: Path, listener: socket.socket, keys: Path) -> None:
+        super().__init__(folder)
+        self.identity = Identity(_RELAY_ID, _HOME_ID, 1)
+        pins = Pins(keys / "relay-own.pem", (keys / "home.pem").read_text(), server=True)
+        api = QueueApi(self.queue.spool, self.queue.presence, self.queue.status)
+        self.server = ControlServer(listener, lambda: pins, lambda: self.identity, api)
+        threading.Thread(target=self.server.serve, daemon=True).start()
+
+    def wait_until_empty(self) -> None:
+        """Wait until home has taken everything."""
+        wait_for(lambda: not self.waits, "an empty queue")
+
+
+def _make_keys(folder: Path) -> None:
+    """Make both ends' keys, as pairing leaves them."""
+    for name, own, public in (("home", CONTROL, "home.pem"), ("relay", "relay-own.pem", RELAY)):
+        made = subprocess.run(certificate_command(name), capture_output=True, text=True, check=True).stdout
+        (folder / own).write_text(made)
+        (folder / public).write_text(certificate_of(made))
+
+
+@pytest.fixture(scope="module")
+def home(new_machine: Callable[[str], Machine]) -> Iterator[Machine]:
+    """A device with a relay."""
+    machine = new_machine(f"{SEED}relays: [{{address: {RELAY_ADDRESS}, offline: tempfail}}]\n").start()
+    machine.run("chmod", "0666", "/dev/net/tun")
+    machine.run("tee", "-a", _UNBOUND, stdin=_NAMES.encode())
+    machine.run("systemctl", "restart", "unbound")
+    yield machine
+    machine.stop()
+
+
+@pytest.fixture(scope="module")
+def queue(home: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Queue]:
+    """The queue of the relay that home is paired with."""
+    keys = home.data / "pairing"
+    keys.mkdir(mode=0o700)
+    _make_keys(keys)
+    peer = Peer(home=_HOME_ID, home_epoch=1, relay=_RELAY_ID, address=ADDRESSES.relay6)
+    (keys / PEER).write_text(peer.model_dump_json())
+    (home.data / "queue-keys" / IDENTITIES).write_text(f"{HOME}\n")
+    with relay_behind(home) as relay:
+        listener = relay.client.call(socket.create_server, (str(ADDRESSES.relay6), QUEUE_PORT), family=socket.AF_INET6)
+        queue = _Queue(tmp_path_factory.mktemp("relay"), listener, keys)
+        put_home_end(home, relay.home_end(RELAY_ADDRESS))
+        home.run("systemctl", "restart", "darkpipe-drain")
+        yield queue
+        queue.server.stop()
+
+
+@pytest.fixture(scope="module")
+def lan(home: Machine) -> Iterator[Client]:
+    """A computer from which mail is read."""
+    with home.lan() as client:
+        yield client
+
+
+def _state(home: Machine) -> Any:
+    return json.loads(home.run("cat", "/run/darkpipe-drain/state.json"))
+
+
+def _envelope(*recipients: str, **changes: Any) -> Envelope:
+    client = {"ADDR": _CLIENT, "PORT": "4242", "HELO": "mail.sender.example", "PROTO": "ESMTP"}
+    return envelope(*recipients, **{"sender": "bob@sender.example", "client": client, **changes})
+
+
+def _message(subject: str, body: str = "hello") -> bytes:
+    fields = ("From: Bob <bob@sender.example>", f"Subject: {subject}", "To: alice@example.com")
+    more = (f"Date: {email.utils.localtime():%a, %d %b %Y %H:%M:%S %z}", f"Message-ID: <{subject}@sender.example>")
+    return "\r\n".join((*fields, *more, "", body, "")).encode()
+
+
+def _received(lan: Client, subject: str, user: str = "alice@example.com") -> bytes:
+    mailbox: imaplib.IMAP4_SSL = lan.call(mail.mailbox, 993, user, PASSWORD, host=HOME_ADDRESS)
+    try:
+        return mail.fetch(mailbox, subject)
+    finally:
+        mailbox.logout()
+
+
+def _count(home: Machine, subject: str) -> int:
+    return len(home.run("doveadm", "search", "-A", "mailbox", "*", "header", "Subject", subject).splitlines())
+
+
+def test_what_waited_comes_as_it_was_sent_and_the_true_client_is_judged(
+    home: Machine, queue: _Queue, lan: Client
+) -> None:
+    message = _message("as-it-was", ".\r\n..\r\n. dot\r\n" + "word " * 200 + "x" * 5000)
+    item = queue.keep(message, _envelope("alice@example.com"))
+    queue.wait_until_empty()
+    received = _received(lan, "as-it-was")
+    head, mark, rest = received.partition(f"DarkPipe-Item: {item.id}.1\r\n".encode())
+    assert mark
+    assert rest == message
+    assert rb"spf=pass" in head, head
+    assert f"({_CLIENT}" in head.decode() or f"[{_CLIENT}]" in head.decode(), head
+    wait_for(lambda: _state(home)["doing"] == "empty", "the drain to be done")
+    log = home.run("journalctl", "-b", "-u", "darkpipe-drain", "-o", "cat")
+    assert re.search(r"drained 1 messages, 0\.0 MB \([0-9.]+ messages/s, [0-9.]+ MB/s\)", log), log
+    assert "alice" not in log
+
+
+def test_another_client_fails_spf(queue: _Queue, lan: Client) -> None:
+    forged = {"ADDR": "198.51.100.78", "PORT": "1", "HELO": "mail.sender.example"}
+    queue.keep(_message("forged-client"), _envelope("alice@example.com", client=forged))
+    queue.wait_until_empty()
+    assert b"spf=fail" in _received(lan, "forged-client")
+
+
+def test_nothing_is_greylisted(queue: _Queue, lan: Client) -> None:
+    doubtful = [
+        _message(subject).replace(b"bob@sender.example>\r", b"alice@example.com>\r") for subject in ("one", "two")
+    ]
+    session = lan.call(smtplib.SMTP, HOME_ADDRESS, 25, "mx.example.net", 30, source_address=(STRANGER_ADDRESS, 0))
+    with session:
+        session.ehlo()
+        session.mail("stranger@example.net")
+        session.rcpt("alice@example.com")
+        code, text = session.data(doubtful[0])
+    assert code == 451, "it has to come again, if its sender comes itself"
+    assert b"Greylisted" in text
+    queue.keep(
+        doubtful[1], _envelope("alice@example.com", sender="stranger@example.net", client={"ADDR": "198.51.100.9"})
+    )
+    queue.wait_until_empty()
+    mailbox: imaplib.IMAP4_SSL = lan.call(mail.mailbox, 993, "alice@example.com", PASSWORD, host=HOME_ADDRESS)
+    try:
+        assert mail.fetch(mailbox, "two", "Junk")
+    finally:
+        mailbox.logout()
+
+
+def test_a_refusal_becomes_quarantine(home: Machine, queue: _Queue, lan: Client) -> None:
+    item = queue.keep(_message("for-two"), _envelope("alice@example.com", "nobody@example.com"))
+    queue.wait_until_empty()
+    assert _received(lan, "for-two")
+    kept = json.loads(home.run("cat", f"/data/drain/quarantine/{item.id}.json"))
+    assert [(one["address"], one["reply"][:9]) for one in kept["recipients"]] == [("nobody@example.com", "550 5.1.1")]
+    assert not home.run("postqueue", "-j").strip(), "and nobody is told"
+
+
+def test_a_lost_answer_is_found_in_queue_or_mailbox(home: Machine, queue: _Queue, lan: Client) -> None:
+    """The drain is killed between the last octet and the answer: rspamd is held up, so that there is a time between."""
+    home.run("systemctl", "stop", "darkpipe-drain")
+    items = [queue.keep(_message(f"lost-{number}"), _envelope("alice@example.com")) for number in range(2)]
+    pid = home.run("systemctl", "show", "--property=MainPID", "--value", "rspamd").strip()
+    home.run("kill", "-STOP", pid)
+    home.run("systemctl", "start", "darkpipe-drain")
+    journal = home.data / "drain/journal.db"
+    wait_for(lambda: "sending" in _fates(journal), "an open handing over")
+    home.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "darkpipe-drain")
+    home.run("kill", "-CONT", pid)
+    queue.wait_until_empty()
+    assert _received(lan, "lost-0")
+    assert _received(lan, "lost-1")
+    assert [_count(home, f"lost-{number}") for number in range(2)] == [1, 1]
+    log = home.run("journalctl", "-b", "-u", "darkpipe-drain", "-o", "cat")
+    assert "looked for 1 messages without an answer: home has 1 of them" in log, log
+    assert items
+
+
+def _fates(journal: Path) -> Sequence[str]:
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as base:
+        return [row[0] for row in base.execute("SELECT fate FROM people")]
+
+
+def test_a_stranger_cannot_write_the_drain_s_mark(lan: Client) -> None:
+    message = b"DarkPipe-Item: " + b"c" * 32 + b".1\r\n" + _message("with-a-mark")
+    session = lan.call(smtplib.SMTP, HOME_ADDRESS, 25, "mx.example.net", 30)
+    with session:
+        session.sendmail("bob@sender.example", "alice@example.com", message)
+    assert b"DarkPipe-Item" not in _received(lan, "with-a-mark")
+
+
+def test_nobody_but_the_drain_gets_to_its_listener(home: Machine) -> None:
+    script = "import socket; socket.create_connection(('127.0.0.1', 2526), 3)"
+    for user, allowed in (("darkpipe-drain", True), ("postfix", False), ("root", False)):
+        identity = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        assert (home.run(*identity, "python3", "-c", script, check=False).strip() == "") is allowed, user
+
+
+def test_another_home_shuts_this_one_out(home: Machine, queue: _Queue) -> None:
+    queue.identity = Identity(_RELAY_ID, _HOME_ID, 2)
+    item = queue.keep(_message("fenced"), _envelope("alice@example.com"))
+    try:
+        wait_for(lambda: _state(home)["doing"] == "fenced", "the fence")
+        assert queue.waits == [item.id]
+        assert _state(home)["trouble"]
+    finally:
+        queue.identity = Identity(_RELAY_ID, _HOME_ID, 1)
+        home.run("systemctl", "restart", "darkpipe-drain")
+    queue.wait_until_empty()
