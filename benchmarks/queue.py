@@ -25,9 +25,9 @@ from benchmarks.kit.root import root_and_scratch
 from builder.build import SOURCE
 from builder.errors import BuildError
 from model.control import QueueSettings
+from model.recipients import DomainRule, RecipientList
 from relay.entry import Entry
 from relay.queue import RECIPIENTS, SETTINGS
-from relay.recipients import DomainRule, RecipientList
 from tests.machine.machine import wait_for, why_not
 from tests.network.net import Namespace, namespace
 from tests.network.postfix import POSTFIX_MASTER, running_postfix

@@ -10,13 +10,14 @@ from typing import Any
 import pyrage
 
 from model.control import PROTOCOL, ControlError, QueueSettings, QueueStatus
+from model.recipients import ListError, RecipientList
 from relay.expiry import Expiry, Send
 from relay.facts import FactsFolder
 from relay.faults import Faults
 from relay.place import Place
 from relay.presence import Presence, Sign
 from relay.reception import Policy, Terms
-from relay.recipients import ListError, RecipientList, Recipients
+from relay.recipients import Recipients
 from relay.sender_policy import Check, SenderPolicy
 from relay.spool import Spool
 from relay.watch import Watch, send_out, used

@@ -18,8 +18,9 @@ import pytest
 
 from builder.relay_files import RelaySetting, relay_files
 from model.envelope import Envelope
+from model.recipients import DomainRule, RecipientList
 from relay.reception import Terms, converse
-from relay.recipients import DomainRule, RecipientList, Recipients
+from relay.recipients import Recipients
 from relay.server import Server
 from relay.spool import Spool
 from tests import mail

@@ -22,10 +22,10 @@ from home.bucket import Bucket
 from model.bucket import HEAD
 from model.control import QueuedItem, QueueSettings
 from model.envelope import Envelope
+from model.recipients import DomainRule, RecipientList
 from model.s3 import Mode, S3Settings
 from model.s3_objects import Objects, open_store
 from relay.place import PlaceError
-from relay.recipients import DomainRule, RecipientList
 from relay.s3 import Rhythm, S3Place
 from relay.spool import Spool, SpoolFullError
 from tests.network.conftest import scratch_folder

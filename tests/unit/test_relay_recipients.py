@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import relay.recipients
-from relay.recipients import DomainRule, ListError, RecipientList, Recipients
+from model.recipients import DomainRule, ListError, RecipientList
+from relay.recipients import Recipients
 
 _DOMAINS = {
     "example.com": DomainRule(separator="+"),
@@ -96,7 +97,7 @@ def test_who_asks_again_costs_nothing_and_not_everybody_is_remembered(monkeypatc
         asked.append(folded)
         return folded.encode()
 
-    monkeypatch.setattr(relay.recipients, "_hash", cheap)
+    monkeypatch.setattr(relay.recipients, "hash_address", cheap)
     monkeypatch.setattr(relay.recipients, "_REMEMBERED", 10)
     recipients = Recipients(_LIST)
     for _ in range(3):

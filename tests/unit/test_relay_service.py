@@ -24,8 +24,8 @@ from home.control_client import ControlClient, Home
 from home.control_errors import Refused
 from model.control import Page, QueueSettings, QueueStatus
 from model.control_tls import Pins, certificate_command, certificate_of
+from model.recipients import DomainRule, RecipientList
 from relay.queue import RECIPIENTS, SETTINGS
-from relay.recipients import DomainRule, RecipientList
 from relay.spool import Spool
 from tests.machine.machine import wait_for
 from tests.sealed import sealed

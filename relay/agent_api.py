@@ -1,0 +1,133 @@
+"""What the agent answers: to whoever has the bootstrap until the relay is paired, and then to home alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from model.control import LARGEST_MESSAGE, PROTOCOL, QueueSettings
+from model.pairing import AgentState, Confirm, Offer
+from model.recipients import ListError, RecipientList
+from relay import files
+from relay.control import Handler, Request, Response
+from relay.keeper import Folders, Keeper, make_halves
+from relay.pairing import Confirmed, Heard, Keys, Offered
+
+_LARGEST_LIST = 32 * 2**20
+"""Octets of a list of recipients: some 900,000 addresses."""
+
+
+@dataclass(frozen=True)
+class AgentApi:
+    """Answers over connections that came by certain keys.
+
+    Args:
+        keys: these keys; a change makes another one of these.
+        bundle: takes software.
+        apply: is called after home's settings have changed.
+        reread: is called after home's recipients have changed.
+    """
+
+    keeper: Keeper
+    keys: Keys
+    folders: Folders
+    software: str
+    bundle: Handler
+    apply: Callable[[], None]
+    reread: Callable[[], None]
+
+    def __call__(self, request: Request) -> Response:
+        """Answer a request."""
+        if not self.keys.own_pem:
+            return self._by_bootstrap(request)
+        if (request.method, request.path) == ("POST", "/confirm"):
+            return self._answer(self.keeper.happen(Confirmed(request.message(Confirm)), self.keys))
+        if self.keeper.state.trying:
+            return Response.refuse(HTTPStatus.CONFLICT, "home has not confirmed the new keys yet")
+        self.keeper.happen(Heard(request.home_epoch), self.keys)
+        return self._by_home(request)
+
+    def _by_bootstrap(self, request: Request) -> Response:
+        match request.method, request.path:
+            case "POST", "/exchange":
+                return self._offered(request)
+            case "GET", "/state":
+                return Response.of(self._state())
+            case method, path:
+                return Response.refuse(HTTPStatus.FORBIDDEN, f"this relay is not paired yet: no {method} {path}")
+
+    def _by_home(self, request: Request) -> Response:
+        match request.method, request.path:
+            case "POST", "/rotate":
+                return self._offered(request)
+            case ("GET", "/state") | ("PUT", "/fence"):  # the fence was raised by home's epoch
+                return Response.of(self._state())
+            case "PUT", "/settings":
+                return self._settings(request)
+            case "PUT", "/recipients":
+                return self._recipients(request)
+            case _, "/bundle":
+                return self.bundle(request)
+            case method, path:
+                return Response.refuse(HTTPStatus.NOT_FOUND, f"there is no {method} {path}")
+
+    def _offered(self, request: Request) -> Response:
+        offer = request.message(Offer)
+        keeper = self.keeper
+        made = make_halves(keeper.state.kept.relay)
+        event = Offered(time.monotonic(), int(time.time()), offer, keeper.networks, made)
+        return self._answer(keeper.happen(event, self.keys))
+
+    @staticmethod
+    def _answer(answer: Response | None) -> Response:
+        assert answer is not None  # each offer and each confirmation has one
+        return answer
+
+    def _settings(self, request: Request) -> Response:
+        octets = request.octets(LARGEST_MESSAGE)
+        wanted = QueueSettings.read(octets)
+        if wanted.version < self._settings_version():
+            return Response.refuse(
+                HTTPStatus.CONFLICT,
+                f"found settings of version {wanted.version}, and the relay has version {self._settings_version()}",
+            )
+        files.replace(self.folders.config / "settings.json", octets, 0o640)
+        self.apply()
+        return Response.of(self._state())
+
+    def _recipients(self, request: Request) -> Response:
+        octets = request.octets(_LARGEST_LIST)
+        try:
+            wanted = RecipientList.read(octets.decode("utf-8"))
+        except (ListError, UnicodeDecodeError) as error:
+            return Response.refuse(HTTPStatus.BAD_REQUEST, str(error))
+        if wanted.version < self._list_version():
+            return Response.refuse(
+                HTTPStatus.CONFLICT,
+                f"found recipients of version {wanted.version}, and the relay has version {self._list_version()}",
+            )
+        files.replace(self.folders.config / "recipients.json", octets, 0o640)
+        self.reread()
+        return Response.of(self._state())
+
+    def _state(self) -> AgentState:
+        kept = self.keeper.state.kept
+        return AgentState(
+            PROTOCOL,
+            self.software,
+            kept.paired,
+            int(time.time()),
+            self._list_version(),
+            self._settings_version(),
+            kept.epoch,
+        )
+
+    def _settings_version(self) -> int:
+        path = self.folders.config / "settings.json"
+        return QueueSettings.read(path.read_bytes()).version if path.exists() else 0
+
+    def _list_version(self) -> int:
+        path = self.folders.config / "recipients.json"
+        return RecipientList.read(path.read_text(encoding="utf-8")).version if path.exists() else 0

@@ -1,0 +1,183 @@
+"""Does what relay.pairing decides: what is kept goes to the disk first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Protocol
+
+from model.control_tls import certificate_command, certificate_of
+from relay import files, pairing_file
+from relay.control import Response
+from relay.fence import Identity
+from relay.link import LinkError, new_key
+from relay.pairing import Answer, Event, Kept, Keys, Made, Publish, Refuse, Settle, Start, State, Tick, Use, step
+
+
+class Tunnel(Protocol):
+    """The relay's end of the tunnel; see relay.link.Link."""
+
+    def use(self, keys: Keys, /) -> None:
+        """Speak with home by these keys."""
+
+    def settle(self, keys: Keys, /) -> None:
+        """Let them hold after the next start, too."""
+
+    def networks(self) -> Sequence[IPv4Network]:
+        """Give the networks that the relay is in."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the relay keeps its things.
+
+    Args:
+        base: `/var/lib/darkpipe`, but for tests.
+    """
+
+    base: Path = Path("/var/lib/darkpipe")
+
+    @property
+    def state(self) -> Path:
+        """How far it is with its keys."""
+        return self.base / "agent" / "pairing.json"
+
+    @property
+    def control(self) -> Path:
+        """Certificates for the relay's other programs."""
+        return self.base / "control"
+
+    @property
+    def config(self) -> Path:
+        """What these read."""
+        return self.base / "config"
+
+
+class Keeper:
+    """The relay's keys.
+
+    Args:
+        kept: as it is on the disk.
+        told: is called after the certificates for other programs have changed.
+        settled: is called after keys have come to hold for good.
+    """
+
+    def __init__(
+        self,
+        kept: Kept,
+        tunnel: Tunnel,
+        folders: Folders,
+        told: Callable[[], None],
+        settled: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state, self._written = State(kept), kept
+        self._tunnel, self._folders, self._clock = tunnel, folders, clock
+        self._told, self._settled = told, settled
+        self._lock = threading.RLock()
+
+    @property
+    def state(self) -> State:
+        """How it is now."""
+        return self._state
+
+    @property
+    def identity(self) -> Identity:
+        """Whom the listener serves."""
+        kept = self._state.kept
+        known = kept.paired or self._state.trying
+        return Identity(kept.relay, kept.home if known else "", kept.epoch if known else 0)
+
+    @property
+    def networks(self) -> Sequence[IPv4Network]:
+        """The networks that the relay is in."""
+        return self._tunnel.networks()
+
+    def start(self) -> None:
+        """Begin, after a start of the machine or of the agent."""
+        self.happen(Start())
+
+    def tick(self) -> None:
+        """Let time pass."""
+        self.happen(Tick(self._clock()))
+
+    def happen(self, event: Event, under: Keys | None = None) -> Response | None:
+        """Let something happen.
+
+        Args:
+            under: keys of the connection by which home asks; those that are in use no longer ask for nothing.
+
+        Returns:
+            What home is answered, if it is.
+
+        Raises:
+            LinkError: the tunnel does not do as it is told.
+            OSError: the disk has failed, and nothing was done.
+        """
+        with self._lock:
+            if under is not None and under != self._state.in_use:
+                return Response.refuse(409, "the relay has just changed its keys; ask again")
+            state, actions = step(self._state, event)
+            if state.kept != self._written:
+                pairing_file.write(self._folders.state, state.kept)
+                self._written = state.kept
+            self._state = state
+            answer = None
+            for action in actions:
+                match action:
+                    case Use(keys):
+                        self._tunnel.use(keys)
+                    case Settle():
+                        self._tunnel.settle(state.kept.base)
+                        self._settled()
+                    case Publish():
+                        self._publish(state.kept)
+                    case Answer(message):
+                        answer = Response.of(message)
+                    case Refuse(status, problem):
+                        log(f"refused home: {problem}")
+                        answer = Response.refuse(status, problem)
+            return answer
+
+    def _publish(self, kept: Kept) -> None:
+        """Write what the relay's other programs read."""
+        control, config, base = self._folders.control, self._folders.config, kept.base
+        wanted = {
+            control / "relay.pem": base.own_pem.encode(),
+            control / "home.pem": (base.home_certificate + kept.former).encode(),
+            config / "relay.json": json.dumps({"relay": kept.relay}).encode(),
+            config / "fence.json": json.dumps({"home": kept.home, "home_epoch": kept.epoch}).encode(),
+        }
+        changed = [path for path, content in wanted.items() if not path.exists() or path.read_bytes() != content]
+        for path in changed:
+            # The folders say who may come near.
+            files.replace(path, wanted[path], 0o600 if path.parent == control else 0o644)
+        if changed:
+            self._told()
+
+
+def make_halves(relay: str) -> Made:
+    """Make the relay's half of new keys.
+
+    Raises:
+        LinkError: a tool refuses.
+    """
+    private, public = new_key()
+    done = subprocess.run(
+        certificate_command(f"darkpipe-relay-{relay[:8]}"), capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LinkError(f"openssl: {done.stderr.strip()}")
+    return Made(private, public, done.stdout, certificate_of(done.stdout))
+
+
+def log(text: str) -> None:
+    """Write a line into the relay's log."""
+    print(f"darkpipe-agent: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,148 @@
+"""The relay's end of the tunnel: keys and addresses of the interface, and the file that it is made from at a start."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.wireguard import RELAY_INTERFACE
+from relay import files
+from relay.pairing import Keys
+from relay.tunnel_file import FILE, Tunnel, read_tunnel
+
+_SECONDS = 15.0
+
+
+class LinkError(Exception):
+    """A tool refuses; the text is the tool's."""
+
+
+def initial_keys(text: str) -> Keys:
+    """Read the bootstrap's keys from the file of wg-quick(8) that user-data have written.
+
+    Raises:
+        LinkError: it lacks something.
+    """
+    try:
+        tunnel, private, theirs = read_tunnel(text), _value(text, "PrivateKey"), _value(text, "PublicKey")
+    except ValueError as error:
+        raise LinkError(str(error)) from None
+    ends = tunnel.addresses
+    return Keys(private, public_key(private), "", theirs, "", str(ends.home4), str(ends.relay4))
+
+
+def rewrite(text: str, keys: Keys) -> str:
+    """Give the file with other keys, and other addresses in IPv4.
+
+    Raises:
+        ValueError: it lacks something.
+    """
+    ends = read_tunnel(text).addresses
+    values = {
+        "PrivateKey": keys.own_key,
+        "Address": f"{keys.relay4}/32, {ends.relay6}/128",
+        "PublicKey": keys.home_key,
+        "AllowedIPs": f"{keys.home4}/32, {ends.home6}/128",
+    }
+    for name, value in values.items():
+        # None of them has a backslash in it.
+        text = re.sub(rf"(?m)^{name}\s*=.*$", f"{name} = {value}", text)
+    return text
+
+
+def new_key() -> tuple[str, str]:
+    """Make a WireGuard key; gives its private and its public half."""
+    private = _run("wg", "genkey").strip()
+    return private, public_key(private)
+
+
+def public_key(private: str) -> str:
+    """Give the public half of a key.
+
+    Raises:
+        LinkError: it is none.
+    """
+    return _run("wg", "pubkey", text=private).strip()
+
+
+class Link:
+    """The interface.
+
+    Args:
+        file: for wg-quick(8).
+        interface: its name.
+    """
+
+    def __init__(self, file: Path = Path("/") / FILE, interface: str = RELAY_INTERFACE) -> None:
+        self._file, self._interface = file, interface
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """What is no secret of the file."""
+        return read_tunnel(self.text())
+
+    def text(self) -> str:
+        """Read the file."""
+        return self._file.read_text(encoding="utf-8")
+
+    def use(self, keys: Keys) -> None:
+        """Speak with home by these keys from now on, and with nobody by others.
+
+        Raises:
+            LinkError: a tool refuses.
+        """
+        name, home6 = self._interface, self.tunnel.addresses.home6
+        # Through a pipe: arguments can be read by everybody.
+        _run("wg", "set", name, "private-key", "/dev/stdin", text=f"{keys.own_key}\n")
+        for peer in _run("wg", "show", name, "peers").split():
+            if peer != keys.home_key:
+                _run("wg", "set", name, "peer", peer, "remove")
+        _run("wg", "set", name, "peer", keys.home_key, "allowed-ips", f"{keys.home4}/32,{home6}/128")
+        _run("ip", "-4", "address", "replace", f"{keys.relay4}/32", "dev", name)
+        _run("ip", "-4", "route", "replace", f"{keys.home4}/32", "dev", name)
+        for address in self._addresses():
+            if address != keys.relay4:
+                _run("ip", "-4", "address", "delete", f"{address}/32", "dev", name)
+        for route in _run("ip", "-4", "route", "show", "dev", name).splitlines():
+            if (where := route.split()[0]) != keys.home4:
+                _run("ip", "-4", "route", "delete", where, "dev", name)
+
+    def settle(self, keys: Keys) -> None:
+        """Let these keys hold after the next start, too; nothing of others stays in the file."""
+        wanted = rewrite(self.text(), keys)
+        if wanted != self.text():
+            files.replace(self._file, wanted.encode(), 0o600)
+
+    def networks(self) -> Sequence[ipaddress.IPv4Network]:
+        """Give the networks that the relay is in, without the tunnel's."""
+        return [
+            ipaddress.IPv4Network(f"{found['local']}/{found['prefixlen']}", strict=False)
+            for device in json.loads(_run("ip", "-json", "-4", "address", "show"))
+            if device.get("ifname") != self._interface
+            for found in device.get("addr_info", [])
+        ]
+
+    def _addresses(self) -> Sequence[str]:
+        shown = json.loads(_run("ip", "-json", "-4", "address", "show", "dev", self._interface))
+        return [found["local"] for device in shown for found in device.get("addr_info", [])]
+
+
+def _value(text: str, name: str) -> str:
+    found = re.findall(rf"(?m)^{name}\s*=\s*(\S+)\s*$", text)
+    if not found:
+        raise ValueError(f"{FILE.name} has no {name}")
+    return str(found[-1])
+
+
+def _run(*argv: str, text: str = "") -> str:
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LinkError(f"{argv[0]}: {type(error).__name__}") from None
+    if done.returncode != 0:
+        raise LinkError(f"{argv[0]} {argv[1]}: {done.stderr.strip()}")
+    return done.stdout
