@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from builder.bootstrap import make_bootstrap
-from builder.user_data import user_data
 from model.control import QueueSettings
-from model.document import parse_site
 
 SITE_TEXT = """\
 version: 1
@@ -28,9 +25,3 @@ SETTINGS = QueueSettings(
     1, RELAY_NAME, ("example.com", "xn--bcher-kva.example", "bücher.example"), "tempfail", (), 10**9
 )
 """What its home pushes."""
-
-
-def relay_user_data(ssh_key: str = "") -> str:
-    """Write the user-data of its relay, with new keys."""
-    site = parse_site(SITE_TEXT, "site.yaml")
-    return user_data(site, make_bootstrap(site.relays[0]), ssh_key)

@@ -114,9 +114,11 @@ def both_ends(vps: Vps, address: str, bootstrap: Bootstrap, internet: Internet, 
             yield Ends(vps, home, str(addresses.relay6), folder)
 
 
-def make_relay(vps: Vps, address: str, bootstrap: Bootstrap, internet: Internet, settings: QueueSettings) -> None:
+def make_relay(
+    vps: Vps, address: str, bootstrap: Bootstrap, internet: Internet, settings: QueueSettings, number: int = 50
+) -> None:
     """Let a home bring software and settings to a server, and never call again."""
-    with both_ends(vps, address, bootstrap, internet, 50) as ends:
+    with both_ends(vps, address, bootstrap, internet, number) as ends:
         wait_for(ends.has_none, "the receiver")
         ends.bring_first(ends.bundle("first"))
         ends.push(settings)

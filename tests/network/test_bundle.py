@@ -113,10 +113,9 @@ def test_another_bundle_takes_the_place_of_the_first(ends: Ends) -> None:
     assert ends.vps.run("systemctl", "show", "--property=MainPID", "haproxy") == haproxy, "it has no new files"
 
 
-@pytest.mark.parametrize("agent", ["raise SystemExit(1)\n", "import time; time.sleep(10**6)\n"])
-def test_a_bundle_that_is_not_well_goes_and_the_one_before_is_back(ends: Ends, agent: str) -> None:
+def test_a_bundle_that_is_not_well_goes_and_the_one_before_is_back(ends: Ends) -> None:
     before = ends.current()
-    broken = ends.bundle(f"broken-{len(agent)}", agent=agent, version="0.3.0")
+    broken = ends.bundle("broken", agent="import time; time.sleep(10**6)\n", version="0.3.0")
     with pytest.raises(NotInstalled, match="darkpipe-agent"):
         ends.bring(broken)
     assert ends.current() == before
