@@ -13,6 +13,7 @@ from home.configure import configure, try_out
 from home.dkim_command import dkim
 from home.dns_commands import dns_group
 from home.domain_commands import domain
+from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
 from home.services import restart
@@ -86,8 +87,9 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group, quarantine):
+for group in (domain, user, alias, dkim, dns_group, quarantine, relay):
     main.add_command(group)
+main.add_command(pair)
 main.add_command(preflight_command)
 main.add_command(status)
 main.add_command(probe_command)

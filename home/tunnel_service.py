@@ -135,6 +135,7 @@ class Keeper:
             heard=self._state.heard,
             endpoint=where and endpoint(where, self._home.port),
             error=self._error or (None if where or self._state.up else f"no address of {self._home.relay} is known"),
+            relay_key=self._home.relay_key,
         )
 
     def close(self) -> None:
@@ -185,9 +186,13 @@ def serve(credential: Path, stopped: threading.Event, source: Path = _SOURCE) ->
         guard_routes(uid)
         noted = step.step()
         note(noted)
-        if is_outdated(first, Version.of(source), taken, time.time_ns()):
+        end = time.monotonic() + (_LATER if noted.up else _SOON)
+        # Other keys come into use within a second: the relay waits for home under them.
+        while not (outdated := is_outdated(first, Version.of(source), taken, time.time_ns())):
+            if stopped.wait(_SOON) or time.monotonic() >= end:
+                break
+        if outdated:
             break
-        stopped.wait(_LATER if noted.up else _SOON)
     step.close()
 
 

@@ -17,7 +17,11 @@ SILENT = 60.0
 
 
 class Noted(BaseModel):
-    """The file. Moments are seconds of CLOCK_MONOTONIC, the same for all processes until the next start."""
+    """The file. Moments are seconds of CLOCK_MONOTONIC, the same for all processes until the next start.
+
+    Args:
+        relay_key: the relay's public key, by which one sees which keys are in use.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +32,7 @@ class Noted(BaseModel):
     heard: float | None = None
     endpoint: str | None = None
     error: str | None = None
+    relay_key: str | None = None
 
 
 class Tunnel(Reading):
@@ -55,6 +60,16 @@ def note(state: Noted, path: Path = STATE) -> None:
     partial.write_text(state.model_dump_json() + "\n")
     partial.chmod(0o644)
     partial.replace(path)
+
+
+def is_up(relay_key: str, path: Path = STATE, now: float | None = None) -> bool:
+    """Tell whether the tunnel is up, with a relay that has this public key."""
+    try:
+        noted = Noted.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return False
+    now = time.monotonic() if now is None else now
+    return noted.up and noted.relay_key == relay_key and now - noted.written <= SILENT
 
 
 def read_tunnel(path: Path = STATE) -> Tunnel | None:

@@ -71,7 +71,7 @@ def test_each_service_has_its_unit(component: Component) -> None:
 @pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)
 def test_each_service_has_templates_and_a_check(component: Component) -> None:
     for service in component.services:
-        if component.name in {"drain", "tunnel", "valkey"}:  # nothing of them is rendered
+        if component.name in {"drain", "pairing", "tunnel", "valkey"}:  # nothing of them is rendered
             assert not component.templates.exists()
             continue
         assert service.check
@@ -91,9 +91,10 @@ def test_no_service_is_given_up(unit: Path) -> None:
 def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
-    # Two run where the device's settings want them; mail does not depend on them. Four are there for the relay: two
+    # Two run where the device's settings want them; mail does not depend on them. Five are there for the relay: three
     # say by themselves how they are, and the others are themselves the answer to this question.
-    others = {"ssh", "darkpipe-wifi@", "darkpipe-drain", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
+    for_relay = {"darkpipe-drain", "darkpipe-pair", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
+    others = {"ssh", "darkpipe-wifi@", *for_relay}
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 

@@ -251,6 +251,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     assert re.findall(r"^\t\t(.*)$", to_relay[1], re.MULTILINE) == [
         "ct state established,related accept",
         "meta nfproto ipv6 meta skuid darkpipe-drain tcp dport 2600 accept",
+        "meta nfproto ipv6 meta skuid root tcp dport 2601 accept",
         "meta nfproto ipv4 meta skuid postfix tcp dport 25 accept",
         "reject with icmpx admin-prohibited",
     ]

@@ -1,0 +1,157 @@
+"""`darkpipe pair` and `darkpipe relay`: how home and relay are with each other, and what the owner may ask for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from home.command import HELP, json_option, print_json
+from home.drain_state import read_drained
+from home.pair_service import WISHES
+from home.pair_state import Stage, Told, Wish, read_told
+from home.relay_peer import FOLDER
+from home.tunnel_state import read_tunnel
+
+_PATIENCE = 20.0
+"""Seconds for the service to take up a wish."""
+
+_WORDS = {
+    Stage.NO_RELAY: "This device has no relay.",
+    Stage.CALLING: "Home calls its relay, which has not answered yet.",
+    Stage.INSTALLING: "Home has found its relay, which installs its software. This takes some minutes.",
+    Stage.OFFERING: "Home and relay exchange keys.",
+    Stage.CONFIRMING: "Home and relay confirm their new keys.",
+    Stage.PAIRED: "Home and relay are paired.",
+    Stage.CHANGING: "Home and relay are paired, and change to new keys.",
+    Stage.SILENT: "Home and relay are paired. The relay does not answer now.",
+    Stage.REBUILT: (
+        "Home and relay were paired. Now a relay answers that was built anew from the same user-data.\n"
+        "If it was you who has built it, `darkpipe pair --again` claims it. Mail that waited on the old one is not on "
+        "it; what lies in a bucket of S3 is drained as before."
+    ),
+    Stage.BROKEN: "Files about the relay cannot be used.",
+}
+
+
+@click.command("pair")
+@click.option("--again", is_flag=True, help="Claim a relay that was built anew from the same user-data.")
+@click.option("--restored", is_flag=True, help="Say that this device, restored from a backup, counts from now on.")
+@json_option
+def pair(again: bool, restored: bool, as_json: bool) -> None:
+    """Show how far home and relay are with each other.
+
+    Pairing itself needs no command: home calls its relay by itself.
+
+    \b
+    Examples:
+      darkpipe pair
+      darkpipe pair --again
+    """
+    if again and restored:
+        raise click.UsageError("--again and --restored exclude each other")
+    if again or restored:
+        _ask(Wish.AGAIN if again else Wish.RESTORED)
+        return
+    told = _read()
+    if as_json:
+        print_json(told.model_dump(mode="json", exclude={"written"}))
+        return
+    for line in in_words(told):
+        click.echo(line)
+
+
+@click.group("relay", context_settings=HELP)
+def relay() -> None:
+    """The relay: how it is, and its keys.
+
+    \b
+    Examples:
+      darkpipe relay status
+      darkpipe relay rotate-keys
+    """
+
+
+@relay.command("status")
+@json_option
+def relay_status(as_json: bool) -> None:
+    """Show tunnel, pairing, software and queue."""
+    told, tunnel, drained = _read(), read_tunnel(), read_drained()
+    queue = drained.relay if drained else None
+    if as_json:
+        print_json(
+            {
+                "pairing": told.model_dump(mode="json", exclude={"written"}),
+                "tunnel": tunnel and tunnel.model_dump(mode="json"),
+                "queue": queue,
+            }
+        )
+        return
+    for line in in_words(told):
+        click.echo(line)
+    if tunnel and tunnel.relay:
+        at = f" at {tunnel.endpoint}" if tunnel.endpoint else ""
+        click.echo(f"tunnel      {'up' if tunnel.up else 'DOWN'}, to {tunnel.relay}{at}")
+    if told.software:
+        click.echo(f"software    {told.software[:16]}")
+    if told.settings or told.recipients:
+        click.echo(f"told        settings {told.settings}, recipients {told.recipients}")
+
+
+@relay.command("rotate-keys")
+def rotate_keys() -> None:
+    """Change to new keys, of the tunnel and of the control plane; every 90 days this happens by itself.
+
+    Connections through the tunnel go on after some seconds.
+    """
+    _ask(Wish.ROTATE)
+
+
+def in_words(told: Told) -> Iterator[str]:
+    """Tell how far home and relay are."""
+    yield _WORDS[told.stage]
+    if told.trouble:
+        yield told.trouble
+    if told.changed:
+        since = datetime.fromtimestamp(told.changed, UTC)
+        yield f"keys        of {since:%Y-%m-%d %H:%M} UTC; relay {told.relay_id[:8]}, epoch {told.home_epoch}"
+
+
+def _read() -> Told:
+    told = read_told()
+    if told is None:
+        raise click.ClickException("darkpipe-pair does not run: `systemctl status darkpipe-pair`")
+    return told
+
+
+def ask(
+    wish: Wish,
+    folder: Path = FOLDER,
+    read: Callable[[], Told | None] = read_told,
+    patience: float = _PATIENCE,
+) -> str:
+    """Lay a wish before the service.
+
+    Returns:
+        What became of it; empty when the service has not taken it up in time. It stays, and is taken up later.
+    """
+    path = folder / WISHES / wish
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(0o600)
+    end = time.monotonic() + patience
+    while path.exists():
+        if time.monotonic() >= end:
+            return ""
+        time.sleep(0.2)
+    time.sleep(0.2)
+    told = read()
+    return told.wish.partition(": ")[2] if told and told.wish.startswith(f"{wish}: ") else ""
+
+
+def _ask(wish: Wish) -> None:
+    _read()
+    said = ask(wish)
+    click.echo(f"{said[:1].upper()}{said[1:]}." if said else "darkpipe-pair is busy, and takes this up afterwards.")

@@ -1,0 +1,117 @@
+"""Lets the relay have what it must know: how mail is kept, and for whom it takes mail.
+
+Both are made anew when the accounts or the Site change, each time with a version that the relay has not had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from home.control_client import ControlClient
+from home.queue_keys import recipients as queue_keys
+from home.relay_settings import queue_settings
+from home.s3_settings import s3_settings, told
+from model.accounts import Accounts
+from model.control import ControlError, QueueSettings
+from model.pairing import AgentState
+from model.recipients import DomainRule, ListError, RecipientList
+from model.site import Relay
+from stack.addresses import alias_domains, aliases
+from stack.durable import write_atomically
+
+SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
+_SEPARATOR = "+"
+"""recipient_delimiter of our Postfix."""
+
+
+def rules(accounts: Accounts) -> Mapping[str, DomainRule]:
+    """Give what holds for all addresses of each domain."""
+    catch_alls = {name.removeprefix("@") for name in aliases(accounts) if name.startswith("@")}
+    names = [*(domain.name for domain in accounts.domains), *alias_domains(accounts)]
+    return {name: DomainRule(name in catch_alls, _SEPARATOR) for name in names}
+
+
+def addresses(accounts: Accounts) -> Sequence[str]:
+    """Give all addresses that mail is taken for, sorted."""
+    named = {name for name in aliases(accounts) if not name.startswith("@")}
+    return sorted(named | {user.address for user in accounts.users})
+
+
+def wanted_settings(folder: Path, keys: Path, relay: Relay, accounts: Accounts, least: int) -> QueueSettings:
+    """Give the relay's settings; a change of them has another version, which is kept.
+
+    Args:
+        least: version that the relay has; a home that was restored from a backup counts on from there.
+
+    Raises:
+        S3KeyError, QueueKeyError: a key is missing.
+        OSError: the disk has failed.
+    """
+    path = folder / SETTINGS
+    try:
+        before = QueueSettings.read(path.read_bytes())
+    except (FileNotFoundError, ControlError):
+        before = None
+    s3 = told(s3_settings(relay.s3, folder)) if relay.s3 else None
+    wanted = queue_settings(relay, accounts, queue_keys(keys), before, s3)
+    if wanted.version < least:
+        wanted = replace(wanted, version=least + 1)
+    if wanted != before:
+        write_atomically(path, wanted.to_json(), 0o600)
+    return wanted
+
+
+def wanted_recipients(folder: Path, accounts: Accounts, least: int) -> RecipientList:
+    """Give the list of recipients; another one, with another version, only when the accounts have changed.
+
+    Args:
+        least: version that the relay has.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    path, mark = folder / RECIPIENTS, folder / f"{RECIPIENTS}.of"
+    plain = json.dumps([addresses(accounts), {name: vars(rule) for name, rule in rules(accounts).items()}])
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    try:
+        before = RecipientList.read(path.read_text(encoding="ascii"))
+        # The mark is written last: after a power cut between the two, the list is made once more.
+        if mark.read_text(encoding="ascii") == f"{digest} {before.version}" and before.version >= least:
+            return before
+        version = max(before.version, least) + 1
+    except (FileNotFoundError, ListError):
+        version = least + 1
+    made = RecipientList.make(version, rules(accounts), addresses(accounts))
+    write_atomically(path, made.text().encode("ascii"), 0o600)
+    write_atomically(mark, f"{digest} {version}".encode("ascii"), 0o600)
+    return made
+
+
+def push(client: ControlClient, folder: Path, keys: Path, relay: Relay, accounts: Accounts) -> AgentState:
+    """Let the relay have both, as far as it has not.
+
+    Args:
+        folder: home's folder for pairing.
+        keys: folder with home's age identities.
+
+    Returns:
+        What the relay says at the end.
+
+    Raises:
+        ControlFailure: it cannot be asked, or does not take them.
+        S3KeyError, QueueKeyError: a key is missing.
+        OSError: the disk has failed.
+    """
+    state = client.request("GET", "/state").message(AgentState)
+    # Recipients first: a relay that has settings takes mail.
+    recipients = wanted_recipients(folder, accounts, state.recipients)
+    if state.recipients != recipients.version:
+        state = client.request("PUT", "/recipients", recipients.text().encode()).message(AgentState)
+    settings = wanted_settings(folder, keys, relay, accounts, state.settings)
+    if state.settings != settings.version:
+        state = client.send("PUT", "/settings", settings).message(AgentState)
+    return state

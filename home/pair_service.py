@@ -1,0 +1,247 @@
+"""darkpipe-pair: pairs home with its relay, changes their keys, and lets the relay have what it must know."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from home import pair_push, pairing_file
+from home.bundle import Carried, bring, bring_first, has_none
+from home.control_errors import ControlFailure
+from home.pair_diagnosis import diagnose, look_around
+from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_networks
+from home.pair_state import Stage, Told, Wish, tell
+from home.pairing import Change, Claim, Kept, Restored, Start, Tick, Which
+from home.pairing_file import Document, PairingError
+from home.queue_keys import QueueKeyError
+from home.relay_peer import FOLDER
+from home.s3_settings import S3KeyError
+from home.store import Store, StoreError, read_accounts
+from home.tunnel_service import FileError, read_home_end
+from home.tunnel_state import is_up, read_tunnel
+from model.control_tls import CertificateError
+from model.document import SiteError, read_site
+from model.site import Relay
+from stack.durable import discard_partials
+
+WISHES = "wishes"
+
+_EVERY = 1.0
+_LOOK = 15.0
+"""Seconds between two looks at accounts and networks, and at why the tunnel is down."""
+
+_PUSH = 300.0
+"""Seconds until the relay is asked what it has, though nothing has changed at home."""
+
+_ROTATE = 90 * 24 * 3600
+"""Seconds for which keys are used."""
+
+_UNITS = ("darkpipe-drain.service",)
+"""Read certificates and ids at their start (LoadCredential=)."""
+
+
+class Service:
+    """Pairing at work.
+
+    Args:
+        document: how far it is.
+        folder: home's folder for pairing.
+    """
+
+    def __init__(self, document: Document, store: Store, folder: Path = FOLDER) -> None:
+        self._store, self._folder = store, folder
+        self._told = Told(written=time.monotonic(), stage=Stage.CALLING, relay=document.bootstrap.relay)
+        self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart)
+        self._looked = self._pushed = -_PUSH
+        self._pushed_for: object = None
+        self._trouble = ""
+        self._why = ""
+
+    def start(self) -> None:
+        """Begin, after a start of the device or of the service."""
+        self._keeper.happen(Start(time.monotonic()))
+        begin_pairing(self._keeper)
+
+    def step(self) -> None:
+        """Look, act, and say how things are."""
+        self._grant_wishes()
+        up = self._is_up()
+        self._keeper.happen(Tick(time.monotonic(), up))
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            self._look(up)
+        self._tell(up)
+
+    def _is_up(self) -> bool:
+        return is_up(self._keeper.end.relay_key)
+
+    def _look(self, up: bool) -> None:
+        kept = self._keeper.state.kept
+        self._why = "" if up else diagnose(look_around(read_tunnel(), paired=kept.base is not None))
+        if kept.own is not None or kept.base is None:
+            return
+        own = kept.base.own
+        try:
+            if clashes((own.home4, own.relay4), home_networks()):
+                print("a network at home has come to the tunnel's addresses: they move", flush=True)
+                self._keeper.happen(Change(time.monotonic(), self._keeper.make_own(other=True)))
+            elif time.time() - kept.changed > _ROTATE and up:
+                self._keeper.happen(Change(time.monotonic(), self._keeper.make_own()))
+            elif up and self._keeper.state.using is Which.BASE:
+                self._push()
+        except ToolError as error:
+            self._trouble = str(error)
+
+    def _push(self) -> None:
+        """Let the relay have settings, recipients and software."""
+        now = time.monotonic()
+        try:
+            accounts, relay = read_accounts(self._store.accounts), self._relay()
+            if accounts is None or relay is None:
+                return
+            wanted = (accounts, relay)
+            if wanted == self._pushed_for and now - self._pushed < _PUSH and not self._trouble:
+                return
+            self._pushed = now
+            with self._keeper.client(self._keeper.state.kept.base) as client:
+                state = pair_push.push(client, self._folder, self._store.data / "queue-keys", relay, accounts)
+                self._told = replace_told(self._told, recipients=state.recipients, settings=state.settings)
+                self._told = replace_told(self._told, software=state.software)
+                self._told = replace_told(self._told, software=bring(client, Carried.of_image()).bundle)
+            self._pushed_for, self._trouble = wanted, ""
+        except (ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, OSError) as error:
+            if str(error) != self._trouble:
+                print(error, flush=True)
+            self._trouble = str(error)
+
+    def _relay(self) -> Relay | None:
+        site = read_site(self._store.site) if self._store.site.exists() else None
+        return site.relays[0] if site and site.relays else None
+
+    def _prepare(self, address: str) -> None:
+        if not has_none(address):
+            return
+        print("the relay gets its software", flush=True)
+        self._told = replace_told(self._told, stage=Stage.INSTALLING)
+        tell(self._told)
+        bring_first(address, Carried.of_image())
+
+    def _grant_wishes(self) -> None:
+        for wish in Wish:
+            path = self._folder / WISHES / wish
+            if path.exists():
+                said = self._grant(wish)
+                print(f"{wish}: {said}", flush=True)
+                self._told = replace_told(self._told, wish=f"{wish}: {said}")
+                path.unlink()
+
+    def _grant(self, wish: Wish) -> str:
+        now, keeper = time.monotonic(), self._keeper
+        kept = keeper.state.kept
+        match wish:
+            case Wish.AGAIN if not kept.rebuilt:
+                return "no relay has answered to the bootstrap's keys since the paired ones were silent"
+            case Wish.AGAIN:
+                keeper.happen(Claim(now, keeper.make_own()))
+                return "home pairs with the relay that was built anew"
+            case Wish.ROTATE if kept.base is None:
+                return "home is not paired yet"
+            case Wish.ROTATE:
+                keeper.happen(Change(now, keeper.make_own()))
+                return "home and relay change to new keys"
+            case Wish.RESTORED:
+                keeper.happen(Restored(now, keeper.make_own()))
+                return f"this home counts from now on, with epoch {keeper.state.kept.epoch}"
+
+    def _tell(self, up: bool) -> None:
+        state = self._keeper.state
+        kept = state.kept
+        trouble = state.trouble if kept.own and state.trouble else self._trouble or self._why
+        self._told = replace_told(
+            self._told,
+            stage=stage(kept, state.using, up=up),
+            trouble=trouble,
+            relay_id=kept.base.relay.relay if kept.base else "",
+            home_epoch=kept.epoch,
+            changed=kept.changed,
+        )
+        tell(self._told)
+
+
+def stage(kept: Kept, using: Which, *, up: bool) -> Stage:
+    """Say how far home and relay are."""
+    if kept.rebuilt and not up:
+        return Stage.REBUILT
+    if kept.base is not None:
+        if kept.own is not None:
+            return Stage.CHANGING
+        return Stage.PAIRED if up else Stage.SILENT
+    if using is Which.NEXT:
+        return Stage.CONFIRMING
+    return Stage.OFFERING if up else Stage.CALLING
+
+
+def replace_told(told: Told, **changes: object) -> Told:
+    """Give what is told with some changes, and the moment of now."""
+    return told.model_copy(update={**changes, "written": time.monotonic()})
+
+
+def read_document(folder: Path, store: Store) -> Document | None:
+    """Read how far pairing is; at the first start, begin with the bootstrap. None while no relay is known.
+
+    Raises:
+        PairingError, FileError: a file is damaged.
+        OSError: the disk has failed.
+    """
+    document = pairing_file.read(folder / STATE_FILE)
+    if document is not None:
+        return document
+    if not store.tunnel.exists() or (bootstrap := read_home_end(store.tunnel)) is None:
+        return None
+    document = Document(bootstrap, Kept(secrets.token_hex(16)))
+    pairing_file.write(folder / STATE_FILE, document)
+    return document
+
+
+def serve(stopped: threading.Event, folder: Path = FOLDER, store: Store | None = None) -> None:
+    """Pair until told to stop."""
+    store = store or Store()
+    (folder / WISHES).mkdir(mode=0o700, exist_ok=True)
+    discard_partials(folder)
+    service: Service | None = None
+    while not stopped.is_set():
+        try:
+            if service is None and (document := read_document(folder, store)):
+                service = Service(document, store, folder)
+                service.start()
+            if service:
+                service.step()
+            else:
+                tell(Told(written=time.monotonic(), stage=Stage.NO_RELAY))
+        except (PairingError, FileError, ToolError, CertificateError, OSError) as error:
+            print(error, flush=True)
+            tell(Told(written=time.monotonic(), stage=Stage.BROKEN, trouble=str(error)))
+            service = None
+            stopped.wait(_LOOK)
+        stopped.wait(_EVERY)
+
+
+def _restart() -> None:
+    for unit in _UNITS:
+        subprocess.run(["systemctl", "--no-block", "try-restart", unit], check=False, capture_output=True)
+
+
+def main() -> None:
+    """Run as systemd's service."""
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    serve(stopped)
+
+
+if __name__ == "__main__":
+    main()
