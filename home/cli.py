@@ -16,6 +16,7 @@ from home.domain_commands import domain
 from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
+from home.relay_commands import relay
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store

@@ -96,6 +96,8 @@ class Drain:
         self._patience = Patience.none()
         self._damaged: dict[str, int] = {}
         self._progress = Progress()
+        self.lost = 0
+        """Items that the relay had listed, and has no more, though home did not get them."""
         self._tidy()
 
     @property
@@ -162,6 +164,7 @@ class Drain:
         for entry in vanished(under_way, listed):
             which = "" if entry.epoch == epoch else ", which has begun a new queue"
             self._tell(f"item {entry.item.id} is lost: the relay{which} has it no more, and home did not get it")
+            self.lost += 1
             self._journal.note(replace(entry, gone=True))
             self._forget_files(entry.item.id)
 

@@ -90,11 +90,11 @@ class Report:
         if now - self.state.written >= 1.0:
             self.tell(Doing.DRAINING, items=progress.items, octets=progress.octets)
 
-    def end(self, progress: Progress) -> None:
+    def end(self, progress: Progress, lost: int) -> None:
         """Note the end of a round."""
         if progress.items:
             self._say(progress, self.clock())
-        self.tell(Doing.EMPTY, items=progress.items, octets=progress.octets, put_off=progress.put_off)
+        self.tell(Doing.EMPTY, items=progress.items, octets=progress.octets, put_off=progress.put_off, lost=lost)
 
     def _say(self, progress: Progress, now: float) -> None:
         print(progress_line(progress.items, progress.octets, now - self._began, self.state.relay), flush=True)
@@ -162,7 +162,7 @@ def one_round(drain: Drain, relay: RelayQueue, report: Report) -> float:
     """
     try:
         report.tell(report.state.doing, report.state.trouble, relay=relay.status())
-        report.end(drain.round())
+        report.end(drain.round(), drain.lost)
         return _ROUND
     except Fenced as error:
         report.tell(Doing.FENCED, f"{error} `darkpipe relay status` shows which home the relay serves")

@@ -48,6 +48,11 @@ def waiting_problems(waiting: Waiting) -> Iterator[Problem]:
     if drain is not None and drain.relay is not None:
         for fault in drain.relay.faults:
             yield Problem(found=f"the relay says: {fault.found}", remedy=fault.remedy)
+    if drain is not None and drain.lost:
+        yield Problem(
+            found=f"{drain.lost} messages that had waited on the relay are lost: it has them no more",
+            remedy="see which: journalctl -b -u darkpipe-drain; their senders may have been told that they are late",
+        )
     if waiting.refused:
         yield Problem(
             found=f"{waiting.refused} messages that waited on the relay were refused here and lie in quarantine",

@@ -55,10 +55,12 @@ class _Queue(LocalRelay):
     Args:
         listener: there.
         keys: folder with keys and certificates of both.
+        home: who drains it; when that takes too long, its log is printed.
     """
 
-    def __init__(self, folder: Path, listener: socket.socket, keys: Path) -> None:
+    def __init__(self, folder: Path, listener: socket.socket, keys: Path, home: Machine) -> None:
         super().__init__(folder)
+        self.home = home
         self.identity = Identity(_RELAY_ID, _HOME_ID, 1)
         pins = Pins(keys / "relay-own.pem", (keys / "home.pem").read_text(), server=True)
         api = QueueApi(self.queue.spool, self.queue.presence, self.queue.status)
@@ -67,7 +69,12 @@ class _Queue(LocalRelay):
 
     def wait_until_empty(self) -> None:
         """Wait until home has taken everything."""
-        wait_for(lambda: not self.waits, "an empty queue")
+        try:
+            wait_for(lambda: not self.waits, "an empty queue", 60)
+        except AssertionError:
+            print(self.home.run("cat", "/run/darkpipe-drain/state.json"))
+            print(self.home.run("journalctl", "-b", "-n", "60", "-u", "darkpipe-drain", "-u", "postfix"))
+            raise
 
 
 def _make_keys(folder: Path) -> None:
@@ -100,7 +107,7 @@ def queue(home: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_
     (home.data / "queue-keys" / IDENTITIES).write_text(f"{HOME}\n")
     with relay_behind(home) as relay:
         listener = relay.client.call(socket.create_server, (str(ADDRESSES.relay6), QUEUE_PORT), family=socket.AF_INET6)
-        queue = _Queue(tmp_path_factory.mktemp("relay"), listener, keys)
+        queue = _Queue(tmp_path_factory.mktemp("relay"), listener, keys, home)
         put_home_end(home, relay.home_end(RELAY_ADDRESS))
         home.run("systemctl", "restart", "darkpipe-drain")
         yield queue

@@ -205,10 +205,10 @@ def test_the_status_names_quarantine_and_what_the_drain_and_the_relay_say(box: Q
     assert read_waiting(state, box.folder) == Waiting(drain=None, refused=1, sealed=0, damaged=0)
     assert read_waiting(state, tmp_path / "none") == Waiting(drain=None, refused=0, sealed=0, damaged=0)
     drain = Drained(
-        written=0.0, doing=Doing.FENCED, since=0.0, trouble="another home", relay=_status(Fault(0, "full", "x"))
+        written=0.0, doing=Doing.FENCED, since=0.0, trouble="another home", lost=4, relay=_status(Fault(0, "full", "x"))
     )
     found = [one.found for one in waiting_problems(Waiting(drain=drain, refused=1, sealed=2, damaged=3))]
-    for words in ("another home", "full", "1 messages", "2 items", "3 files"):
+    for words in ("another home", "full", "4 messages", "1 messages", "2 items", "3 files"):
         assert len([text for text in found if words in text]) == 1
-    quiet = drain.model_copy(update={"doing": Doing.EMPTY, "trouble": "", "relay": _status()})
+    quiet = drain.model_copy(update={"doing": Doing.EMPTY, "trouble": "", "lost": 0, "relay": _status()})
     assert not list(waiting_problems(Waiting(drain=quiet, refused=0, sealed=0, damaged=0)))
