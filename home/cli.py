@@ -16,7 +16,6 @@ from home.domain_commands import domain
 from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
-from home.relay_commands import relay
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store
@@ -88,7 +87,7 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group, quarantine, relay):
+for group in (domain, user, alias, dkim, dns_group, quarantine):
     main.add_command(group)
 main.add_command(pair)
 main.add_command(preflight_command)

@@ -7,32 +7,23 @@ import imaplib
 import json
 import re
 import smtplib
-import socket
 import sqlite3
-import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from home.queue_keys import IDENTITIES
-from home.relay_peer import CONTROL, PEER, RELAY, Peer
-from model.control import QUEUE_PORT
-from model.control_tls import Pins, certificate_command, certificate_of
 from model.envelope import Envelope
-from relay.control_server import ControlServer
 from relay.fence import Identity
-from relay.queue_api import QueueApi
 from tests import mail
-from tests.drain import HOME, LocalRelay, envelope
+from tests.drain import envelope
 from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import HOME_ADDRESS, STRANGER_ADDRESS, Client, Machine, wait_for
-from tests.machine.relay import ADDRESSES, put_home_end, relay_behind
+from tests.machine.queue import HOME_ID, RELAY_ID, Queue, queue_on
 from tests.machine.relay import RELAY as RELAY_ADDRESS
+from tests.machine.relay import relay_behind
 
-_HOME_ID, _RELAY_ID = "a" * 32, "b" * 32
 _CLIENT = "198.51.100.77"
 """Who has sent to the relay; sender.example lets nobody else send (SPF)."""
 
@@ -49,42 +40,6 @@ server:
 """
 
 
-class _Queue(LocalRelay):
-    """The relay's queue, on the relay's end of the tunnel.
-
-    Args:
-        listener: there.
-        keys: folder with keys and certificates of both.
-        home: who drains it; when that takes too long, its log is printed.
-    """
-
-    def __init__(self, folder: Path, listener: socket.socket, keys: Path, home: Machine) -> None:
-        super().__init__(folder)
-        self.home = home
-        self.identity = Identity(_RELAY_ID, _HOME_ID, 1)
-        pins = Pins(keys / "relay-own.pem", (keys / "home.pem").read_text(), server=True)
-        api = QueueApi(self.queue.spool, self.queue.presence, self.queue.status)
-        self.server = ControlServer(listener, lambda: pins, lambda: self.identity, api)
-        threading.Thread(target=self.server.serve, daemon=True).start()
-
-    def wait_until_empty(self) -> None:
-        """Wait until home has taken everything."""
-        try:
-            wait_for(lambda: not self.waits, "an empty queue", 60)
-        except AssertionError:
-            print(self.home.run("cat", "/run/darkpipe-drain/state.json"))
-            print(self.home.run("journalctl", "-b", "-n", "60", "-u", "darkpipe-drain", "-u", "postfix"))
-            raise
-
-
-def _make_keys(folder: Path) -> None:
-    """Make both ends' keys, as pairing leaves them."""
-    for name, own, public in (("home", CONTROL, "home.pem"), ("relay", "relay-own.pem", RELAY)):
-        made = subprocess.run(certificate_command(name), capture_output=True, text=True, check=True).stdout
-        (folder / own).write_text(made)
-        (folder / public).write_text(certificate_of(made))
-
-
 @pytest.fixture(scope="module")
 def home(new_machine: Callable[[str], Machine]) -> Iterator[Machine]:
     """A device with a relay."""
@@ -97,21 +52,10 @@ def home(new_machine: Callable[[str], Machine]) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def queue(home: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Queue]:
+def queue(home: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queue]:
     """The queue of the relay that home is paired with."""
-    keys = home.data / "pairing"
-    keys.mkdir(mode=0o700)
-    _make_keys(keys)
-    peer = Peer(home=_HOME_ID, home_epoch=1, relay=_RELAY_ID, address=ADDRESSES.relay6)
-    (keys / PEER).write_text(peer.model_dump_json())
-    (home.data / "queue-keys" / IDENTITIES).write_text(f"{HOME}\n")
-    with relay_behind(home) as relay:
-        listener = relay.client.call(socket.create_server, (str(ADDRESSES.relay6), QUEUE_PORT), family=socket.AF_INET6)
-        queue = _Queue(tmp_path_factory.mktemp("relay"), listener, keys, home)
-        put_home_end(home, relay.home_end(RELAY_ADDRESS))
-        home.run("systemctl", "restart", "darkpipe-drain")
+    with relay_behind(home) as relay, queue_on(relay, home, tmp_path_factory.mktemp("relay")) as queue:
         yield queue
-        queue.server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +93,7 @@ def _count(home: Machine, subject: str) -> int:
 
 
 def test_what_waited_comes_as_it_was_sent_and_the_true_client_is_judged(
-    home: Machine, queue: _Queue, lan: Client
+    home: Machine, queue: Queue, lan: Client
 ) -> None:
     message = _message("as-it-was", ".\r\n..\r\n. dot\r\n" + "word " * 200 + "x" * 5000)
     item = queue.keep(message, _envelope("alice@example.com"))
@@ -166,14 +110,14 @@ def test_what_waited_comes_as_it_was_sent_and_the_true_client_is_judged(
     assert "alice" not in log
 
 
-def test_another_client_fails_spf(queue: _Queue, lan: Client) -> None:
+def test_another_client_fails_spf(queue: Queue, lan: Client) -> None:
     forged = {"ADDR": "198.51.100.78", "PORT": "1", "HELO": "mail.sender.example"}
     queue.keep(_message("forged-client"), _envelope("alice@example.com", client=forged))
     queue.wait_until_empty()
     assert b"spf=fail" in _received(lan, "forged-client")
 
 
-def test_nothing_is_greylisted(queue: _Queue, lan: Client) -> None:
+def test_nothing_is_greylisted(queue: Queue, lan: Client) -> None:
     doubtful = [
         _message(subject).replace(b"bob@sender.example>\r", b"alice@example.com>\r") for subject in ("one", "two")
     ]
@@ -196,7 +140,7 @@ def test_nothing_is_greylisted(queue: _Queue, lan: Client) -> None:
         mailbox.logout()
 
 
-def test_a_refusal_becomes_quarantine(home: Machine, queue: _Queue, lan: Client) -> None:
+def test_a_refusal_becomes_quarantine(home: Machine, queue: Queue, lan: Client) -> None:
     item = queue.keep(_message("for-two"), _envelope("alice@example.com", "nobody@example.com"))
     queue.wait_until_empty()
     assert _received(lan, "for-two")
@@ -205,7 +149,7 @@ def test_a_refusal_becomes_quarantine(home: Machine, queue: _Queue, lan: Client)
     assert not home.run("postqueue", "-j").strip(), "and nobody is told"
 
 
-def test_a_lost_answer_is_found_in_queue_or_mailbox(home: Machine, queue: _Queue, lan: Client) -> None:
+def test_a_lost_answer_is_found_in_queue_or_mailbox(home: Machine, queue: Queue, lan: Client) -> None:
     """The drain is killed between the last octet and the answer: rspamd is held up, so that there is a time between."""
     home.run("systemctl", "stop", "darkpipe-drain")
     items = [queue.keep(_message(f"lost-{number}"), _envelope("alice@example.com")) for number in range(2)]
@@ -245,14 +189,14 @@ def test_nobody_but_the_drain_gets_to_its_listener(home: Machine) -> None:
         assert (home.run(*identity, "python3", "-c", script, check=False).strip() == "") is allowed, user
 
 
-def test_another_home_shuts_this_one_out(home: Machine, queue: _Queue) -> None:
-    queue.identity = Identity(_RELAY_ID, _HOME_ID, 2)
+def test_another_home_shuts_this_one_out(home: Machine, queue: Queue) -> None:
+    queue.identity = Identity(RELAY_ID, HOME_ID, 2)
     item = queue.keep(_message("fenced"), _envelope("alice@example.com"))
     try:
         wait_for(lambda: _state(home)["doing"] == "fenced", "the fence")
         assert queue.waits == [item.id]
         assert _state(home)["trouble"]
     finally:
-        queue.identity = Identity(_RELAY_ID, _HOME_ID, 1)
+        queue.identity = Identity(RELAY_ID, HOME_ID, 1)
         home.run("systemctl", "restart", "darkpipe-drain")
     queue.wait_until_empty()

@@ -1,17 +1,12 @@
-"""`darkpipe relay`: the relay, and what waits on it, seen from home."""
+"""The relay's queue and the drain in words, for `darkpipe relay status`."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import click
-
-from home.command import HELP, in_words, json_option, print_json, print_table
-from home.drain_state import Doing, Drained, read_drained
-from home.tunnel_state import Tunnel, read_tunnel
+from home.drain_state import Doing, Drained
 from model.control import QueueStatus
 
 _SAID = {
@@ -24,54 +19,23 @@ _SAID = {
 }
 
 
-@click.group(context_settings=HELP)
-def relay() -> None:
-    """The relay.
-
-    \b
-    Examples:
-      darkpipe relay status
-    """
-
-
-@relay.command("status")
-@json_option
-def status(as_json: bool) -> None:
-    """Show the relay's queue as the relay has told it last, and how fetching goes.
-
-    \b
-    Example:
-      darkpipe relay status --json
-    """
-    with in_words(as_json=as_json):
-        tunnel, drain = read_tunnel(), read_drained()
-        if as_json:
-            print_json(as_data(tunnel, drain))
-            return
-        print_table(rows(tunnel, drain, datetime.now(UTC), time.monotonic()))
-
-
-def as_data(tunnel: Tunnel | None, drain: Drained | None) -> Mapping[str, Any]:
-    """Give the status for programs."""
+def as_data(drain: Drained | None) -> Mapping[str, Any]:
+    """Give `drain` and `queue` for programs."""
     return {
-        "tunnel": tunnel.model_dump(mode="json") if tunnel else None,
         "drain": drain.model_dump(mode="json", exclude={"relay", "written", "since"}) if drain else None,
         "queue": drain.model_dump(mode="json")["relay"] if drain else None,
     }
 
 
-def rows(tunnel: Tunnel | None, drain: Drained | None, clock: datetime, now: float) -> Sequence[tuple[str, str]]:
-    """Give the status for people.
+def rows(drain: Drained | None, clock: datetime, now: float) -> Sequence[tuple[str, str]]:
+    """Give them for people, as names and texts.
 
     Args:
         clock, now: the same moment, by the clock on the wall and in seconds of CLOCK_MONOTONIC.
     """
-    if tunnel is None:
-        return [("relay", "none is known to this home")]
-    found = [("relay", tunnel.relay or "-"), ("tunnel", "up" if tunnel.up else f"down: {tunnel.error or 'no answer'}")]
     if drain is None:
-        return [*found, ("drain", "does not say how it is: journalctl -b -u darkpipe-drain")]
-    found.append(("drain", _drain_text(drain, now)))
+        return [("drain", "does not say how it is: journalctl -b -u darkpipe-drain")]
+    found = [("drain", _drain_text(drain, now))]
     if drain.trouble:
         found.append(("trouble", drain.trouble))
     return [*found, *(_queue_rows(drain.relay, clock) if drain.relay else ())]

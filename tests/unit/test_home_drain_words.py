@@ -1,18 +1,14 @@
-"""`darkpipe relay status`."""
+"""The queue and the drain in words."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
 from home.drain_state import Doing, Drained
-from home.relay_commands import as_data, rows
-from home.tunnel_state import Tunnel
+from home.drain_words import as_data, rows
 from model.control import Fault, QueueStatus
 
 _CLOCK = datetime(2026, 11, 25, 12, tzinfo=UTC)
-_TUNNEL = Tunnel(
-    relay="mx.example.com", up=True, handshake_seconds=3, endpoint="192.0.2.1:51820", since=_CLOCK, error=None
-)
 
 
 def _ago(**spent: int) -> int:
@@ -37,9 +33,7 @@ _DRAIN = Drained(written=100.0, doing=Doing.DRAINING, since=90.0, items=120, oct
 
 
 def test_people_are_told_how_much_waits_since_when_and_how_fast_it_comes() -> None:
-    assert rows(_TUNNEL, _DRAIN, _CLOCK, 100.0) == [
-        ("relay", "mx.example.com"),
-        ("tunnel", "up"),
+    assert rows(_DRAIN, _CLOCK, 100.0) == [
         ("drain", "fetches what waits: 120 so far, 12.0 messages/s, 0.3 MB/s; 1 are tried again later"),
         ("queue", "340 messages, 1.5 GB of 4.0 GB (37 %)"),
         ("oldest", "2026-11-22 12:00 UTC (3 days ago)"),
@@ -50,14 +44,13 @@ def test_people_are_told_how_much_waits_since_when_and_how_fast_it_comes() -> No
 
 
 def test_what_is_not_known_is_said() -> None:
-    assert rows(None, None, _CLOCK, 0.0) == [("relay", "none is known to this home")]
-    assert "journalctl" in rows(_TUNNEL, None, _CLOCK, 0.0)[-1][1]
+    assert "journalctl" in rows(None, _CLOCK, 0.0)[-1][1]
     away = Drained(written=0.0, doing=Doing.FENCED, since=0.0, trouble="another home")
-    assert rows(_TUNNEL, away, _CLOCK, 0.0)[-1] == ("trouble", "another home")
+    assert rows(away, _CLOCK, 0.0)[-1] == ("trouble", "another home")
 
 
 def test_programs_get_all_of_it() -> None:
-    data = as_data(_TUNNEL, _DRAIN)
+    data = as_data(_DRAIN)
     assert data["queue"]["count"] == 340
     assert data["queue"]["faults"][0]["found"] == "the store fails"
     assert data["drain"] == {
@@ -68,4 +61,4 @@ def test_programs_get_all_of_it() -> None:
         "put_off": 1,
         "lost": 0,
     }
-    assert as_data(None, None) == {"tunnel": None, "drain": None, "queue": None}
+    assert as_data(None) == {"drain": None, "queue": None}
