@@ -107,6 +107,19 @@ class Objects:
             except _FAILURES as error:
                 raise StoreError(f"the S3 store has failed: {_told(error)}") from None
 
+    def size(self, name: str) -> int | None:
+        """Give the octets of an object, as the store says; None when it says that there is none.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        try:
+            return int(obstore.head(self._store, self._prefix + name)["size"])
+        except FileNotFoundError:
+            return None
+        except _FAILURES as error:
+            raise StoreError(f"the S3 store has failed: {_told(error)}") from None
+
     def _is(self, name: str, octets: bytes) -> bool:
         """Tell whether an object is what it should be; a piece of it at a time is in memory."""
         expected = memoryview(octets)

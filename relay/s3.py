@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from model.bucket import HEAD, LARGEST_HEAD, NAME, PIECE, BucketError, Entry, Seal
 from model.control import BucketStatus, Fault, QueuedItem
@@ -22,6 +24,8 @@ from model.s3_objects import Objects, StoreError, open_store
 from relay.place import LostError, PlaceError
 from relay.s3_records import Records
 from relay.s3_state import FolderState, state_path
+
+_T = TypeVar("_T")
 
 MOST_UPLOADS = 32
 """Items on their way into the bucket at once, each with a piece in memory; the next one waits."""
@@ -151,31 +155,33 @@ class S3Place:
         """Give the octets of an item, piece by piece.
 
         Raises:
-            LostError: the store does not have it, or has other octets; known for sure behind the last piece only.
+            LostError: the store does not have all of it. That it has other octets is known behind the last piece only.
             PlaceError: the store fails.
         """
         entry = Entry(item.id, item.size, item.received, item.sha256)
-        digest = hashlib.sha256()
         for folder in (self._state.folder, *self._state.left):
-            seal = Seal(self._settings.seal, folder)
-            for number, name in enumerate(seal.piece_names(entry)):
-                size = entry.piece_size(number)
-                piece = self._get(f"{folder}/{name}", size)
-                if piece is None and not number:
-                    break  # it lies in another folder
-                if piece is None or len(piece) != size:
-                    raise self._lost(item)
-                digest.update(piece)
-                yield piece
-            else:
-                if digest.hexdigest() != item.sha256:
-                    raise self._lost(item)
-                return
+            names = [f"{folder}/{name}" for name in Seal(self._settings.seal, folder).piece_names(entry)]
+            # Before the first octet goes out: home goes on with the next item then, and not when it is cut off.
+            if all(self._ask(self._objects.size, name) == entry.piece_size(n) for n, name in enumerate(names)):
+                return self._read(item, entry, names)
         raise self._lost(item)
 
-    def _get(self, name: str, most: int) -> bytes | None:
+    def _read(self, item: QueuedItem, entry: Entry, names: Sequence[str]) -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        for number, name in enumerate(names):
+            size = entry.piece_size(number)
+            piece = self._ask(partial(self._objects.get, most=size), name)
+            if piece is None or len(piece) != size:
+                raise self._lost(item)
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != item.sha256:
+            raise self._lost(item)
+
+    @staticmethod
+    def _ask(ask: Callable[[str], _T], name: str) -> _T:
         try:
-            return self._objects.get(name, most)
+            return ask(name)
         except StoreError as error:
             raise PlaceError(str(error)) from None
 

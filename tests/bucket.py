@@ -45,6 +45,10 @@ class Bucket(Objects):
         self.before("get", name)
         return super().get(name, most)
 
+    def size(self, name: str) -> int | None:
+        self.before("size", name)
+        return super().size(name)
+
     # ---- What the owner does
 
     def content(self) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from tests.lint import lint, reformat
 from tests.locks import make_locks
 from tests.power.command import power
 from tests.reproducible.command import reproducible
+from tests.simulation.command import simulation
 from tests.tiers import TIERS, run_tiers, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -111,6 +112,7 @@ dev.add_command(pair)
 dev.add_command(power)
 dev.add_command(relay)
 dev.add_command(reproducible)
+dev.add_command(simulation)
 
 
 def main() -> None:
