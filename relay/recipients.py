@@ -54,6 +54,8 @@ class Recipients:
             known = self._known
         if known is None:
             return _NO_LIST
+        if address.casefold() == "postmaster":
+            return _TAKEN  # of whichever domain (RFC 5321 §4.5.1); home knows
         folded = fold_address(address)
         local, _, domain = folded.rpartition("@")
         rule = known.domains.get(domain)
