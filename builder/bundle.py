@@ -20,7 +20,7 @@ from model.control import PROTOCOL
 
 PACKAGES = (
     *("haproxy", "nftables", "openssl", "postfix", "wireguard-tools"),
-    *("python3", "python3-dnspython", "python3-h11", "python3-jinja2"),
+    *("python3", "python3-dnspython", "python3-h11", "python3-jinja2", "python3-spf"),
 )
 """Debian packages that a relay needs, in Debian 12 as in 13."""
 

@@ -14,6 +14,10 @@ RECIPIENTS = (OWN, "postmaster", *STRANGERS)
 """A bare postmaster cannot be refused for good (RFC 5321 §4.5.1)."""
 
 
+AWAY = frozenset({450, 451})
+"""Codes while home is away: of the queue that knows no recipients yet, and of Postfix before there is a queue."""
+
+
 def answers(host: str, port: int, recipients: Iterable[str], source: str = "") -> dict[str, tuple[int, int]]:
     """Try to send to each of some recipients, in a session each.
 
@@ -39,5 +43,6 @@ def check_answers(found: Mapping[str, tuple[int, int]]) -> None:
         AssertionError: a server that tells senders anything else.
     """
     codes = {recipient: code for recipient, (code, _) in found.items()}
-    assert codes == {OWN: 450, "postmaster": 451, **dict.fromkeys(STRANGERS, 554)}
+    assert {codes.pop(recipient) for recipient in (OWN, "postmaster")} <= AWAY
+    assert codes == dict.fromkeys(STRANGERS, 554)
     assert {code for _, code in found.values()} <= {503, 554}, found

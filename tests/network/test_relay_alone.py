@@ -44,8 +44,9 @@ def test_a_sender_is_asked_to_come_again(session: smtplib.SMTP, sender: str) -> 
     assert session.docmd("DATA")[0] == 554
 
 
-def test_it_says_nothing_about_sizes(session: smtplib.SMTP) -> None:
+def test_it_says_how_large_a_message_may_be(session: smtplib.SMTP) -> None:
     session.ehlo()
+    assert session.esmtp_features["size"] == str(50 * 2**20)
     assert session.mail("a@example.net", ["SIZE=50000000"])[0] == 250
 
 
