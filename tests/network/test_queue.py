@@ -18,10 +18,10 @@ import pytest
 from builder.relay_files import RelaySetting, relay_files
 from model.control import QueueSettings
 from model.envelope import Envelope
+from model.recipients import DomainRule, RecipientList
 from relay.place import Place
 from relay.queue import RECIPIENTS, SETTINGS, Queue
 from relay.reception import converse
-from model.recipients import DomainRule, RecipientList
 from relay.redaction import redact
 from relay.server import Server
 from tests import signatures
