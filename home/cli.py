@@ -87,7 +87,7 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group, quarantine):
+for group in (domain, user, alias, dkim, dns_group, quarantine, relay):
     main.add_command(group)
 main.add_command(pair)
 main.add_command(preflight_command)
