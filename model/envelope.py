@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 _MAGIC = b"DPQ1"
@@ -64,7 +64,9 @@ class Envelope:
 
     def octets(self) -> bytes:
         """Write it: four octets that name the format, its length (32 bits, big-endian), and JSON in UTF-8."""
-        text = json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+        # asdict() would copy all of it, for each message.
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
         return _MAGIC + len(text).to_bytes(_LENGTH_OCTETS) + text
 
     @classmethod

@@ -18,7 +18,7 @@ from relay.smtp import Mail
 SECONDS = 10.0
 """For the answer; RFC 7208 §4.6.4 asks for 20 at least, but with each of them the sender's sessions wait."""
 
-_WORKERS = 8
+_WORKERS = 32
 _MOST_WAITING = 100
 
 _RESULTS = frozenset({"none", "neutral", "pass", "fail", "softfail", "temperror", "permerror"})
