@@ -1,15 +1,20 @@
-"""The relay from the very beginning: a cloud machine with kernel and disk, user-data, packages from the archive."""
+"""The relay from the very beginning: a cloud machine with kernel and disk, user-data, Debian's archive, a bundle."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from builder.archive import Archive
+from builder.bootstrap import open_bootstrap
 from builder.build import open_workshop
 from builder.cache import Cache
 from builder.emulator import Forward
@@ -17,11 +22,14 @@ from builder.greeting import free_port
 from builder.progress import Stages
 from builder.sandbox import remove_tree
 from builder.tools import host_architecture
+from model.document import parse_site
+from model.tunnel import HomeEnd
+from tests.bundles import AGENT, other_bundle
 from tests.cloud.judge import AWAY, OWN, RECIPIENTS, answers, check_answers
 from tests.cloud.qemu import EmulatedVps, emulated_vps
 from tests.cloud.root import CloudSystem, Suite, cloud_root
 from tests.cloud.seed import Seed
-from tests.cloud.site import SITE_TEXT
+from tests.cloud.site import SETTINGS, SITE_TEXT
 from tests.cloud.status import CloudInit
 from tests.images.machine import REPOSITORY
 from tests.machine.machine import wait_for
@@ -63,7 +71,55 @@ def relay(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     root = cloud_root(shop, CloudSystem(suite, bootable=True))
     smtp = free_port()
     with emulated_vps(shop, root, Seed(printed), scratch / "console.log", [Forward(smtp, 25)]) as vps:
-        yield Relay(vps, smtp, _wait_for_cloud_init(vps))
+        first = _wait_for_cloud_init(vps)
+        bootstrap = open_bootstrap(site, parse_site(SITE_TEXT, site.name).relays[0])
+        _bring_software(vps, bootstrap.home, scratch / "bundle")
+        yield Relay(vps, smtp, first)
+
+
+_HOME = """\
+set -e
+ip netns add home
+ip link add v0 type veth peer name v1 netns home
+ip address add 192.0.2.1/30 dev v0
+ip link set v0 up
+cat >/run/home.sh <<'END'
+ip link add relay0 type wireguard
+echo {home.private_key} | wg set relay0 private-key /dev/stdin peer {home.relay_key} endpoint 192.0.2.1:51820 \
+ allowed-ips {home.addresses.relay6}/128
+ip address add 192.0.2.2/30 dev v1
+ip address add {home.addresses.home6}/128 dev relay0 nodad
+ip link set v1 up
+ip link set relay0 up
+ip route add {home.addresses.relay6} dev relay0
+END
+ip netns exec home sh -e /run/home.sh
+"""
+"""Makes a home inside of the machine itself: a network that the kernel's WireGuard joins with it."""
+
+
+def _bring_software(vps: EmulatedVps, home: HomeEnd, folder: Path) -> None:
+    """Do what home does: bring the bundle to the receiver, and settings to its agent."""
+    folder.mkdir()
+    bundle = other_bundle(folder, {"relay/agent.py": AGENT})
+    (folder / "home.sh").write_text(_HOME.format(home=home))
+    (folder / "settings.json").write_bytes(SETTINGS.to_json())
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("home.sh", "bundle.tar", "settings.json"):
+            # The host, as QEMU's own network has it.
+            vps.lines(f"curl -sSf -o /run/{name} http://10.0.2.2:{server.server_port}/{name}")
+        server.shutdown()
+    vps.lines("sh /run/home.sh")
+    agent = f"http://[{home.addresses.relay6}]:2601"
+    curl = "ip netns exec home curl -sS -g -H Expect:"
+    answer = vps.console.run(f"{curl} -T /run/bundle.tar '{agent}/bundle?id={bundle.id}'", _CLOUD_INIT_SECONDS).output
+    assert '"state": "installed"' in answer, answer
+    headers = "-H 'DarkPipe-Protocol: 1' -H 'DarkPipe-Home-Epoch: 0'"
+    put = f"{curl} -f {headers} -X PUT --data-binary @/run/settings.json {agent}/settings"
+    done = vps.console.run(put, _CLOUD_INIT_SECONDS)
+    assert done.status == 0, f"{done} {vps.console.run('journalctl -u darkpipe-* --no-pager | tail -30').output}"
 
 
 def _wait_for_cloud_init(vps: EmulatedVps) -> CloudInit:

@@ -25,7 +25,7 @@ from tests.cloud.site import PORTS, SETTINGS, SITE_TEXT
 from tests.machine.machine import wait_for
 from tests.network.conftest import NewVps
 from tests.network.internet import Internet, Site
-from tests.network.software import Ends, both_ends
+from tests.network.software import AGENT_FILE, Ends, both_ends
 
 _SITE = Site(1)
 _UNIT = "relay/system/etc/systemd/system/darkpipe-agent.service.j2"
@@ -146,3 +146,13 @@ def test_a_power_cut_in_a_trial_brings_the_one_before_back(ends: Ends, internet:
     status = json.loads(ends.vps.run("cat", "/var/lib/darkpipe/bundle.json"))
     assert (status["state"], status["other"]) == ("refused", slow.id)
     assert not (ends.vps.files / "var/lib/darkpipe/trial.json").exists()
+
+
+def test_this_versions_own_agent_is_well_in_its_cage(ends: Ends) -> None:
+    """The last one: it listens to nobody who has not paired."""
+    agent = (SOURCE / AGENT_FILE).read_text()
+    ours = ends.bundle("ours", agent=agent, version="0.4.0")
+    ends.send(ours)
+    wait_for(lambda: ours.id in ends.vps.run("cat", "/var/lib/darkpipe/bundle.json"), "the trial is over")
+    assert json.loads(ends.vps.run("cat", "/var/lib/darkpipe/bundle.json"))["state"] == "installed"
+    assert ends.vps.failed_units() == []
