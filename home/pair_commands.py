@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +15,12 @@ import click
 from home.command import HELP, json_option, print_json
 from home.drain_state import read_drained
 from home.pair_service import WISHES
-from home.pair_state import Stage, Told, Wish, read_told
+from home.pair_state import REPLACEMENT, Stage, Told, Wish, read_told
 from home.relay_peer import FOLDER
 from home.tunnel_state import read_tunnel
+from model.control import QueueStatus
+from model.tunnel import HomeEnd
+from stack.durable import write_atomically
 
 _PATIENCE = 20.0
 """Seconds for the service to take up a wish."""
@@ -86,7 +92,7 @@ def relay_status(as_json: bool) -> None:
             {
                 "pairing": told.model_dump(mode="json", exclude={"written"}),
                 "tunnel": tunnel and tunnel.model_dump(mode="json"),
-                "queue": queue,
+                "queue": queue and asdict(queue),
             }
         )
         return
@@ -97,6 +103,8 @@ def relay_status(as_json: bool) -> None:
         click.echo(f"tunnel      {'up' if tunnel.up else 'DOWN'}, to {tunnel.relay}{at}")
     if told.software:
         click.echo(f"software    {told.software[:16]}")
+    if queue:
+        click.echo(f"queue       {queue.count} messages, {queue.octets} octets")
     if told.settings or told.recipients:
         click.echo(f"told        settings {told.settings}, recipients {told.recipients}")
 
@@ -108,6 +116,57 @@ def rotate_keys() -> None:
     Connections through the tunnel go on after some seconds.
     """
     _ask(Wish.ROTATE)
+
+
+@relay.command("replace")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def replace_relay(yes: bool) -> None:
+    """Turn to a new relay: read home's half of its bootstrap from standard input, and forget the old relay's keys.
+
+    On the computer, the file with the keys is moved away, `darkpipe user-data` makes new ones and the user-data for the
+    new server, and the new file is given to this command. The old server should be destroyed: nobody speaks with it.
+
+    \b
+    Example:
+      ssh root@darkpipe.local darkpipe relay replace --yes < home.keys/mx.example.com.json
+    """
+    bootstrap = read_bootstrap(sys.stdin.buffer.read())
+    _read()
+    drained = read_drained()
+    click.echo(waiting(drained.relay if drained else None))
+    if not yes:
+        raise click.UsageError("with --yes, home turns to the new relay now")
+    path = FOLDER / WISHES / REPLACEMENT
+    write_atomically(path, bootstrap.model_dump_json().encode(), 0o600)
+    click.echo(f"Home pairs with {bootstrap.relay} as soon as it answers: `darkpipe pair` shows how far it is.")
+
+
+def read_bootstrap(content: bytes) -> HomeEnd:
+    """Read home's half, alone or in the computer's file with both.
+
+    Raises:
+        ClickException: it is something else.
+    """
+    try:
+        data = json.loads(content)
+        return HomeEnd.model_validate(data.get("home", data))
+    except (ValueError, AttributeError):
+        raise click.ClickException(
+            "found no bootstrap on standard input, expected the file that `darkpipe user-data` has made in the folder "
+            "with the keys, such as home.keys/mx.example.com.json"
+        ) from None
+
+
+def waiting(queue: QueueStatus | None) -> str:
+    """Account for what is on the relay that goes."""
+    if queue is None:
+        return "What waits on the old relay is not known: it has not been asked since this device started."
+    if not queue.count:
+        return "When the old relay was last asked, nothing waited on it."
+    return (
+        f"On the old relay {queue.count} messages wait, {queue.octets} octets, and go with it, but for those in a "
+        "bucket of S3. While it still runs, home can drain it first: `darkpipe relay status`."
+    )
 
 
 def in_words(told: Told) -> Iterator[str]:

@@ -19,6 +19,7 @@ from home.pairing import (
     Ask,
     AskToConfirm,
     Change,
+    Claim,
     Done,
     Event,
     Failed,
@@ -157,6 +158,21 @@ class Keeper:
         if other or clashes(pair, networks):
             pair = free_pair(networks)
         return make_own(f"darkpipe-home-{self.state.kept.home[:8]}", pair)
+
+    def replace(self, bootstrap: HomeEnd) -> None:
+        """Turn to another relay, with another bootstrap; the keys of the one before are forgotten.
+
+        Raises:
+            ToolError: a tool refuses, and nothing was done.
+            OSError: the disk has failed, and nothing was done.
+        """
+        networks = home_networks()
+        ends = bootstrap.addresses
+        pair = (str(ends.home4), str(ends.relay4))
+        own = make_own(
+            f"darkpipe-home-{self.state.kept.home[:8]}", free_pair(networks) if clashes(pair, networks) else pair
+        )
+        self.happen(Claim(self._clock(), own), bootstrap)
 
     def _offer(self, own: Own) -> Event:
         kept = self.state.kept

@@ -14,7 +14,7 @@ from home.bundle import Carried, bring, bring_first, has_none
 from home.control_errors import ControlFailure
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_networks
-from home.pair_state import Stage, Told, Wish, tell
+from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
 from home.pairing import Change, Claim, Kept, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
 from home.queue_keys import QueueKeyError
@@ -139,6 +139,19 @@ class Service:
                 print(f"{wish}: {said}", flush=True)
                 self._told = replace_told(self._told, wish=f"{wish}: {said}")
                 path.unlink()
+
+        self._replace(self._folder / WISHES / REPLACEMENT)
+
+    def _replace(self, path: Path) -> None:
+        if not path.exists():
+            return
+        bootstrap = read_home_end(path)
+        if bootstrap is not None and bootstrap != self._keeper.bootstrap:
+            self._keeper.replace(bootstrap)
+            self._told = replace_told(self._told, relay=bootstrap.relay, software="", recipients=0, settings=0)
+            self._pushed_for = None
+            print(f"home has another relay: {bootstrap.relay}", flush=True)
+        path.unlink()
 
     def _grant(self, wish: Wish) -> str:
         now, keeper = time.monotonic(), self._keeper

@@ -48,6 +48,10 @@ class Wish(StrEnum):
     ROTATE = "rotate"
 
 
+REPLACEMENT = "replacement.json"
+"""In the folder of wishes: home's half of the bootstrap of another relay. A secret."""
+
+
 class Told(BaseModel):
     """The file.
 

@@ -17,6 +17,7 @@ from builder.greeting import free_port
 from home import pair_commands, pair_keeper, pair_push, pair_service
 from home.control_client import ControlClient
 from home.control_errors import ControlFailure
+from home.drain_state import Doing, Drained
 from home.pair_commands import ask, in_words
 from home.pair_diagnosis import Around, diagnose
 from home.pair_keeper import Keeper, clashes, free_pair
@@ -28,6 +29,7 @@ from home.pairing_file import read as read_document
 from home.queue_keys import ensure_identity
 from home.relay_peer import queue_client, read_peer
 from model.accounts import Accounts
+from model.control import QueueStatus
 from model.pairing import AgentState
 from model.recipients import RecipientList
 from model.site import Relay as RelayOfSite
@@ -335,3 +337,52 @@ def test_home_makes_its_half_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own.certificate in own.pem
     assert "PRIVATE KEY" not in own.certificate
     assert own.certificate not in [one for _, one in some_certificates()]
+
+
+def test_another_relay_takes_the_place_of_the_one_before(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(8)
+    monkeypatch.setattr(pair_keeper, "home_networks", list)
+    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair: make_own(*pair))
+    ends = {"home4": "10.210.0.1", "relay4": "10.210.0.0", "home6": "fd77::2", "relay6": "fd77::1"}
+    other = _bootstrap().model_copy(update={"relay": "mx2.example.com"})
+    other = HomeEnd.model_validate({**other.model_dump(mode="json"), "addresses": ends})
+    home.keeper.replace(other)
+    kept = home.keeper.state.kept
+    assert kept.base is None
+    assert kept.own
+    assert (kept.own.home4, kept.own.relay4) == ("10.210.0.1", "10.210.0.0")
+    assert home.keeper.end == other
+    assert not (home.folder / "peer.json").exists()
+    text = (home.folder / "state.json").read_text()
+    assert "mx2.example.com" in text
+    assert '"mx.example.com"' not in text
+
+
+def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_commands, "FOLDER", tmp_path)
+    (tmp_path / pair_service.WISHES).mkdir()
+    told = Told(written=time.monotonic(), stage=Stage.SILENT)
+    monkeypatch.setattr(pair_commands, "read_told", lambda: told)
+    queue = QueueStatus(1, "", "e", 3, 500, 1, 10**9, None, 1, 1)
+    drained = Drained(written=time.monotonic(), doing=Doing.AWAY, since=0, relay=queue)
+    monkeypatch.setattr(pair_commands, "read_drained", lambda: drained)
+    home_half = _bootstrap().model_dump(mode="json")
+    both = json.dumps({"home": home_half, "relay": {"private_key": "secret of the relay"}})
+    asked = CliRunner().invoke(pair_commands.relay, ["replace"], input=both)
+    assert asked.exit_code == 2
+    assert "3 messages wait, 500 octets" in asked.output
+    path = tmp_path / pair_service.WISHES / "replacement.json"
+    assert not path.exists()
+    done = CliRunner().invoke(pair_commands.relay, ["replace", "--yes"], input=both)
+    assert done.exit_code == 0, done.output
+    assert HomeEnd.model_validate_json(path.read_bytes()) == _bootstrap()
+    assert "secret of the relay" not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    wrong = CliRunner().invoke(pair_commands.relay, ["replace", "--yes"], input="{}")
+    assert "found no bootstrap" in wrong.output
+    as_json = CliRunner().invoke(pair_commands.relay, ["status", "--json"])
+    assert json.loads(as_json.output)["queue"]["count"] == 3
+    assert "queue       3 messages" in CliRunner().invoke(pair_commands.relay, ["status"]).output
