@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from home.control_errors import ControlFailure, Fenced
+from home.control_errors import ControlFailure, Fenced, NotAccepted, OtherRelay, WrongCertificate
 from home.drain_journal import Journal, JournalError
 from home.drain_run import Drain, Progress
 from home.drain_state import Doing, Drained, note, progress_line
@@ -120,7 +120,9 @@ def serve(
     run: Path = RUN,
     ready: Callable[[], str] = why_not,
 ) -> None:
-    """Drain until told to stop, or until somebody has to look for something.
+    """Drain until told to stop, until somebody has to look for something, or until there may be other keys.
+
+    systemd starts it again then, and hands over the keys that lie there now.
 
     Args:
         folder: on the data disk.
@@ -130,9 +132,8 @@ def serve(
     began = time.monotonic()
     peer = read_peer(keys / PEER)
     if peer is None:
-        while not stopped.is_set():
-            report.tell(Doing.UNPAIRED)
-            stopped.wait(_BROKEN)
+        report.tell(Doing.UNPAIRED)
+        stopped.wait(_BROKEN)
         return
     journal = Journal(folder)
     journal.prune(time.time_ns() // 1_000_000)
@@ -152,6 +153,10 @@ def serve(
                 stopped.wait(one_round(drain, relay, report))
             except LostError:
                 return
+            except (WrongCertificate, NotAccepted, OtherRelay) as error:
+                report.tell(Doing.PAUSED, str(error))
+                stopped.wait(drain.pause())
+                return
 
 
 def one_round(drain: Drain, relay: RelayQueue, report: Report) -> float:
@@ -159,11 +164,14 @@ def one_round(drain: Drain, relay: RelayQueue, report: Report) -> float:
 
     Raises:
         LostError: somebody has to look.
+        WrongCertificate, NotAccepted, OtherRelay: home or the relay may have other keys by now.
     """
     try:
         report.tell(report.state.doing, report.state.trouble, relay=relay.status())
         report.end(drain.round(), drain.lost)
         return _ROUND
+    except (WrongCertificate, NotAccepted, OtherRelay):
+        raise
     except Fenced as error:
         report.tell(Doing.FENCED, f"{error} `darkpipe relay status` shows which home the relay serves")
         return _FENCED

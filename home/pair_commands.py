@@ -14,6 +14,7 @@ import click
 
 from home.command import HELP, json_option, print_json
 from home.drain_state import read_drained
+from home.drain_words import as_data, rows
 from home.pair_service import WISHES
 from home.pair_state import REPLACEMENT, Stage, Told, Wish, read_told
 from home.relay_peer import FOLDER
@@ -84,15 +85,14 @@ def relay() -> None:
 @relay.command("status")
 @json_option
 def relay_status(as_json: bool) -> None:
-    """Show tunnel, pairing, software and queue."""
+    """Show tunnel, pairing, software, what waits on the relay, and how fetching it goes."""
     told, tunnel, drained = _read(), read_tunnel(), read_drained()
-    queue = drained.relay if drained else None
     if as_json:
         print_json(
             {
                 "pairing": told.model_dump(mode="json", exclude={"written"}),
                 "tunnel": tunnel and tunnel.model_dump(mode="json"),
-                "queue": queue and asdict(queue),
+                **as_data(drained),
             }
         )
         return
@@ -103,10 +103,10 @@ def relay_status(as_json: bool) -> None:
         click.echo(f"tunnel      {'up' if tunnel.up else 'DOWN'}, to {tunnel.relay}{at}")
     if told.software:
         click.echo(f"software    {told.software[:16]}")
-    if queue:
-        click.echo(f"queue       {queue.count} messages, {queue.octets} octets")
     if told.settings or told.recipients:
         click.echo(f"told        settings {told.settings}, recipients {told.recipients}")
+    for name, text in rows(drained, datetime.now(UTC), time.monotonic()):
+        click.echo(f"{name:<12}{text}")
 
 
 @relay.command("rotate-keys")

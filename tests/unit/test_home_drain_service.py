@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from home.control_errors import Fenced, Unreachable
+import home.drain_service
+from home.control_errors import Fenced, NotAccepted, Unreachable
 from home.drain_journal import Journal
 from home.drain_service import Report, one_round, serve, write_down
 from home.drain_state import SILENT, Doing, progress_line, read_drained
@@ -104,10 +105,19 @@ def test_a_lost_answer_ends_the_service_and_is_written_down(
     assert wanted.port > 0
 
 
-def test_without_a_relay_it_waits(tmp_path: Path, report: Report) -> None:
+def test_who_shows_another_certificate_may_have_new_keys(tmp_path: Path, sink: Sink, report: Report) -> None:
+    relay = _Away(tmp_path / "away")
+    relay.error = NotAccepted("no")
+    with pytest.raises(NotAccepted):
+        one_round(make_drain(tmp_path / "home", relay, sink), relay, report)
+
+
+def test_without_a_relay_it_waits_and_looks_again(
+    tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / PEER).write_text("\n")
     stopped = threading.Event()
-    threading.Timer(0.2, stopped.set).start()
+    monkeypatch.setattr(home.drain_service, "_BROKEN", 0.01)
     serve(tmp_path, tmp_path, report, stopped, tmp_path)
     state = read_drained(report.path)
     assert state
