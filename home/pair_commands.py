@@ -85,7 +85,12 @@ def relay() -> None:
 @relay.command("status")
 @json_option
 def relay_status(as_json: bool) -> None:
-    """Show tunnel, pairing, software, what waits on the relay, and how fetching it goes."""
+    """Show tunnel, pairing, software, what waits on the relay, and how fetching it goes.
+
+    \b
+    Example:
+      darkpipe relay status --json
+    """
     told, tunnel, drained = _read(), read_tunnel(), read_drained()
     if as_json:
         print_json(
