@@ -115,12 +115,17 @@ def relay_status(as_json: bool) -> None:
 
 
 @relay.command("rotate-keys")
-def rotate_keys() -> None:
+@json_option
+def rotate_keys(as_json: bool) -> None:
     """Change to new keys, of the tunnel and of the control plane; every 90 days this happens by itself.
 
     Connections through the tunnel go on after some seconds.
+
+    \b
+    Example:
+      darkpipe relay rotate-keys
     """
-    _ask(Wish.ROTATE)
+    _ask(Wish.ROTATE, as_json=as_json)
 
 
 @relay.command("replace")
@@ -215,7 +220,10 @@ def ask(
     return told.wish.partition(": ")[2] if told and told.wish.startswith(f"{wish}: ") else ""
 
 
-def _ask(wish: Wish) -> None:
+def _ask(wish: Wish, *, as_json: bool = False) -> None:
     _read()
     said = ask(wish)
+    if as_json:
+        print_json({"said": said})
+        return
     click.echo(f"{said[:1].upper()}{said[1:]}." if said else "darkpipe-pair is busy, and takes this up afterwards.")
