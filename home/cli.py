@@ -8,6 +8,7 @@ import click
 
 from firstboot.console import announce
 from home.alias_commands import alias
+from home.bucket_commands import recover_bucket, s3_key
 from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
 from home.configure import configure, try_out
 from home.dkim_command import dkim
@@ -89,6 +90,8 @@ def _show_changes() -> None:
 
 for group in (domain, user, alias, dkim, dns_group, quarantine, relay):
     main.add_command(group)
+for command in (recover_bucket, s3_key):
+    relay.add_command(command)
 main.add_command(pair)
 main.add_command(preflight_command)
 main.add_command(status)
