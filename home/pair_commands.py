@@ -84,7 +84,13 @@ def relay() -> None:
 @relay.command("status")
 @json_option
 def relay_status(as_json: bool) -> None:
-    """Show tunnel, pairing, software and queue."""
+    """Show tunnel, pairing, software and queue.
+
+    \b
+    Examples:
+      darkpipe relay status
+      darkpipe relay status --json
+    """
     told, tunnel, drained = _read(), read_tunnel(), read_drained()
     queue = drained.relay if drained else None
     if as_json:
@@ -110,12 +116,21 @@ def relay_status(as_json: bool) -> None:
 
 
 @relay.command("rotate-keys")
-def rotate_keys() -> None:
+@json_option
+def rotate_keys(as_json: bool) -> None:
     """Change to new keys, of the tunnel and of the control plane; every 90 days this happens by itself.
 
     Connections through the tunnel go on after some seconds.
+
+    \b
+    Example:
+      darkpipe relay rotate-keys
     """
-    _ask(Wish.ROTATE)
+    if as_json:
+        _read()
+        print_json({"said": ask(Wish.ROTATE)})
+    else:
+        _ask(Wish.ROTATE)
 
 
 @relay.command("replace")
