@@ -27,8 +27,11 @@ class Cipher:
             dm-crypt.rst); Adiantum's is in cryptsetup's release notes 2.0.6.
         key_bits: for `--key-size`. XTS halves it into two keys of AES-256 (cryptsetup-luksFormat(8)); Adiantum derives
             all others from one of 256 bits (the paper; the release notes).
-        sector_bytes: for `--sector-size`; larger ones are faster on most disks (cryptsetup-luksFormat(8)), most of all
-            with Adiantum, which works on a whole sector at once; its paper measures 4096 bytes.
+        sector_bytes: for `--sector-size`; larger ones are faster on most disks (cryptsetup-luksFormat(8)). But Adiantum
+            scrambles a sector as a whole: of one that a power cut has torn between two of the disk's, nothing is left,
+            and btrfs writes its superblock in place (`firstboot/superblock.py`). With 512 bytes, which a disk writes or
+            does not, each part of it is the old or the new one. XTS works on 16 bytes at a time, so that this holds for
+            any size.
     """
 
     specification: str
@@ -37,7 +40,7 @@ class Cipher:
 
 
 AES_XTS = Cipher("aes-xts-plain64", 512, 4096)
-ADIANTUM = Cipher("xchacha12,aes-adiantum-plain64", 256, 4096)
+ADIANTUM = Cipher("xchacha12,aes-adiantum-plain64", 256, 512)
 
 
 def choose_cipher(cpuinfo: str) -> Cipher:

@@ -36,13 +36,17 @@ class Record(BaseModel):
     """What was decided.
 
     Args:
-        uuid: of the btrfs.
+        uuid: of the btrfs, or of the LUKS2 container around it.
+        making: the partition that is being encrypted for the first time, by its identifier in the table. Nothing of
+            worth is on it until this is empty again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: Place
     uuid: UUID
+    encrypted: bool = False
+    making: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,13 @@ class UseOther:
 
 
 @dataclass(frozen=True)
+class MakeAgain:
+    """A partition of another disk was being encrypted when the power went."""
+
+    partition: Path
+
+
+@dataclass(frozen=True)
 class MakeUsb:
     """A USB disk is to be made the one for data."""
 
@@ -73,7 +84,7 @@ class Wait:
     text: str
 
 
-Decision = UseSystem | UseOther | MakeUsb | Wait
+Decision = UseSystem | UseOther | MakeAgain | MakeUsb | Wait
 
 
 def decide(record: Record | None, wish: DataDisk | None, others: Sequence[OtherDisk]) -> Decision:
@@ -86,7 +97,7 @@ def decide(record: Record | None, wish: DataDisk | None, others: Sequence[OtherD
     """
     volumes = [(disk, volume) for disk in others for volume in disk.volumes]
     if record is not None:
-        return _recorded(record, volumes)
+        return _unfinished(record, others) if record.making else _recorded(record, volumes)
     if volumes:
         if len(volumes) == 1:
             return UseOther(volumes[0][1])
@@ -106,7 +117,19 @@ def _recorded(record: Record, volumes: Sequence[tuple[OtherDisk, Volume]]) -> De
     if ours:
         return Wait(f"there are several copies of the disk with its data:\n{_list_volumes(ours)}\n{_ONE_OF_THEM}")
     foreign = f"\nThis is another device's or an older one:\n{_list_volumes(volumes)}" if volumes else ""
-    return Wait(f"the disk with its data is missing (btrfs {record.uuid}).{foreign}\nPlug it in.")
+    kind = "encrypted" if record.encrypted else "btrfs"
+    return Wait(f"the disk with its data is missing ({kind} {record.uuid}).{foreign}\nPlug it in.")
+
+
+def _unfinished(record: Record, others: Sequence[OtherDisk]) -> Decision:
+    if record.place is Place.SYSTEM:
+        return UseSystem(settled=True)
+    found = [path for disk in others for uuid, path in disk.partitions.items() if uuid == record.making]
+    if len(found) == 1:
+        return MakeAgain(found[0])
+    if found:
+        return Wait(f"the disk that is to be encrypted is there more than once: {', '.join(map(str, found))}.")
+    return Wait(f"the disk that is to be encrypted is missing (partition {record.making}).\nPlug it in.")
 
 
 def _usb(disks: Sequence[OtherDisk]) -> Decision:
@@ -132,7 +155,7 @@ def _state(disk: OtherDisk) -> str:
 
 
 def _list_volumes(volumes: Sequence[tuple[OtherDisk, Volume]]) -> str:
-    return "\n".join(f"  {volume.partition} on {disk}: btrfs {volume.uuid}" for disk, volume in volumes)
+    return "\n".join(f"  {volume.partition} on {disk}: {volume.kind} {volume.uuid}" for disk, volume in volumes)
 
 
 _ONE_OF_THEM = "Unplug all but the one that you mean."

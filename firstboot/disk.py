@@ -1,5 +1,7 @@
 """The device's disks: at the first start what is missing is made, at each start state and data are mounted.
 
+`state` comes first, and with it settings, network and login; data may have to wait, for its disk or for a passphrase.
+
 Every step may be cut off by a power failure. On a disk with GPT systemd-repart writes the partition table last, after
 the new partitions' file systems; on one with MBR all partitions are in the image, and a file system counts once it is
 marked as finished. Either way the next start finds a file system whole or makes it anew. Where data lies is decided
@@ -13,14 +15,18 @@ import sys
 import time
 import traceback
 import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.console import announce
 from firstboot.data_place import (
+    MakeAgain,
     MakeUsb,
     Place,
     Record,
     UseOther,
+    UseSystem,
     Wait,
     decide,
     keep_record,
@@ -29,16 +35,25 @@ from firstboot.data_place import (
     read_seed,
 )
 from firstboot.growing import grow_last, tell_kernel
+from firstboot.luks import MAPPED, LuksError, close, read_luks
 from firstboot.making import ensure_file_system, is_finished
-from firstboot.other_disks import OtherDisk, find_other_disks
+from firstboot.other_disks import OtherDisk, Volume, find_other_disks
+from firstboot.page.certificate import ensure_page_certificate
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
+from firstboot.recovery import RecoverySecret
+from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.seed import SeedError, boot_partition
 from firstboot.superblock import mend_superblock, read_btrfs
+from firstboot.unlock_socket import serve
+from firstboot.unlocking import Session, Stage
 from firstboot.usb_disk import make_usb_disk
+from firstboot.vault import Vault, this_machine
 from model.document import SEED_NAME, SiteError, read_site
 from model.layout import FileSystem, Table
 from model.report import annotate
-from model.site import DataDisk
+from model.site import DataDisk, UnlockPolicy
+from model.site import Disk as Wish
+from stack.certificate import CertificateError
 from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
@@ -53,15 +68,23 @@ _DISKS_ARE_THERE = 20.0
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
 
+_SYSTEM_PARTITION = "system"
+"""Stands for the system disk's own data partition, which needs no identifier to be found."""
 
-def prepare(disk: Disk) -> None:
-    """Make what is missing, mount state and data, and keep the machine id.
 
-    It returns when data is there, however long it takes until somebody has plugged in the disk that it lies on.
+@dataclass(frozen=True)
+class Found:
+    """The partition that data lies on, and what was decided about it; None when nothing is settled yet."""
+
+    partition: Path
+    record: Record | None
+
+
+def prepare_state(disk: Disk) -> None:
+    """Make the partitions that are missing, mount state, and keep the machine id.
 
     Raises:
         DiskError: a disk is too small or broken, or there is a copy of the system on another one.
-        SiteError, SeedError: at the first start, the seed does not say where data is to lie; nothing was decided.
     """
     check_only_copy(disk)
     first = _is_new(disk)
@@ -72,10 +95,55 @@ def prepare(disk: Disk) -> None:
         announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk.existing("state"), _STATE, FileSystem.EXT4, "noatime")
     _keep_machine_id(_STATE / "machine-id")
-    _mount(find_data(disk), _DATA, FileSystem.BTRFS, "noatime,compress=zstd:1")
+
+
+def prepare_data(disk: Disk) -> None:
+    """Mount data; make its file system, or its encryption, where they are missing.
+
+    It returns when data is there, however long it takes until somebody has plugged in the disk that it lies on, or
+    unlocked it.
+
+    Raises:
+        DiskError: a disk is broken.
+        SiteError, SeedError: at the first start, the seed does not say where data is to lie; nothing was decided.
+        LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
+    """
+    found = find_data(disk)
+    _mount_data(found.partition if not (found.record and found.record.encrypted) else _unlock(found, found.record))
     run("btrfs", "filesystem", "resize", "max", str(_DATA))
-    if first:
-        announce("DarkPipe: the disk is ready.")
+    announce("DarkPipe: the disk for the mail is there.")
+
+
+def _mount_data(device: Path) -> None:
+    _mount(device, _DATA, FileSystem.BTRFS, "noatime,compress=zstd:1")
+
+
+def _unlock(found: Found, record: Record) -> Path:
+    """Wait until somebody has unlocked the disk, or has had it made; give the device with the btrfs in it."""
+    vault = Vault(found.partition, this_machine())
+    if MAPPED.exists() and not record.making:  # this service starts a second time
+        return MAPPED
+
+    def make(passphrase: bytes, recovery: RecoverySecret, tell: Callable[[str], object]) -> None:
+        if _DATA.is_mount():
+            run("umount", str(_DATA))
+        close()
+        device = vault.make(record.uuid, passphrase, recovery, tell)
+        tell("keeping what derives from the recovery secret")
+        _mount_data(device)
+        keep_recovery_keys(_DATA, recovery)
+        run("sync", "--file-system", str(_DATA))
+        vault.finish()
+        keep_record(_STATE, record.model_copy(update={"making": ""}))
+
+    session = Session(new=bool(record.making), make=make, unlock=vault.unlock, clock=time.monotonic)
+    with serve(session, ensure_page_certificate(_STATE)):
+        wanted = "needs a passphrase to be made" if record.making else "is locked"
+        print(f"the disk for the mail, {found.partition}, {wanted}", flush=True)
+        session.finished.wait()
+    if session.view().stage is not Stage.OPEN:
+        raise DiskError(session.view().text)
+    return MAPPED
 
 
 def make_partitions(disk: Disk) -> None:
@@ -120,8 +188,8 @@ def _repart(disk: Disk) -> None:
         ) from error
 
 
-def find_data(disk: Disk) -> Path:
-    """Give the partition that data lies on, wherever it is; wait for it, make it, and keep the decision.
+def find_data(disk: Disk) -> Found:
+    """Find the partition that data lies on, wherever it is; wait for it, make it, and keep the decision.
 
     Raises:
         DiskError: a disk is broken.
@@ -129,13 +197,15 @@ def find_data(disk: Disk) -> Path:
     """
     record = read_record(_STATE)
     if record is not None and record.place is Place.SYSTEM:
-        return _system_data(disk, record, settled=True)
+        return _system_data(disk, record, encrypted=record.encrypted, settled=True)
     wish = None if record else _wish()
+    encrypted = wish is not None and wish.unlock is not UnlockPolicy.NONE
     told = ""
     while True:
         seen = _devices()
-        others = find_other_disks(disk.device, closely=wish is DataDisk.USB, seed=read_seed(_STATE))
-        decision = decide(record, wish, others)
+        closely = record is None and wish is not None and wish.data is DataDisk.USB
+        others = find_other_disks(disk.device, closely=closely, seed=read_seed(_STATE), bare=encrypted)
+        decision = decide(record, wish.data if wish else None, others)
         if time.monotonic() < _DISKS_ARE_THERE and (record is None or isinstance(decision, Wait)):
             time.sleep(_LOOK_AGAIN)
         elif isinstance(decision, Wait):
@@ -145,26 +215,80 @@ def find_data(disk: Disk) -> Path:
                 told = decision.text
             _wait_for_change(seen)
         elif isinstance(decision, MakeUsb):
-            _make_usb(decision.disk)
+            _make_usb(decision.disk, encrypted=encrypted)
+            if encrypted:
+                record = _begin_on_usb(disk, decision.disk)
         elif isinstance(decision, UseOther):
-            if record is None:
-                keep_record(_STATE, Record(place=Place.OTHER, uuid=decision.volume.uuid))
-            return decision.volume.partition
+            return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
+        elif isinstance(decision, MakeAgain) and record is not None:
+            return Found(decision.partition, _settle(record, decision.partition))
         else:
-            return _system_data(disk, record, settled=decision.settled)
+            settled = isinstance(decision, UseSystem) and decision.settled
+            return _system_data(disk, record, encrypted=encrypted, settled=settled)
 
 
-def _system_data(disk: Disk, record: Record | None, *, settled: bool) -> Path:
-    partition = disk.existing("data") if record else make_file_system(disk, "data")
+def _adopt(volume: Volume, *, encrypted: bool) -> Record:
+    if encrypted and not volume.encrypted:
+        announce(
+            f"DarkPipe: {volume.partition} holds a device's mail and is used as it is: IT IS NOT ENCRYPTED, though "
+            f"{SEED_NAME} asks for that."
+        )
+    record = Record(place=Place.OTHER, uuid=volume.uuid, encrypted=volume.encrypted)
+    keep_record(_STATE, record)
+    return record
+
+
+def _begin_on_usb(system: Disk, made: OtherDisk) -> Record:
+    """Record that the one partition of a USB disk is going to be encrypted."""
+    others = find_other_disks(system.device, closely=False)
+    partitions = [uuid for disk in others if disk.device == made.device for uuid in disk.partitions]
+    if len(partitions) != 1:
+        raise DiskError(f"{made} does not keep the table that was written to it. Is it broken?")
+    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0])
+    keep_record(_STATE, record)
+    return record
+
+
+def _settle(record: Record, partition: Path) -> Record:
+    """Take note that a container is finished, if a power cut came before that was recorded."""
+    container = read_luks(partition)
+    if not record.making or container is None or (container.uuid, container.label) != (record.uuid, label("data")):
+        return record
+    record = record.model_copy(update={"making": ""})
+    keep_record(_STATE, record)
+    return record
+
+
+def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled: bool) -> Found:
+    partition = disk.existing("data") if record or encrypted else make_file_system(disk, "data")
+    if encrypted:
+        return Found(partition, _encrypted_system_data(partition, record))
     found = read_btrfs(partition)
     if found is None or (record and found.uuid != record.uuid):
         raise DiskError(f"{partition}, which held its data, is damaged: restore a backup, or write the image again")
     if record is None and settled:
-        keep_record(_STATE, Record(place=Place.SYSTEM, uuid=found.uuid))
-    return partition
+        record = Record(place=Place.SYSTEM, uuid=found.uuid)
+        keep_record(_STATE, record)
+    return Found(partition, record)
 
 
-def _make_usb(disk: OtherDisk) -> None:
+def _encrypted_system_data(partition: Path, record: Record | None) -> Record:
+    container = read_luks(partition)
+    if record is None:
+        if container and container.label == label("data"):
+            record = Record(place=Place.SYSTEM, uuid=container.uuid, encrypted=True)
+        else:
+            # What may be there is the empty file system that this disk has got a moment ago.
+            record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION)
+        keep_record(_STATE, record)
+    elif record.making:
+        record = _settle(record, partition)
+    elif container is None or container.uuid != record.uuid:
+        raise DiskError(f"{partition}, which held its data, is damaged: restore a backup, or write the image again")
+    return record
+
+
+def _make_usb(disk: OtherDisk, *, encrypted: bool) -> None:
     announce(f"DarkPipe: first start. Making {disk} the disk for data.")
     seed = read_seed(_STATE) if disk.unfinished else None
     if seed is None:
@@ -172,17 +296,17 @@ def _make_usb(disk: OtherDisk) -> None:
         seed = uuid.uuid4()
         keep_seed(_STATE, seed)
     try:
-        make_usb_disk(disk.device, seed, unfinished=disk.unfinished)
+        make_usb_disk(disk.device, seed, unfinished=disk.unfinished, bare=encrypted)
     except subprocess.CalledProcessError as error:
         raise DiskError(f"{disk} cannot be made the disk for data:\n{error.stdout}\nIs it broken?") from error
     run("udevadm", "settle")
 
 
-def _wish() -> DataDisk | None:
-    """Read from the seed where data is to lie; None when there is no seed."""
+def _wish() -> Wish | None:
+    """Read from the seed where data is to lie, and whether encrypted; None when there is no seed."""
     with boot_partition(writable=False) as boot:
         seed = boot / SEED_NAME if boot else None
-        return read_site(seed).disk.data if seed and seed.is_file() else None
+        return read_site(seed).disk if seed and seed.is_file() else None
 
 
 def _devices() -> frozenset[tuple[str, str]]:
@@ -225,15 +349,19 @@ def _keep_machine_id(kept: Path) -> None:
         write_atomically(kept, _MACHINE_ID.read_bytes(), 0o444)
 
 
-def main() -> int:
-    """Run by darkpipe-disk.service; exit status 1 after a text on the console."""
+def main(arguments: Sequence[str]) -> int:
+    """Run by darkpipe-state.service and darkpipe-disk.service; exit status 1 after a text on the console.
+
+    Args:
+        arguments: which of the two: `state` or `data`.
+    """
     try:
-        prepare(system_disk())
+        {"state": prepare_state, "data": prepare_data}[arguments[0]](system_disk())
     except DiskError as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
     except SiteError as error:
         return _failed(annotate(error), str(error))
-    except (OSError, SeedError) as error:
+    except (OSError, SeedError, LuksError, CertificateError) as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
     except subprocess.CalledProcessError as error:
         text = f"{' '.join(error.cmd)} failed:\n{error.stdout}"
@@ -258,4 +386,4 @@ def _failed(told: str, logged: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -116,6 +116,20 @@ def take_imager(boot: Path, settings: Path, password: Path, taken_names: Collect
     return taken
 
 
+def look_at_imager(boot: Path, taken_names: Collection[str] = ()) -> Settings:
+    """Read the Imager's settings and leave them where they are: their password has no place to go yet.
+
+    Args:
+        boot: folder with the boot partition.
+        taken_names: users and groups that the login cannot be.
+
+    Raises:
+        ImagerError: the files are wrong.
+    """
+    present = [boot / name for name in FILES if (boot / name).is_file()]
+    return read_imager({path.name: _read(path) for path in present}, taken_names).settings
+
+
 def read_imager(files: Mapping[str, bytes], taken_names: Collection[str] = ()) -> Imported:
     """Read the Imager's files.
 

@@ -25,6 +25,9 @@ AUTHORIZED_KEYS = PurePosixPath("/run/darkpipe/authorized_keys")
 SUDOERS = PurePosixPath("/run/darkpipe/sudoers.d")
 SSHD = PurePosixPath("/run/darkpipe/sshd.conf")
 
+UNLOCK = "/usr/bin/darkpipe disk unlock"
+"""The one command that a login may always run as root."""
+
 _HASH = re.compile(r"\$[0-9a-z]{1,8}\$[./A-Za-z0-9$,=+-]{8,500}")
 """crypt(5): a method, its parameters, salt and hash."""
 
@@ -112,6 +115,8 @@ def sudoers(login: Login, *, asks: bool) -> Mapping[PurePosixPath, File]:
             has shown who they are.
     """
     rule = f"{login.name} ALL=(ALL:ALL) {'' if asks else 'NOPASSWD: '}ALL\n"
+    # The password lies on the disk that this unlocks; the command itself asks for the disk's.
+    rule += f"{login.name} ALL=(root) NOPASSWD: {UNLOCK}\n"
     return {SUDOERS / "login": File(rule.encode(), 0o440)}
 
 

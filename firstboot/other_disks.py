@@ -5,26 +5,33 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from firstboot.luks import read_luks
 from firstboot.partitions import label, run
 from firstboot.superblock import read_btrfs
 from firstboot.usb_disk import is_unfinished, read_edges
 from model.problems import printable
 
 # Without NAME there would be no tree.
-_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,MODEL,RO,LOG-SEC,FSTYPE,LABEL"
+_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,MODEL,RO,LOG-SEC,FSTYPE,LABEL,PARTUUID"
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A btrfs with our label on another disk."""
+    """A btrfs with our label, or a LUKS2 container with it, on another disk."""
 
     partition: Path
     uuid: UUID
+    encrypted: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Say what it is."""
+        return "encrypted" if self.encrypted else "btrfs"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class OtherDisk:
         content: what was found on it, in words; empty when there is nothing, or when nobody has looked closely.
         volumes: what is labelled as our data.
         unfinished: whether a power cut has left on it a part of what this very device was making.
+        partitions: the devices of its partitions, by the identifiers in its table.
     """
 
     device: Path
@@ -46,21 +54,25 @@ class OtherDisk:
     content: str = ""
     volumes: tuple[Volume, ...] = ()
     unfinished: bool = False
+    partitions: Mapping[str, Path] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.device} ({', '.join(filter(None, [self.model, f'{self.size / 1e9:.1f} GB']))})"
 
 
-def find_other_disks(system: Path, *, closely: bool, seed: UUID | None = None) -> tuple[OtherDisk, ...]:
+def find_other_disks(
+    system: Path, *, closely: bool, seed: UUID | None = None, bare: bool = False
+) -> tuple[OtherDisk, ...]:
     """Look at all disks but the one that the system was started from.
 
     Args:
         system: that disk, such as `/dev/mmcblk0`.
         closely: whether to find out which USB disks are empty, too.
         seed: of the USB disk that this device has begun to make, if any.
+        bare: whether that one was to have an empty partition, to be encrypted.
     """
     listed = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))["blockdevices"]
-    return tuple(_look(row, closely, seed) for row in candidates(listed, system))
+    return tuple(_look(row, closely, seed, bare) for row in candidates(listed, system))
 
 
 def candidates(rows: Sequence[Mapping[str, Any]], system: Path) -> list[Mapping[str, Any]]:
@@ -90,28 +102,32 @@ def describe(row: Mapping[str, Any], signatures: Sequence[Mapping[str, Any]], *,
     return "nothing, but it is write-protected" if row["ro"] else ""
 
 
-def _look(row: Mapping[str, Any], closely: bool, seed: UUID | None) -> OtherDisk:
+def _look(row: Mapping[str, Any], closely: bool, seed: UUID | None, bare: bool) -> OtherDisk:
     device = Path(row["path"])
     model = printable((row["model"] or "").strip())
     content, unfinished = "", False
     if closely and row["tran"] == "usb":
         try:
-            content, unfinished = _look_closely(device, row, seed)
+            content, unfinished = _look_closely(device, row, seed, bare)
         except (OSError, subprocess.CalledProcessError):  # pulled out a moment ago, or broken
             content = "nothing that can be read"
     places = [device, *(Path(part["path"]) for part in _partitions(row))]
     volumes = () if unfinished else tuple(volume for place in places if (volume := _volume(place)))
-    return OtherDisk(device, model, row["size"], row["tran"] == "usb", content, volumes, unfinished)
+    partitions = {part["partuuid"]: Path(part["path"]) for part in _partitions(row) if part["partuuid"]}
+    return OtherDisk(device, model, row["size"], row["tran"] == "usb", content, volumes, unfinished, partitions)
 
 
-def _look_closely(device: Path, row: Mapping[str, Any], seed: UUID | None) -> tuple[str, bool]:
+def _look_closely(device: Path, row: Mapping[str, Any], seed: UUID | None, bare: bool) -> tuple[str, bool]:
     edges = read_edges(device)
     signatures = json.loads(run("wipefs", "--json", "--no-act", str(device)) or "{}").get("signatures", ())
     content = describe(row, signatures, zeros=not any(map(any, edges)))
-    return content, bool(content and seed and is_unfinished(device, edges, row["log-sec"], seed))
+    return content, bool(content and seed and is_unfinished(device, edges, row["log-sec"], seed, bare=bare))
 
 
 def _volume(partition: Path) -> Volume | None:
+    # The container first: making it leaves copies of an older btrfs's superblock where they were.
+    if (container := read_luks(partition)) is not None:
+        return Volume(partition, container.uuid, encrypted=True) if container.label == label("data") else None
     found = read_btrfs(partition)
     return Volume(partition, found.uuid) if found and found.label == label("data") else None
 

@@ -65,7 +65,7 @@ def boot_partition(mount_point: Path = _MOUNT_POINT, *, writable: bool = True) -
         SeedError: it cannot be mounted.
         DiskError: the disk has gone.
     """
-    if _is_mounted(mount_point):
+    if is_mounted(mount_point):
         yield mount_point
     elif (partition := find_boot_partition(_COMMAND_LINE.read_text())) is None:
         yield None
@@ -129,7 +129,7 @@ def _take(seed: Path, kept: Path, check: Callable[[Path], object]) -> Taken:
     return Taken.TAKEN
 
 
-def _is_mounted(path: Path, mountinfo: str | None = None) -> bool:
+def is_mounted(path: Path, mountinfo: str | None = None) -> bool:
     """Find out whether something else than the folder itself is there; ReadWritePaths= mounts a folder on itself."""
     # Path.is_mount() overlooks a folder that is bind-mounted within its own file system, as containers do.
     rows = (mountinfo or Path("/proc/self/mountinfo").read_text()).splitlines()

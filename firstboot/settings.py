@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,10 +20,10 @@ from pydantic import ValidationError
 
 from firstboot import login as account
 from firstboot.console import announce
-from firstboot.imager import ImagerError, take_imager
+from firstboot.imager import ImagerError, look_at_imager, take_imager
 from firstboot.login import LoginError
 from firstboot.partitions import DiskError
-from firstboot.seed import SeedError, boot_partition
+from firstboot.seed import SeedError, boot_partition, is_mounted
 from firstboot.wifi import supplicant_configuration
 from model.settings import Keyboard, Settings
 from stack.durable import write_atomically
@@ -48,6 +48,9 @@ _PASSWD, _GROUP = Path("/etc/passwd"), Path("/etc/group")
 _FOLDERS = (account.USER_RECORDS, account.AUTHORIZED_KEYS, account.SUDOERS, SUPPLICANT.parent)
 _FILES = (account.SSHD, LOCAL_TIME)
 
+_LATER = Path("/run/darkpipe/login-waits")
+"""There when something could not be done because the data disk is not: darkpipe-login.service comes for it."""
+
 
 class SettingsError(Exception):
     """A setting cannot take effect; the text says which, why, and what to do."""
@@ -64,6 +67,18 @@ class Effect:
 
     files: Mapping[PurePosixPath, File] = field(default_factory=dict)
     links: Mapping[PurePosixPath, PurePosixPath] = field(default_factory=dict)
+
+
+def look_ahead() -> Settings:
+    """Read the settings while the data disk is not there yet; what the Raspberry Pi Imager has left stays where it is.
+
+    Raises:
+        SettingsError, ImagerError, SeedError, DiskError, OSError: they cannot be used.
+    """
+    if STATE.exists():
+        return read_settings(STATE)
+    with boot_partition(writable=False) as boot:
+        return look_at_imager(boot, account.taken_names(_PASSWD, _GROUP)) if boot else Settings()
 
 
 def take_over() -> None:
@@ -272,11 +287,15 @@ class Complaints:
             self.add(str(error))
 
 
-def take_effect(settings: Settings, complaints: Complaints) -> None:
-    """Do all that settings say, as far as it can be done."""
+def take_effect(settings: Settings, complaints: Complaints, *, locked: bool = False) -> None:
+    """Do all that settings say, as far as it can be done.
+
+    Args:
+        locked: whether the data disk, and with it the login's password, is not there yet.
+    """
     settings = without_unusable(settings, complaints.add)
     password_hash, sudo_asks = None, True
-    if settings.login:
+    if settings.login and not locked:
         with complaints.caught():
             password_hash = account.read_password_hash(PASSWORD)
             sudo_asks = password_hash is not None
@@ -297,17 +316,29 @@ def take_effect(settings: Settings, complaints: Complaints) -> None:
             set_keyboard(settings.keyboard)
 
 
-def main() -> int:
-    """Run by darkpipe-settings.service; exit status 1 when something was left out."""
+def main(arguments: Sequence[str]) -> int:
+    """Run by darkpipe-settings.service and darkpipe-login.service; exit status 1 when something was left out.
+
+    Args:
+        arguments: `early` when the data disk may still be locked; what needs it is then left to a second call.
+    """
     complaints = Complaints()
     settings = Settings()
-    with complaints.caught():
-        take_over()
-    with complaints.caught():
-        settings = read_settings(STATE)
-    take_effect(settings, complaints)
+    locked = "early" in arguments and not is_mounted(DATA)
+    if locked:
+        with complaints.caught():
+            settings = look_ahead()
+        if settings.login or not STATE.exists():
+            _LATER.parent.mkdir(mode=0o755, exist_ok=True)
+            _LATER.touch()
+    else:
+        with complaints.caught():
+            take_over()
+        with complaints.caught():
+            settings = read_settings(STATE)
+    take_effect(settings, complaints, locked=locked)
     return 1 if complaints.texts else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

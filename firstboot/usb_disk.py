@@ -22,6 +22,9 @@ SMALLEST = 8 * 10**9
 """Bytes; mail needs some room."""
 
 _DEFINITIONS = Path("/usr/share/darkpipe/data-disk.d")
+_BARE_DEFINITIONS = Path("/usr/share/darkpipe/bare-data-disk.d")
+"""The same table, with nothing in the partition: it is going to be encrypted."""
+
 _SECTOR = 512
 
 Edges = tuple[bytes, bytes]
@@ -40,12 +43,13 @@ def read_edges(device: Path) -> Edges:
         return first, file.read(EDGE)
 
 
-def make_usb_disk(device: Path, seed: UUID, *, unfinished: bool, definitions: Path = _DEFINITIONS) -> None:
+def make_usb_disk(device: Path, seed: UUID, *, unfinished: bool, bare: bool = False) -> None:
     """Make the table and the file system on an empty disk.
 
     Args:
         seed: where its identifiers come from; it is kept durably already.
         unfinished: whether this was tried before and a part of the table is there.
+        bare: whether the partition stays without a file system.
 
     Raises:
         subprocess.CalledProcessError: systemd-repart(8) refuses the disk or cannot write it.
@@ -59,24 +63,29 @@ def make_usb_disk(device: Path, seed: UUID, *, unfinished: bool, definitions: Pa
         "--dry-run=no",
         "--empty=require",
         f"--seed={seed}",
-        f"--definitions={definitions}",
+        f"--definitions={_BARE_DEFINITIONS if bare else _DEFINITIONS}",
         str(device),
     )
 
 
-def is_unfinished(device: Path, edges: Edges, sector: int, seed: UUID, definitions: Path = _DEFINITIONS) -> bool:
+def is_unfinished(
+    device: Path, edges: Edges, sector: int, seed: UUID, *, bare: bool = False, definitions: Path = _DEFINITIONS
+) -> bool:
     """Tell whether a power cut has left on a disk a part of the table that this device was writing.
 
     Args:
         edges: of the disk.
         sector: size of its logical sectors in bytes.
         seed: of the table.
+        bare: whether the partition was to stay empty. Then a whole table, too, is only a part of what was to be done:
+            that the disk is taken into use has not been recorded.
 
     Raises:
         subprocess.CalledProcessError: systemd-repart(8) cannot make this table.
         OSError: the disk cannot be read.
     """
-    return is_part_of(edges, _expected(device, sector, seed, definitions))
+    expected = _expected(device, sector, seed, definitions)
+    return is_part_of(edges, expected) or (bare and edges == expected)
 
 
 def is_part_of(edges: Edges, expected: Edges) -> bool:

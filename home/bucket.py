@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from model.bucket import HEAD, LARGEST_HEAD, LARGEST_PAGE, NAME, BucketError, Entry, Head, PageName, Seal
 from model.control import BucketStatus, QueuedItem
@@ -20,7 +20,15 @@ from model.s3_objects import Objects
 from stack.durable import write_atomically
 
 SEEN = "bucket-seen.json"
-"""File in home's folder for pairing."""
+"""File in the drain's folder."""
+
+
+class Writes(Protocol):
+    """Takes octets."""
+
+    def write(self, octets: bytes, /) -> int:
+        """Take all of them."""
+        ...
 
 
 class MissingError(Exception):
@@ -108,7 +116,7 @@ class Bucket:
             raise BucketError("a list of items is gone")
         return seal.read_page(octets, page.sha256)
 
-    def download(self, folder: str, item: QueuedItem, into: BinaryIO) -> None:
+    def download(self, folder: str, item: QueuedItem, into: Writes) -> None:
         """Fetch an item's ciphertext into a file.
 
         Raises:
@@ -162,7 +170,7 @@ def note_seen(folder: Path, status: BucketStatus) -> None:
     """Remember what the relay has told of its bucket, unless that is known already.
 
     Args:
-        folder: home's folder for pairing.
+        folder: the drain's folder.
 
     Raises:
         OSError: the disk fails.

@@ -8,8 +8,10 @@ import click
 
 from firstboot.console import announce
 from home.alias_commands import alias
+from home.bucket_commands import recover_bucket, s3_key
 from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
 from home.configure import configure, try_out
+from home.disk_commands import disk, recovery
 from home.dkim_command import dkim
 from home.dns_commands import dns_group
 from home.domain_commands import domain
@@ -87,8 +89,10 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group, quarantine, relay):
+for group in (domain, user, alias, dkim, dns_group, quarantine, relay, disk, recovery):
     main.add_command(group)
+for command in (recover_bucket, s3_key):
+    relay.add_command(command)
 main.add_command(pair)
 main.add_command(preflight_command)
 main.add_command(status)

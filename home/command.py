@@ -19,6 +19,7 @@ from home.drain_letter import LetterError
 from home.quarantine import QuarantineError
 from home.quarantine_release import ReleaseError
 from home.queue_keys import QueueKeyError
+from home.s3_settings import S3KeyError
 from home.services import ServiceError, end_sessions, restart
 from home.store import Store, StoreError
 from model.accounts import Accounts
@@ -52,6 +53,7 @@ EXPECTED = (
     QueueKeyError,
     ReleaseError,
     RenderError,
+    S3KeyError,
     SeedError,
     ServiceError,
     SiteError,

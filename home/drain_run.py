@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyrage import x25519
 
+from home.bucket import note_seen
 from home.drain import (
     MOST_REFUSED,
     Entry,
@@ -35,7 +36,7 @@ from home.drain_letter import Letter, LetterError, read_letter, unseal
 from home.hand_over import LostError, NobodyTakesError
 from home.quarantine import Quarantine
 from home.relay_queue import GoneError, NotNowError, RelayQueue
-from model.control import Page, QueuedItem
+from model.control import BucketStatus, Page, QueuedItem
 
 INCOMING = "incoming"
 QUARANTINE = "quarantine"
@@ -104,6 +105,14 @@ class Drain:
     def patience(self) -> Patience:
         """What was put off."""
         return self._patience
+
+    def remember(self, bucket: BucketStatus) -> None:
+        """Remember what the relay has told of its bucket, for the day on which it has died.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        note_seen(self._incoming.parent, bucket)
 
     def settle(self, found: Mapping[str, bool]) -> None:
         """Note for handings over, by their traces, whether somebody has found them."""

@@ -167,7 +167,10 @@ def one_round(drain: Drain, relay: RelayQueue, report: Report) -> float:
         WrongCertificate, NotAccepted, OtherRelay: home or the relay may have other keys by now.
     """
     try:
-        report.tell(report.state.doing, report.state.trouble, relay=relay.status())
+        status = relay.status()
+        report.tell(report.state.doing, report.state.trouble, relay=status)
+        if status.bucket:
+            drain.remember(status.bucket)
         report.end(drain.round(), drain.lost)
         return _ROUND
     except (WrongCertificate, NotAccepted, OtherRelay):

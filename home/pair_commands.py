@@ -87,7 +87,8 @@ def relay_status(as_json: bool) -> None:
     """Show tunnel, pairing, software, what waits on the relay, and how fetching it goes.
 
     \b
-    Example:
+    Examples:
+      darkpipe relay status
       darkpipe relay status --json
     """
     told, tunnel, drained = _read(), read_tunnel(), read_drained()
@@ -124,7 +125,11 @@ def rotate_keys(as_json: bool) -> None:
     Example:
       darkpipe relay rotate-keys
     """
-    _ask(Wish.ROTATE, as_json=as_json)
+    if as_json:
+        _read()
+        print_json({"said": ask(Wish.ROTATE)})
+    else:
+        _ask(Wish.ROTATE)
 
 
 @relay.command("replace")
@@ -219,10 +224,7 @@ def ask(
     return told.wish.partition(": ")[2] if told and told.wish.startswith(f"{wish}: ") else ""
 
 
-def _ask(wish: Wish, *, as_json: bool = False) -> None:
+def _ask(wish: Wish) -> None:
     _read()
     said = ask(wish)
-    if as_json:
-        print_json({"said": said})
-        return
     click.echo(f"{said[:1].upper()}{said[1:]}." if said else "darkpipe-pair is busy, and takes this up afterwards.")

@@ -242,7 +242,7 @@ def _disk_problems(disk: Disk | None) -> Iterator[Problem]:
     if disk is None:
         yield Problem(
             found="the data disk is not mounted",
-            remedy="see why: journalctl -b -u darkpipe-disk",
+            remedy="unlock it (darkpipe disk unlock), or see why: journalctl -b -u darkpipe-disk",
             blocks_mail=True,
         )
         return

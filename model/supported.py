@@ -35,8 +35,8 @@ SUPPORTED = (
     Support(
         ("disk", "unlock"),
         UnlockPolicy,
-        frozenset({UnlockPolicy.NONE}),
-        "write `unlock: none` if the mail may lie on this disk without encryption; otherwise wait for a later version",
+        frozenset({UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE}),
+        "write `unlock: passphrase`, and somebody types it after each start",
     ),
 )
 

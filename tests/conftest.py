@@ -13,6 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--cold-container", action="store_true", help="build all in a container, with nothing taken from our cache"
     )
+    parser.addoption(
+        "--encrypted-disk", action="store_true", help="encrypt, cut and unlock a disk in QEMU: a long test"
+    )
     parser.addoption("--flaps", type=int, default=50, help="how often home goes away under load (default: 50)")
     parser.addoption(
         "--every-call",

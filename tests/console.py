@@ -76,6 +76,10 @@ class Console:
         """Wait until the console shows one of some patterns and tell which."""
         return int(self._child.expect(list(patterns), timeout=timeout))
 
+    def type(self, line: str) -> None:
+        """Type a line, whatever is asking for one."""
+        self._child.sendline(line)
+
     def alive(self) -> bool:
         """Whether the machine still runs."""
         return self._child.isalive()

@@ -52,6 +52,7 @@ class Machine:
     smtp: int = field(default_factory=free_port)
     imaps: int = field(default_factory=free_port)
     closed: int = field(default_factory=free_port)
+    page: int = field(default_factory=free_port)
     _console: Console | None = None
     _logged_in: bool = False
 
@@ -64,7 +65,7 @@ class Machine:
         arguments = [
             *("boot", str(self.folder), "--disk", str(self.disk), "--size", str(self.size), "--shell"),
             *("--forward", f"{self.smtp}:25", "--forward", f"{self.imaps}:993"),
-            *("--forward", f"{self.closed}:{self.CLOSED_PORT}"),
+            *("--forward", f"{self.closed}:{self.CLOSED_PORT}", "--forward", f"{self.page}:443"),
             *(["--offline"] if self.offline else []),
             *(["--log-writes"] if self.log_writes else []),
             *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
@@ -116,6 +117,10 @@ class Machine:
     def expect(self, patterns: Sequence[str], timeout: float) -> int:
         """Wait until the console shows one of some patterns and tell which."""
         return self._shell().expect(patterns, timeout)
+
+    def type(self, line: str) -> None:
+        """Type a line, whatever the console asks for."""
+        self._shell().type(line)
 
     def lines(self, command: str) -> list[str]:
         """Run a command that must succeed and give its lines that are not empty."""

@@ -16,6 +16,7 @@ import pytest
 
 from firstboot import disk as firstboot_disk
 from firstboot.data_place import (
+    MakeAgain,
     MakeUsb,
     Place,
     Record,
@@ -28,7 +29,7 @@ from firstboot.data_place import (
     read_record,
     read_seed,
 )
-from firstboot.disk import find_data
+from firstboot.disk import Found, find_data
 from firstboot.making import ensure_file_system
 from firstboot.other_disks import OtherDisk, Volume
 from firstboot.partitions import Disk, DiskError
@@ -52,12 +53,20 @@ _BEGUN = replace(_EMPTY, device=Path("/dev/sdg"), content="gpt", unfinished=True
 
 _ON_SYSTEM = Record(place=Place.SYSTEM, uuid=_THEIRS)
 _ON_OTHER = Record(place=Place.OTHER, uuid=_OURS)
+_PART = "0f0f0f0f-0000-4000-8000-000000000001"
+_MAKING = Record(place=Place.OTHER, uuid=_OURS, encrypted=True, making=_PART)
+_BARE = replace(_EMPTY, content="1 partition", partitions={_PART: Path("/dev/sda1")})
 _USB, _SYSTEM = DataDisk.USB, DataDisk.SYSTEM
 
 
 @pytest.mark.parametrize(
     ("record", "wish", "others", "expected"),
     [
+        # Encrypted for the first time, and cut off.
+        (_MAKING, None, [_BARE, _PHOTOS], MakeAgain(Path("/dev/sda1"))),
+        (_MAKING, None, [_DATA], f"the disk that is to be encrypted is missing (partition {_PART})"),
+        (_MAKING, None, [_BARE, replace(_BARE, device=Path("/dev/sdh"))], "is there more than once"),
+        (_ON_SYSTEM.model_copy(update={"making": "system"}), None, [_BARE], UseSystem(settled=True)),
         # what was decided counts, whatever is plugged in
         (_ON_SYSTEM, None, [_DATA, _EMPTY], UseSystem(settled=True)),
         (_ON_SYSTEM, _USB, [_EMPTY], UseSystem(settled=True)),
@@ -141,6 +150,7 @@ class World:
 
     folder: Path
     wish: str = "usb"
+    encrypted: bool = False
     seed: uuid.UUID | None = None
     whole: bool = False
     made: int = 0
@@ -152,12 +162,21 @@ class World:
         return self.folder / "state"
 
     def start(self) -> Path:
+        return self.find().partition
+
+    def find(self) -> Found:
         return find_data(_OwnDisk(self.folder / "disk", _LAYOUT))
 
-    def other_disks(self, system: Path, *, closely: bool, seed: uuid.UUID | None) -> tuple[OtherDisk, ...]:
+    def other_disks(
+        self, system: Path, *, closely: bool, seed: uuid.UUID | None = None, bare: bool = False
+    ) -> tuple[OtherDisk, ...]:
+        assert not closely or bare == self.encrypted
         assert system == self.folder / "disk"
         stick = _EMPTY
-        if self.seed and self.whole:
+        if self.seed and self.whole and self.encrypted:
+            unrecorded = closely and seed == self.seed
+            stick = replace(stick, content="1 partition", unfinished=unrecorded, partitions={_PART: Path("/dev/sda1")})
+        elif self.seed and self.whole:
             volume = Volume(Path("/dev/sda1"), uuid.uuid5(self.seed, "file system"))
             stick = replace(stick, content="1 partition", volumes=(volume,))
         elif self.seed:
@@ -165,8 +184,9 @@ class World:
         disks = (stick, *self.plugged)
         return disks if closely else tuple(replace(disk, content="", unfinished=False) for disk in disks)
 
-    def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool) -> None:
+    def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool, bare: bool = False) -> None:
         assert device == _STICK
+        assert bare == self.encrypted
         assert unfinished == (self.seed is not None)
         assert read_seed(self.state) == seed
         self.made += 1
@@ -202,18 +222,20 @@ _LAYOUT = Layout(table=Table.DOS, boot="boot", partitions={"data": 8}, formats={
 
 
 @pytest.fixture
-def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], World]:
+def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     """Makes worlds; the one that was made last counts."""
     numbers = itertools.count()
 
-    def make(wish: str) -> World:
+    def make(wish: str, *, encrypted: bool = False) -> World:
         folder = tmp_path / f"{next(numbers)}"
-        world = World(folder, wish)
+        world = World(folder, wish, encrypted)
         for name in ("state", "boot"):
             Path.mkdir(folder / name, parents=True)
         (folder / "data").write_bytes(bytes(2**20))
         if wish:
-            (folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", wish))
+            (folder / "boot" / SEED_NAME).write_text(
+                _SEED.replace("system", wish).replace("none", "passphrase" if encrypted else "none")
+            )
 
         @contextmanager
         def boot_partition(*, writable: bool) -> Iterator[Path]:
@@ -345,3 +367,84 @@ def test_disks_that_come_late_are_waited_for(
     monkeypatch.setattr(time, "sleep", sleep)
     assert world.start() == Path("/dev/sda1")
     assert world.told == []
+
+
+def _container(path: Path, of: uuid.UUID, label: str) -> None:
+    """Write what tells a LUKS2 container: magic, version, label and identifier of its header."""
+    block = bytearray(2**20)
+    block[:8] = b"LUKS\xba\xbe\x00\x02"
+    block[24 : 24 + len(label)] = label.encode()
+    block[168:204] = str(of).encode()
+    path.write_bytes(block)
+
+
+def test_a_power_cut_at_any_step_before_a_usb_disk_is_encrypted(new_world: Callable[..., World]) -> None:
+    """Whatever was written, the partition is found again as one on which nothing of worth is."""
+    worlds = [new_world("usb", encrypted=True)]
+    cuts = 0
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        world.plugged = (_PHOTOS, _STRANGER) if read_record(world.state) else (_PHOTOS,)
+        found = world.find()
+        assert found.partition == Path("/dev/sda1")
+        assert found.record is not None
+        assert (found.record.place, found.record.encrypted, found.record.making) == (Place.OTHER, True, _PART)
+        assert read_record(world.state) == found.record
+        assert world.find() == found, "what was decided once stays"
+        worlds.append(new_world("usb", encrypted=True))
+        cuts += 1
+    assert cuts > 8
+
+
+def test_the_own_disk_is_encrypted_instead_of_formatted(new_world: Callable[..., World]) -> None:
+    world = new_world("system", encrypted=True)
+    data = world.folder / "data"
+    found = world.find()
+    assert (found.partition, found.record) == (data, read_record(world.state))
+    assert found.record is not None
+    assert found.record.making == "system"
+    assert data.read_bytes() == bytes(2**20), "until somebody has chosen a passphrase"
+    # A header that is half made, or made and not finished, changes nothing about that.
+    _container(data, found.record.uuid, "")
+    assert world.find() == found
+    # The label is written last; the power went before that was recorded.
+    _container(data, found.record.uuid, "darkpipe-data")
+    settled = world.find()
+    assert settled.record == found.record.model_copy(update={"making": ""}) == read_record(world.state)
+    assert world.find() == settled
+
+
+def test_an_encrypted_disk_that_is_another_one_or_gone_is_not_made_anew(new_world: Callable[..., World]) -> None:
+    world = new_world("system", encrypted=True)
+    keep_record(world.state, Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True))
+    for content in (_OURS, _THEIRS, None):
+        _container(world.folder / "data", content or _OURS, "darkpipe-data")
+        if content is None:
+            (world.folder / "data").write_bytes(bytes(2**20))
+        if content == _OURS:
+            assert world.start() == world.folder / "data"
+            continue
+        before = (world.folder / "data").read_bytes()
+        with pytest.raises(DiskError, match="damaged"):
+            world.start()
+        assert (world.folder / "data").read_bytes() == before
+
+
+def test_a_finished_container_on_the_own_disk_is_adopted(new_world: Callable[..., World]) -> None:
+    """A system partition that has lost its memory must not cost the mail."""
+    world = new_world("system", encrypted=True)
+    _container(world.folder / "data", _OURS, "darkpipe-data")
+    assert world.find().record == Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], encrypted: bool) -> None:
+    world = new_world("system", encrypted=True)
+    world.plugged = (replace(_DATA, volumes=(replace(_VOLUME, encrypted=encrypted),)),)
+    assert world.find().record == Record(place=Place.OTHER, uuid=_OURS, encrypted=encrypted)
+    assert [text for text in world.told if "IT IS NOT ENCRYPTED" in text] == world.told
+    assert bool(world.told) is not encrypted

@@ -259,7 +259,7 @@ def test_a_fault_of_our_own_is_told_on_the_console(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(firstboot.disk, "system_disk", read_a_table)
     monkeypatch.setattr(firstboot.disk, "announce", told.append)
     with pytest.raises(ValueError, match="a secret"):
-        firstboot.disk.main()
+        firstboot.disk.main(["state"])
     (text,) = told
     assert f"ValueError in {Path(__file__).name}, line {read_a_table.__code__.co_firstlineno + 1}." in text
     assert "a secret" not in text

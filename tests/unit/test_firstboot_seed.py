@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.seed import SeedError, Taken, _is_mounted, find_boot_partition, take_seed, take_tunnel
+from firstboot.seed import SeedError, Taken, find_boot_partition, is_mounted, take_seed, take_tunnel
 from model.document import SEED_NAME, SiteError, dump_site, read_site
 from model.tunnel import HOME_FILE, HomeEnd
 from tests.unit.power_cut import at_every_step
@@ -81,7 +81,7 @@ def test_a_container_has_no_boot_partition() -> None:
 )
 def test_a_folder_mounted_on_itself_is_no_boot_partition(boot: str, expected: bool) -> None:
     root = "20 1 254:0 /image / ro - erofs /dev/dm-0 ro\n"
-    assert _is_mounted(Path("/boot"), root + boot) is expected
+    assert is_mounted(Path("/boot"), root + boot) is expected
 
 
 _KEY = "A" * 43 + "="

@@ -98,21 +98,24 @@ def test_the_account_is_known_by_name_and_number_and_its_hash_is_apart() -> None
     assert not [file for file in readable if _HASH.encode() in file.content]
 
 
+_UNLOCKS = "gerda ALL=(root) NOPASSWD: /usr/bin/darkpipe disk unlock\n"
+
+
 def test_without_a_password_none_fits_and_sudo_asks_for_none() -> None:
     effect = _effect(Settings(login=_LOGIN))
     assert not [path for path in effect.files if path.suffix == ".user-privileged"]
-    assert _text(effect, account.SUDOERS / "login") == "gerda ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    assert _text(effect, account.SUDOERS / "login") == f"gerda ALL=(ALL:ALL) NOPASSWD: ALL\n{_UNLOCKS}"
 
 
 def test_with_a_password_sudo_asks_for_it() -> None:
     effect = _effect(Settings(login=_LOGIN), _HASH)
-    assert _text(effect, account.SUDOERS / "login") == "gerda ALL=(ALL:ALL) ALL\n"
+    assert _text(effect, account.SUDOERS / "login") == f"gerda ALL=(ALL:ALL) ALL\n{_UNLOCKS}"
     assert effect.files[account.SUDOERS / "login"].mode == 0o440
 
 
 def test_a_password_that_cannot_be_read_is_not_no_password() -> None:
     effect = render(Settings(login=_LOGIN), password_hash=None, sudo_asks=True)
-    assert "NOPASSWD" not in _text(effect, account.SUDOERS / "login")
+    assert _text(effect, account.SUDOERS / "login").count("NOPASSWD") == 1, "for the disk's passphrase alone"
 
 
 @pytest.mark.parametrize(

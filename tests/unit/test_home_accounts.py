@@ -83,7 +83,8 @@ def _commands(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[tuple
 def test_every_command_explains_itself(names: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(main, [*names, "--help"]).stdout
     assert f"darkpipe {' '.join(names)}" in shown.partition("Example")[2]
-    assert "--json" in shown
+    # What asks for secrets talks with a person.
+    assert "--json" in shown or names[0] in {"disk", "recovery"}
 
 
 def test_a_user_comes_changes_and_goes(device: Device) -> None:

@@ -92,14 +92,16 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
     # Two run where the device's settings want them; mail does not depend on them. Five are there for the relay: three
-    # say by themselves how they are, and the others are themselves the answer to this question.
+    # say by themselves how they are, and the others are themselves the answer to this question. The page is there only
+    # while nothing else is.
     for_relay = {"darkpipe-drain", "darkpipe-pair", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
-    others = {"ssh", "darkpipe-wifi@", *for_relay}
+    others = {"ssh", "darkpipe-wifi@", "darkpipe-page", *for_relay}
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 
-def test_only_ssh_is_open_to_neighbours() -> None:
-    assert [(port.name, port.port, port.protocol) for port in Stack(SHIPPED).home_ports] == [("ssh", 22, Protocol.TCP)]
+def test_only_ssh_and_the_page_are_open_to_neighbours() -> None:
+    ports = [(port.name, port.port, port.protocol) for port in Stack(SHIPPED).home_ports]
+    assert ports == [("ssh", 22, Protocol.TCP), ("unlock-page", 443, Protocol.TCP)]
 
 
 def test_numbers_stay_clear_of_those_that_debian_gives_out() -> None:

@@ -268,6 +268,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     rendered = rendered_text.splitlines()
     ports = [line for line in rendered if "comment" in line or "goto" in line]
     refused = "reject with icmpx admin-prohibited comment"
+    home4 = "{ 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16 }"
     assert [line.strip() for line in ports] == [
         'iifname "relay*" goto tunnel',
         'tcp dport 25 accept comment "smtp"',
@@ -275,8 +276,10 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'tcp dport 587 accept comment "submission"',
         'tcp dport 993 accept comment "imaps"',
         'tcp dport 4190 accept comment "sieve"',
-        'ip saddr { 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16 } tcp dport 22 accept comment "ssh"',
+        f'ip saddr {home4} tcp dport 22 accept comment "ssh"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 22 accept comment "ssh"',
+        f'ip saddr {home4} tcp dport 443 accept comment "unlock-page"',
+        'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 443 accept comment "unlock-page"',
         'oifname "relay*" goto to_relay',
         f'oifname "lo" tcp dport 2526 meta skuid != {{darkpipe-drain}} {refused} "drained"',
         f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
@@ -287,7 +290,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
     closed = [line for line in static if line.strip() and not line.lstrip().startswith("#")]
     neighbours = [line for line in closed if "comment" in line]
-    assert neighbours == [line for line in ports if "22 acc" in line]
+    assert neighbours == [line for line in ports if "22 acc" in line or "443 acc" in line]
     # Before there is a tunnel chain, nothing comes from there at all, and that is said first.
     shut = '\t\tiifname "relay*" drop'
     assert closed.index(shut) == closed.index("\tchain input {") + 2

@@ -1,0 +1,317 @@
+"""LUKS2 on the data disk, by cryptsetup(8). Secrets reach it through files in memory, never on its command line.
+
+Every slot has a token that says what it is for, so that a disk tells by itself how it is unlocked, whatever device it
+is plugged into. The label is written last: a container that has it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from firstboot.cipher import Cipher
+
+MAPPED = Path("/dev/mapper/darkpipe-data")
+"""The unlocked data disk."""
+
+_MAGICS = {0: b"LUKS\xba\xbe", 16384: b"SKUL\xba\xbe"}
+"""By place: of the header, and of its copy behind a first one of the usual size (LUKS2 On-Disk Format 1.1.1, §2.1)."""
+_HEADER_SIZE = 512
+_VERSION = b"\x00\x02"
+_LABEL = slice(24, 24 + 48)
+_UUID = slice(168, 168 + 40)
+
+_WRONG_KEY, _NO_MEMORY = 2, 3
+"""Exit statuses of cryptsetup(8)."""
+
+_LEAST_MEMORY, _MOST_MEMORY = 64 * 1024, 512 * 1024
+_PASSES = 4
+_CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+"""For keys of 128 bits and more: trying them all is hopeless, however fast it goes."""
+_MOST_LANES = 4
+
+
+class LuksError(Exception):
+    """cryptsetup failed; the text says how."""
+
+
+class Use(StrEnum):
+    """What a slot is for: the type of its token."""
+
+    PASSPHRASE = "darkpipe-passphrase"
+    RECOVERY = "darkpipe-recovery"
+    USB_KEY = "darkpipe-usb-key"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What tells a LUKS2 container from others."""
+
+    uuid: UUID
+    label: str
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one guess of a passphrase costs (argon2id, RFC 9106).
+
+    Args:
+        memory: in KiB.
+        passes: over that memory.
+        lanes: computed at once.
+    """
+
+    memory: int
+    passes: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A key that opens the disk; `use` is None when it was not made by DarkPipe."""
+
+    number: int
+    use: Use | None
+
+
+def choose_costs(meminfo: str, processors: int) -> Costs:
+    """Set the costs by the device, never by a measurement: a first start on a slow day must not make a weak disk.
+
+    A quarter of the memory, so that the device can always unlock it, and never more than 512 MiB, so that a smaller one
+    can that the disk is plugged into one day. Four passes over 64 MiB are the least (RFC 9106 §4 takes three for that).
+
+    Args:
+        meminfo: the text of /proc/meminfo (proc_meminfo(5)).
+    """
+    found = re.search(r"^MemTotal:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    memory = int(found[1]) // 4 if found else 0
+    return Costs(max(_LEAST_MEMORY, min(memory, _MOST_MEMORY)), _PASSES, max(1, min(processors, _MOST_LANES)))
+
+
+def read_luks(device: Path) -> Header | None:
+    """Read whose LUKS2 container lies on a device; also when a power cut has torn the first header.
+
+    Returns:
+        None when there is none, or the device cannot be read.
+    """
+    try:
+        with device.open("rb") as file:
+            for place, magic in _MAGICS.items():
+                file.seek(place)
+                block = file.read(_HEADER_SIZE)
+                if block.startswith(magic + _VERSION) and (header := _parse(block)):
+                    return header
+    except OSError:  # a card reader without a card, a disk that was pulled out a moment ago
+        pass
+    return None
+
+
+def _parse(block: bytes) -> Header | None:
+    try:
+        uuid = UUID(block[_UUID].rstrip(b"\0").decode("ascii"))
+    except ValueError:
+        return None
+    return Header(uuid, block[_LABEL].split(b"\0", 1)[0].decode(errors="replace"))
+
+
+Tool = Callable[[Sequence[str], Sequence[bytes]], "subprocess.CompletedProcess[str]"]
+"""Runs cryptsetup: arguments, in which `{0}`, `{1}` … stand for files with the secrets that follow."""
+
+
+def cryptsetup(arguments: Sequence[str], secrets: Sequence[bytes] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the tool; each secret is a file in memory that only it can open."""
+    with ExitStack() as stack:
+        descriptors = [stack.enter_context(_in_memory(secret)) for secret in secrets]
+        paths = [f"/dev/fd/{descriptor}" for descriptor in descriptors]
+        command = ["cryptsetup", "--batch-mode", *(argument.format(*paths) for argument in arguments)]
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            pass_fds=descriptors,
+        )
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class Luks:
+    """The container on one partition."""
+
+    def __init__(self, partition: Path, tool: Tool = cryptsetup) -> None:
+        self.partition = partition
+        self._tool = tool
+
+    def format(self, uuid: UUID, cipher: Cipher, key: bytes, use: Use) -> None:
+        """Make the container anew, opened by a key that nobody can guess; all that the partition holds is lost.
+
+        Raises:
+            LuksError: it cannot be made.
+        """
+        kind = ("--type", "luks2", "--cipher", cipher.specification, "--key-size", str(cipher.key_bits))
+        rest = ("--sector-size", str(cipher.sector_bytes), "--uuid", str(uuid), "--key-slot", "0")
+        device = ("--key-file", "{0}", str(self.partition))
+        self._run(("luksFormat", *kind, *rest, *_CHEAP, *device), (key,))
+        self._name(0, use)
+
+    def add(self, known: bytes, new: bytes, use: Use, costs: Costs | None) -> Slot:
+        """Add a key, and say what it is for.
+
+        Args:
+            known: a key that opens the container.
+            new: another one.
+            costs: None for a key that nobody can guess.
+
+        Raises:
+            LuksError: it cannot be added, for instance because `known` is wrong.
+        """
+        taken = {slot.number for slot in self.slots()}
+        number = min(set(range(32)) - taken)
+        stretch = _argon2id(costs) if costs else _CHEAP
+        options = ("--new-key-slot", str(number), *stretch, "--key-file", "{0}")
+        self._run(("luksAddKey", *options, str(self.partition), "{1}"), (known, new))
+        self._name(number, use)
+        return Slot(number, use)
+
+    def remove(self, number: int) -> None:
+        """Destroy a slot, and what says what it was for.
+
+        Raises:
+            LuksError: it cannot be destroyed.
+        """
+        for token, description in self._metadata()["tokens"].items():
+            if description["keyslots"] == [str(number)]:
+                self._run(("token", "remove", "--token-id", token, str(self.partition)))
+        self._run(("luksKillSlot", str(self.partition), str(number)))
+
+    def slots(self) -> tuple[Slot, ...]:
+        """List the keys that open the container.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        metadata = self._metadata()
+        known = {str(use): use for use in Use}
+        tokens = [token for token in metadata["tokens"].values() if token["type"] in known]
+        uses = {slot: known[token["type"]] for token in tokens for slot in token["keyslots"]}
+        return tuple(Slot(int(number), uses.get(number)) for number in sorted(metadata["keyslots"], key=int))
+
+    def fits(self, key: bytes, use: Use) -> bool:
+        """Tell whether a key opens one of the slots for a use; nothing is opened.
+
+        Raises:
+            LuksError: nobody can tell.
+        """
+        return any(self.fits_slot(key, slot) for slot in self._slots_for(use))
+
+    def fits_slot(self, key: bytes, slot: int) -> bool:
+        """Tell whether a key opens this very slot; nothing is opened.
+
+        Raises:
+            LuksError: nobody can tell.
+        """
+        return self._try(("--test-passphrase",), key, slot)
+
+    def open(self, key: bytes, use: Use, name: str = MAPPED.name) -> bool:
+        """Unlock the container as `/dev/mapper/<name>`; False when the key is wrong.
+
+        Raises:
+            LuksError: the key is right or unknown to be wrong, and something else failed.
+        """
+        return any(self._try((), key, slot, name) for slot in self._slots_for(use))
+
+    def _slots_for(self, use: Use) -> list[int]:
+        # A slot that somebody has made by hand is taken for a passphrase.
+        uses = {use, None} if use is Use.PASSPHRASE else {use}
+        return [slot.number for slot in self.slots() if slot.use in uses]
+
+    def _try(self, options: Sequence[str], key: bytes, slot: int, *name: str) -> bool:
+        # The kernel's keyring would keep the key where other processes of root find it.
+        options = ("--type", "luks2", "--disable-keyring", "--key-slot", str(slot), "--key-file", "{0}", *options)
+        done = self._tool(("open", *options, str(self.partition), *name), (key,))
+        if done.returncode == _WRONG_KEY:
+            return False
+        if done.returncode == _NO_MEMORY:
+            raise LuksError("this device has not enough memory to unlock the disk; use the recovery secret")
+        if done.returncode != 0:
+            raise LuksError(f"the disk cannot be unlocked: {done.stderr.strip()}")
+        return True
+
+    def finish(self, label: str) -> None:
+        """Give it the label by which it is found, as the last step of making it.
+
+        Raises:
+            LuksError: it cannot be written.
+        """
+        self._run(("config", "--label", label, str(self.partition)))
+
+    def backup(self, file: Path) -> None:
+        """Copy the header to a new file.
+
+        Raises:
+            LuksError: it cannot be copied.
+        """
+        self._run(("luksHeaderBackup", "--header-backup-file", str(file), str(self.partition)))
+
+    def _name(self, slot: int, use: Use) -> None:
+        token = json.dumps({"type": use, "keyslots": [str(slot)]}).encode()
+        self._run(("token", "import", "--json-file", "{0}", str(self.partition)), (token,))
+
+    def _metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._run(("luksDump", "--dump-json-metadata", str(self.partition))))
+        return found
+
+    def _run(self, arguments: Sequence[str], secrets: Sequence[bytes] = ()) -> str:
+        done = self._tool(arguments, secrets)
+        if done.returncode != 0:
+            # Its arguments hold no secret: these are in files.
+            raise LuksError(f"cryptsetup {arguments[0]} failed on {self.partition}: {done.stderr.strip()}")
+        return done.stdout
+
+
+def mapped_partition(mapped: Path = MAPPED, block_devices: Path = Path("/sys/class/block")) -> Path:
+    """Find the partition that the unlocked disk lies on.
+
+    Raises:
+        LuksError: it is locked.
+    """
+    partitions = sorted((block_devices / mapped.resolve().name / "slaves").glob("*"))
+    if len(partitions) != 1:
+        raise LuksError("the disk for the mail is locked: unlock it first (darkpipe disk unlock)")
+    return Path("/dev") / partitions[0].name
+
+
+def close(name: str = MAPPED.name, tool: Tool = cryptsetup) -> None:
+    """Lock it again; doing so twice does nothing.
+
+    Raises:
+        LuksError: it is in use.
+    """
+    if (MAPPED.parent / name).exists():
+        done = tool(("close", name), ())
+        if done.returncode != 0:
+            raise LuksError(f"{name} cannot be locked: {done.stderr.strip()}")
+
+
+def _argon2id(costs: Costs) -> tuple[str, ...]:
+    cost = ("--pbkdf-memory", str(costs.memory), "--pbkdf-force-iterations", str(costs.passes))
+    return ("--pbkdf", "argon2id", *cost, "--pbkdf-parallel", str(costs.lanes))

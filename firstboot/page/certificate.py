@@ -1,0 +1,41 @@
+"""The page's certificate: the device vouches for itself, and tells the fingerprint on its console."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from pathlib import Path
+
+from stack.certificate import ensure_certificate
+
+PATH = Path("page/page.pem")
+"""On `state`: it is needed while data is locked."""
+
+_NAMES = ("darkpipe", "darkpipe.local")
+_END = "-----END CERTIFICATE-----"
+
+
+def ensure_page_certificate(state: Path) -> str:
+    """Make key and certificate, unless they are there.
+
+    Args:
+        state: folder where `state` is mounted.
+
+    Returns:
+        The certificate's SHA-256 fingerprint, as browsers show it.
+
+    Raises:
+        stack.certificate.CertificateError: openssl failed.
+        OSError: it cannot be kept.
+    """
+    path = state / PATH
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    ensure_certificate(path, _NAMES)
+    return fingerprint(path.read_text(encoding="ascii"))
+
+
+def fingerprint(pem: str) -> str:
+    """Give the SHA-256 fingerprint of the certificate in a PEM file: pairs of hexadecimal digits between colons."""
+    start = pem.index("-----BEGIN CERTIFICATE-----")
+    certificate = ssl.PEM_cert_to_DER_cert(pem[start : pem.index(_END, start) + len(_END)])
+    return hashlib.sha256(certificate).digest().hex(":").upper()

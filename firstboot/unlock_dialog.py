@@ -1,0 +1,234 @@
+"""The conversation on a console or over SSH that makes the encrypted disk, or unlocks it."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from firstboot.lan import home_addresses
+from firstboot.unlock_socket import Seen, UnlockClient
+from firstboot.unlocking import Refused, Stage
+from firstboot.vault import SHORTEST
+
+_LOOK_AGAIN = 1.0
+_WAITING = (Stage.NEW, Stage.CONFIRM, Stage.LOCKED)
+
+_FORGET_SCREEN = "\033[H\033[2J\033[3J"
+"""Go to the upper left, erase the screen, and what was scrolled out of it (console_codes(4))."""
+
+
+class Terminal(Protocol):
+    """Where the conversation takes place."""
+
+    def show(self, text: str) -> None:
+        """Write a text and a line end."""
+
+    def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
+        """Ask for a line; None when there is no answer any more, or none is needed."""
+
+
+class Tty:
+    """The terminal on standard input and output."""
+
+    def show(self, text: str) -> None:
+        """Write a text and a line end."""
+        print(text, flush=True)
+
+    def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
+        """Ask for a line; it does not show while it is typed if it is `hidden`."""
+        print(question, end=" ", flush=True)
+        descriptor = sys.stdin.fileno()
+        with _no_echo(descriptor) if hidden else _as_it_is():
+            while not select.select([descriptor], [], [], _LOOK_AGAIN)[0]:
+                if until():
+                    self.show("")
+                    return None
+            line = os.read(descriptor, 4096)
+        if hidden:
+            self.show("")
+        return line.decode(errors="replace").rstrip("\n") if line else None
+
+
+@contextmanager
+def _no_echo(descriptor: int) -> Iterator[None]:
+    try:
+        before = termios.tcgetattr(descriptor)
+    except termios.error:  # no terminal: a program types
+        yield
+        return
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    # What was typed before the question is not lost, and is not an answer that shows.
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+class Dialog:
+    """One conversation.
+
+    Args:
+        leave: what an empty answer leads to, in words.
+        addresses: give the device's addresses in the home's network.
+    """
+
+    def __init__(
+        self,
+        client: UnlockClient,
+        terminal: Terminal,
+        leave: str,
+        addresses: Callable[[], tuple[str, ...]] = home_addresses,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client, self._terminal, self._leave = client, terminal, leave
+        self._addresses, self._sleep = addresses, sleep
+
+    def run(self) -> bool:
+        """Talk until the disk is open, here or by somebody else.
+
+        Returns:
+            Whether it is open or was never locked; False when whoever sits there wanted to leave.
+        """
+        greeted = False
+        while True:
+            try:
+                seen = self._client.see()
+            except Refused:
+                return True
+            if seen.view.stage in {Stage.OPEN, Stage.FAILED}:
+                return seen.view.stage is Stage.OPEN
+            if seen.view.stage is Stage.WORKING:
+                self._sleep(_LOOK_AGAIN)
+                continue
+            if not greeted:
+                self._terminal.show(self._greeting(seen))
+                greeted = True
+            try:
+                stays = self._unlock() if seen.view.stage is Stage.LOCKED else self._create()
+            except Refused as error:
+                self._terminal.show(f"Not done: {error}.")
+                continue
+            if not stays:
+                return False
+
+    def _greeting(self, seen: Seen) -> str:
+        pages = [f"  https://{address}/" for address in self._addresses()] or ["  (no address yet)"]
+        lines = ["", "DarkPipe: the disk for the mail is locked." if seen.view.stage is Stage.LOCKED else _NEW]
+        lines += ["Do it here, or in a browser at home:", *pages]
+        lines += [f"whose certificate has the SHA-256 fingerprint\n{_in_rows(seen.fingerprint)}"]
+        if seen.code:
+            lines += [f"and which asks for the code {seen.code[:4]} {seen.code[4:]}"]
+        return "\n".join(lines)
+
+    def _unlock(self) -> bool:
+        answer = self._ask(f"\nPassphrase or recovery secret (Enter alone: {self._leave}):", hidden=True)
+        if answer == "":
+            return False
+        if answer is not None:
+            self._terminal.show("Trying …")
+            self._client.unlock(answer)
+            self._terminal.show("The disk is unlocked.")
+        return True
+
+    def _create(self) -> bool:
+        question = f"\nA new passphrase, {SHORTEST} characters or more (Enter alone: {self._leave}):"
+        passphrase = self._ask(question, hidden=True)
+        if passphrase == "":
+            return False
+        if passphrase is None:
+            return True
+        if self._ask("Once more:", hidden=True) != passphrase:
+            raise Refused("these are two different passphrases")
+        secret = self._client.choose(passphrase)
+        groups = secret.split("-")
+        self._terminal.show(_SECRET.format(first=" ".join(groups[:4]), second=" ".join(groups[4:])))
+        asked = self._client.see().view.asked
+        while True:
+            typed = [self._ask(f"Group {number} of 8 (counted from the left):", hidden=False) for number in asked]
+            if None in typed:
+                return True
+            try:
+                self._confirm(tuple(group or "" for group in typed))
+            except Refused as error:
+                if self._client.see().view.stage is not Stage.CONFIRM:
+                    raise
+                self._terminal.show(f"{error}. Look again:")
+            else:
+                return True
+
+    def _confirm(self, typed: tuple[str, ...]) -> None:
+        failed: list[Refused] = []
+
+        def work() -> None:
+            try:
+                self._client.confirm(typed)
+            except Refused as error:
+                failed.append(error)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        told = ""
+        while worker.is_alive():
+            worker.join(_LOOK_AGAIN)
+            try:
+                view = self._client.see().view
+            except Refused:
+                continue
+            if view.stage is Stage.WORKING and view.text != told:
+                if not told:
+                    self._terminal.show(f"{_FORGET_SCREEN}Making the disk; this may take a minute or two.")
+                told = view.text
+                self._terminal.show(f"  {told} …")
+        if failed:
+            raise failed[0]
+        self._terminal.show("The disk is made and unlocked. From now on, each start asks for the passphrase.")
+
+    def _ask(self, question: str, *, hidden: bool) -> str | None:
+        return self._terminal.ask(question, hidden=hidden, until=self._is_over)
+
+    def _is_over(self) -> bool:
+        try:
+            return self._client.see().view.stage not in _WAITING
+        except Refused:
+            return True
+
+
+def _in_rows(fingerprint: str) -> str:
+    pairs = fingerprint.split(":")
+    return "\n".join(f"  {':'.join(pairs[start : start + 16])}" for start in range(0, len(pairs), 16))
+
+
+_NEW = """DarkPipe: first start. The disk for the mail is going to be encrypted, and needs a passphrase.
+After every start somebody has to type it; until then the device takes no mail."""
+
+_SECRET = """
+This is the RECOVERY SECRET. Write it down on paper, and keep it where no thief finds it together with the device.
+It opens the disk when the passphrase is forgotten. It is shown only now.
+
+    {first}
+    {second}
+"""
+
+
+def main() -> int:
+    """Run on a console before its login prompt; see darkpipe-console."""
+    Dialog(UnlockClient(), Tty(), "a login").run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What happens between a locked disk and an open one, step by step: nothing here knows of pages, sockets or consoles.
+
+A new disk: somebody chooses a passphrase, is shown the recovery secret, and types a part of it back; only then is
+anything made. One that is there: somebody types passphrase or recovery secret; whoever guesses waits longer each time.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from firstboot.luks import LuksError
+from firstboot.recovery import RecoverySecret, ask_for, is_typed_back, make_secret
+from firstboot.vault import PassphraseError, check_passphrase
+
+_FREE_GUESSES = 3
+_LONGEST_WAIT = 60.0
+_LONGEST_TYPED = 1024
+_CODE_DIGITS = 8
+
+
+class Stage(StrEnum):
+    """How far it is."""
+
+    NEW = "new"
+    """Nothing is made yet: a passphrase is to be chosen."""
+    CONFIRM = "confirm"
+    """The recovery secret was shown: a part of it is to be typed back."""
+    WORKING = "working"
+    """The disk is being made."""
+    LOCKED = "locked"
+    """It is there: passphrase or recovery secret are to be typed."""
+    OPEN = "open"
+    FAILED = "failed"
+
+
+class Refused(Exception):
+    """This was not done; the text says why, for whoever asked."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What somebody who waits for the disk may see.
+
+    Args:
+        text: what is going on.
+        asked: the groups of the recovery secret that are to be typed back, counted from 1.
+        wait: seconds until the next guess is heard.
+    """
+
+    stage: Stage
+    text: str = ""
+    asked: tuple[int, ...] = ()
+    wait: float = 0.0
+
+
+class Session:
+    """The way from a locked disk, or from none, to an open one; several people may try at once.
+
+    Args:
+        new: whether the disk is still to be made.
+        make: makes it, given a passphrase, the recovery secret, and what is told how far it is.
+        unlock: tries what was typed.
+        clock: seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        *,
+        new: bool,
+        make: Callable[[bytes, RecoverySecret, Callable[[str], None]], object],
+        unlock: Callable[[str], bool],
+        clock: Callable[[], float],
+        secret: Callable[[], RecoverySecret] = make_secret,
+        asked: Callable[[], tuple[int, ...]] = ask_for,
+    ) -> None:
+        self.code = "".join(secrets.choice("0123456789") for _ in range(_CODE_DIGITS))
+        """What a stranger in the network has to know before choosing the passphrase: it stands on the console."""
+        self.finished = threading.Event()
+        self._make, self._unlock, self._clock = make, unlock, clock
+        self._new_secret, self._choose_groups = secret, asked
+        self._stage = Stage.NEW if new else Stage.LOCKED
+        self._text = ""
+        self._chosen: tuple[bytes, RecoverySecret] | None = None
+        self._asked: tuple[int, ...] = ()
+        self._failures = 0
+        self._quiet_until = 0.0
+        self._busy = threading.Lock()
+
+    def view(self) -> View:
+        """Give what is to be seen now."""
+        wait = max(0.0, self._quiet_until - self._clock())
+        return View(self._stage, self._text, self._asked if self._stage is Stage.CONFIRM else (), wait)
+
+    def choose(self, passphrase: str, code: str, *, stranger: bool) -> RecoverySecret:
+        """Choose the passphrase of a new disk; again, as long as nothing was typed back.
+
+        Args:
+            code: the one on the console; not looked at unless a stranger asks.
+            stranger: whether somebody asks who is not known to own the device.
+
+        Returns:
+            The recovery secret, to be shown now and never again.
+
+        Raises:
+            Refused: it cannot be the passphrase, the code is wrong, or the disk is there.
+        """
+        with self._only_one():
+            self._must_be(Stage.NEW, Stage.CONFIRM)
+            if stranger:
+                self._heard()
+                typed = "".join(filter(str.isdigit, code))
+                if not secrets.compare_digest(typed, self.code):
+                    self._failed(stranger)
+                    raise Refused("the code is not the one on the device's console")
+            try:
+                chosen = check_passphrase(passphrase[:_LONGEST_TYPED])
+            except PassphraseError as error:
+                raise Refused(str(error)) from None
+            self._chosen = chosen, self._new_secret()
+            self._asked = self._choose_groups()
+            self._stage = Stage.CONFIRM
+            return self._chosen[1]
+
+    def confirm(self, typed: Sequence[str]) -> None:
+        """Take the part of the recovery secret that was asked for, and make the disk.
+
+        Raises:
+            Refused: it is another one, the disk is there, or it cannot be made.
+        """
+        with self._only_one():
+            self._must_be(Stage.CONFIRM)
+            if self._chosen is None or not is_typed_back(self._chosen[1], self._asked, typed):
+                groups = " and ".join(map(str, self._asked))
+                raise Refused(f"this is not what stands in groups {groups} of the recovery secret")
+            (passphrase, secret), self._chosen = self._chosen, None
+            self._stage = Stage.WORKING
+            try:
+                self._make(passphrase, secret, self._tell)
+            except Exception as error:
+                self._fail(error)
+                raise Refused(self._text) from error
+            self._open()
+
+    def unlock(self, typed: str, *, stranger: bool) -> None:
+        """Try passphrase or recovery secret.
+
+        Args:
+            stranger: whether somebody asks who is not known to own the device; only they have to wait, so that nobody
+                can keep the owner out by guessing.
+
+        Raises:
+            Refused: it is wrong, too many were wrong, or the disk cannot be unlocked.
+        """
+        with self._only_one():
+            if self._stage is Stage.OPEN:
+                return
+            self._must_be(Stage.LOCKED)
+            if stranger:
+                self._heard()
+            self._text = "trying"
+            try:
+                right = self._unlock(typed[:_LONGEST_TYPED])
+            except LuksError as error:
+                raise Refused(str(error)) from error
+            finally:
+                self._text = ""
+            if not right:
+                self._failed(stranger)
+                raise Refused("this is neither the passphrase nor the recovery secret")
+            self._open()
+
+    def opened(self) -> None:
+        """Take note that somebody else has unlocked the disk (a key on a stick, for instance)."""
+        with self._busy:
+            self._open()
+
+    def _open(self) -> None:
+        self._stage, self._text = Stage.OPEN, ""
+        self.finished.set()
+
+    def _tell(self, text: str) -> None:
+        self._text = text
+
+    def _fail(self, error: Exception) -> None:
+        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {error}"
+        self.finished.set()
+
+    def _must_be(self, *stages: Stage) -> None:
+        if self._stage not in stages:
+            raise Refused(_NOT_NOW[self._stage])
+
+    def _heard(self) -> None:
+        if (wait := self._quiet_until - self._clock()) > 0:
+            raise Refused(f"too many wrong answers: wait {wait:.0f} seconds")
+
+    def _failed(self, stranger: bool) -> None:
+        self._failures += stranger
+        if stranger and self._failures >= _FREE_GUESSES:
+            self._quiet_until = self._clock() + min(2.0 ** (self._failures - _FREE_GUESSES), _LONGEST_WAIT)
+
+    @contextmanager
+    def _only_one(self) -> Iterator[None]:
+        # argon2id would otherwise take the memory of several.
+        if not self._busy.acquire(blocking=False):
+            raise Refused("somebody else's answer is being tried at this moment: again in some seconds")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+_NOT_NOW = {
+    Stage.NEW: "the disk is not made yet: choose a passphrase first",
+    Stage.CONFIRM: "the recovery secret was not typed back yet",
+    Stage.WORKING: "the disk is being made",
+    Stage.LOCKED: "the disk is there already, and locked",
+    Stage.OPEN: "the disk is unlocked already",
+    Stage.FAILED: "the disk cannot be used: see the device's console",
+}

@@ -1,0 +1,133 @@
+"""The encrypted data disk as a whole: LUKS2 on a partition, btrfs in it. Making it, and unlocking it.
+
+Making it is no step that has to be carried on: until it is finished nothing of worth is on the partition, which the
+record on `state` says (`firstboot/data_place.py`). A power cut on the way means that it is made from the beginning.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from firstboot.cipher import Cipher, choose_cipher
+from firstboot.luks import MAPPED, Costs, Luks, LuksError, Use, choose_costs, close
+from firstboot.partitions import label, run
+from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
+
+SHORTEST = 12
+"""Characters of a passphrase."""
+
+
+class PassphraseError(ValueError):
+    """This cannot be the passphrase; the text says why."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the disk is made for: the device's processor and memory."""
+
+    cipher: Cipher
+    costs: Costs
+
+
+def this_machine(proc: Path = Path("/proc")) -> Machine:
+    """Look at the device that this runs on."""
+    cpuinfo = _read(proc / "cpuinfo")
+    return Machine(choose_cipher(cpuinfo), choose_costs(_read(proc / "meminfo"), os.cpu_count() or 1))
+
+
+def encode_passphrase(text: str) -> bytes:
+    """Give a passphrase the one form in which every keyboard and browser sends it (Unicode's NFC)."""
+    return unicodedata.normalize("NFC", text).encode()
+
+
+def check_passphrase(text: str) -> bytes:
+    """Judge a new passphrase.
+
+    Raises:
+        PassphraseError: it is too short, or nobody could type it again.
+    """
+    if len(text) < SHORTEST:
+        raise PassphraseError(f"it has {len(text)} characters; a passphrase has {SHORTEST} or more, best four words")
+    if not text.isprintable() or text != text.strip():
+        raise PassphraseError("it begins or ends with a space, or has a character that does not show")
+    if _is_recovery_secret(text):
+        raise PassphraseError("it is a recovery secret: choose a passphrase of your own")
+    return encode_passphrase(text)
+
+
+class Vault:
+    """The encrypted data disk on one partition.
+
+    Args:
+        partition: its device.
+        machine: what a new one is made for.
+    """
+
+    def __init__(self, partition: Path, machine: Machine, luks: Luks | None = None) -> None:
+        self.partition = partition
+        self.luks = luks or Luks(partition)
+        self._machine = machine
+
+    def make(self, uuid: UUID, passphrase: bytes, recovery: RecoverySecret, tell: Callable[[str], object]) -> Path:
+        """Make it anew and leave it unlocked; without its label, so that no device takes it for a finished one.
+
+        Args:
+            uuid: of the container.
+            tell: is told what is going on.
+
+        Returns:
+            The device with the btrfs in it.
+
+        Raises:
+            LuksError, subprocess.CalledProcessError: it cannot be made.
+        """
+        close()
+        tell("making the encrypted container")
+        self.luks.format(uuid, self._machine.cipher, recovery.disk_key, Use.RECOVERY)
+        tell("adding the passphrase")
+        self.luks.add(recovery.disk_key, passphrase, Use.PASSPHRASE, self._machine.costs)
+        tell("unlocking it, as at every later start")
+        if not self.luks.open(recovery.disk_key, Use.RECOVERY) or not self.luks.fits(passphrase, Use.PASSPHRASE):
+            raise LuksError("the new container does not open: the disk does not keep what is written to it")
+        tell("making the file system in it")
+        run("mkfs.btrfs", "--quiet", "--force", "--label", label("data"), str(MAPPED))
+        return MAPPED
+
+    def finish(self) -> None:
+        """Say that it is whole: from now on any device that it is plugged into may adopt it."""
+        self.luks.finish(label("data"))
+
+    def unlock(self, typed: str) -> bool:
+        """Unlock it with what somebody has typed, passphrase or recovery secret; False when it is neither.
+
+        Raises:
+            LuksError: it is right, or not known to be wrong, and the disk cannot be unlocked.
+        """
+        if MAPPED.exists():
+            return True
+        try:
+            if self.luks.open(parse_secret(typed).disk_key, Use.RECOVERY):
+                return True
+        except RecoveryError:
+            pass
+        return self.luks.open(encode_passphrase(typed), Use.PASSPHRASE)
+
+
+def _is_recovery_secret(text: str) -> bool:
+    try:
+        parse_secret(text)
+    except RecoveryError:
+        return False
+    return True
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,225 @@
+"""A device with an encrypted disk: made on the console, cut off, unlocked on the page, and read by a thief.
+
+A quarter of an hour on an emulated processor, therefore only when asked for:
+
+    ./dev test images -- -k encrypted_disk --encrypted-disk
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from http.client import HTTPSConnection
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+
+from builder.greeting import greets
+from firstboot.page.certificate import fingerprint
+from tests.images.conftest import PASSWORD, SITE
+from tests.images.machine import REPOSITORY, Machine
+from tests.mail import fetch, mailbox, swaks
+
+_PASSPHRASE = "eleven quiet geese at dawn"
+_CANARY = "ZQ7-canary-of-the-letter-ZQ7"
+_SECONDS = 900
+_TORN = 16 * 2**20 + 65536 + 4096 - 512
+"""In the partition: the last sector of btrfs's superblock, behind cryptsetup's usual 16 MiB of header."""
+
+
+@pytest.fixture(scope="module")
+def machine(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> Iterator[Machine]:
+    """A device whose disk is to be encrypted; it is off."""
+    if not request.config.getoption("--encrypted-disk"):
+        pytest.skip("takes a quarter of an hour: --encrypted-disk")
+    site = scratch / "encrypted.yaml"
+    site.write_text(SITE.format(hash=password_hash).replace("unlock: none", "unlock: passphrase"), encoding="utf-8")
+    command = [str(REPOSITORY / "darkpipe"), "--yes", "build", str(site), "--output", str(scratch / "encrypted")]
+    built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
+    machine = Machine(Path(built.stdout.splitlines()[-1]), scratch / "encrypted.img")
+    yield machine
+    machine.cut_power()
+    machine.disk.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def recovery(machine: Machine) -> str:
+    """The recovery secret of the device, which has made its disk and has got a letter."""
+    machine.boot()
+    _confirm(machine, _choose(machine))
+    assert machine.expect(["unlocking it, as at every later start", "Not done", "cannot use"], _SECONDS) == 0
+    machine.cut_power()  # the container is there, and has no file system: the next start begins again
+    machine.boot()
+    secret = _choose(machine)
+    _confirm(machine, secret)
+    assert machine.expect(["The disk is made and unlocked", "Not done", "cannot use"], _SECONDS) == 0
+    machine.up()
+    return secret
+
+
+def test_a_disk_is_made_on_the_console(machine: Machine, recovery: str, tmp_path: Path) -> None:
+    """LUKS2 with btrfs in it; the services come up as on any device; the secret is known to be the right one."""
+    assert machine.run("systemctl is-system-running").output == "running"
+    assert machine.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == ["/dev/mapper/darkpipe-data btrfs"]
+    dump = machine.run("cryptsetup luksDump /dev/vda5").output
+    assert "xchacha12,aes-adiantum-plain64" in dump or "aes-xts-plain64" in dump
+    assert re.search(r"Label:\s+darkpipe-data", dump)
+    assert "argon2id" in dump
+    assert machine.lines("cat /data/queue-keys/recovery.pub")[0].startswith("age1")
+    assert machine.run(f"journalctl --no-pager | grep --count --fixed-strings -- '{recovery}'").output == "0"
+    checked = machine.run(f"echo {recovery.lower()} | darkpipe recovery check", _SECONDS)
+    assert "This is the recovery secret of this disk" in checked.output
+    wrong = "0000-" * 7 + "0000"
+    assert "checksum" in machine.run(f"echo {wrong} | darkpipe recovery check").output
+    machine.wait_for_mail_services()
+    message = tmp_path / "message"
+    message.write_text(f"From: carol@example.net\nSubject: sealed\n\n{_CANARY}\n", encoding="utf-8")
+    assert swaks(machine.smtp, "carol@example.net", "alice@example.com", message).returncode == 0
+    with mailbox(machine.imaps, "alice@example.com", PASSWORD) as box:
+        assert _CANARY.encode() in fetch(box, "sealed")
+    assert machine.run(f"journalctl --no-pager | grep --count --fixed-strings -- '{_PASSPHRASE}'").output == "0"
+
+
+def test_a_thief_reads_nothing(machine: Machine, recovery: str) -> None:
+    """The whole disk, switched off: no mail, no address, no key, no passphrase; what is planted outside is found."""
+    secrets = {
+        "letter": _CANARY,
+        "user": "alice@example.com",
+        "domain": "example.org",
+        "passphrase": _PASSPHRASE,
+        "recovery": recovery,
+        "password": PASSWORD,
+        "hash": "$argon2id$",
+        "key": "AGE-SECRET-KEY-1",
+    }
+    machine.lines("echo planted-for-the-thief > /state/planted && sync && echo done")
+    machine.off()
+    found = _found(machine.disk, [*secrets.values(), "planted-for-the-thief"])
+    assert found == {"planted-for-the-thief"}
+
+
+def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
+    """Locked: the page, and nothing else. Then everything comes up without another start; also after a torn write, and
+    on a larger disk."""
+    assert recovery
+    _tear(machine.disk)
+    os.truncate(machine.disk, 18 * 10**9)
+    machine.boot()
+    assert machine.expect(["the disk for the mail is locked", "login:"], _SECONDS) == 0
+    shown = _fingerprint(machine)
+    page = _Page(machine.page)
+    assert page.fingerprint == shown
+    assert "The disk is locked" in page.get()
+    assert not greets(machine.smtp, 25)
+    assert not greets(machine.imaps, 993)
+    machine.type("")  # a login, which is a shell here
+    machine.shell()
+    assert machine.lines("systemctl --failed --no-legend") == []
+    assert machine.run("findmnt /data").status == 1
+    assert "neither the passphrase" in page.post("/unlock", passphrase="a wrong passphrase")
+    page.post("/unlock", passphrase=_PASSPHRASE)
+    machine.up()
+    assert machine.run("systemctl is-system-running").output == "running"
+    assert machine.lines("systemctl --failed --no-legend") == []
+    machine.wait_for_mail_services()
+    with mailbox(machine.imaps, "alice@example.com", PASSWORD) as box:
+        assert _CANARY.encode() in fetch(box, "sealed")
+    assert machine.lines("journalctl --boot --unit=darkpipe-disk | grep 'torn by a power cut, and is mended'")
+    assert int(machine.lines("findmnt --bytes --noheadings --output SIZE /data")[0]) > 9 * 10**9
+    ended = "for i in $(seq 60); do systemctl is-active -q darkpipe-page || break; sleep 1; done"
+    assert machine.run(f"{ended}; systemctl is-active darkpipe-page.service").output.strip() == "inactive"
+
+
+def _choose(machine: Machine) -> str:
+    assert machine.expect(["A new passphrase", "login:", "cannot use"], _SECONDS) == 0
+    machine.type(_PASSPHRASE)
+    machine.expect(["Once more:"], 60)
+    machine.type(_PASSPHRASE)
+    machine.expect([r"Group \d of 8"], _SECONDS)
+    rows = re.findall(r"^    ((?:[0-9A-Z]{4} ?){4})$", machine.console_text(), re.MULTILINE)
+    return "-".join(" ".join(rows[-2:]).split())
+
+
+def _confirm(machine: Machine, secret: str) -> None:
+    groups = secret.split("-")
+    for number in _asked(machine):
+        machine.type(groups[number - 1])
+
+
+def _asked(machine: Machine) -> Iterator[int]:
+    for count in (1, 2):
+        deadline = time.monotonic() + 60
+        while True:
+            text = machine.console_text().rpartition("RECOVERY SECRET")[2]
+            asked = re.findall(r"Group (\d) of 8", text)
+            if len(asked) == count:
+                break
+            assert time.monotonic() < deadline, text
+            machine.expect([r"Group \d of 8"], 60)
+        yield int(asked[-1])
+
+
+def _fingerprint(machine: Machine) -> str:
+    machine.expect(["Passphrase or recovery secret"], 60)
+    text = machine.console_text().rpartition("fingerprint")[2]
+    return ":".join(re.findall(r"[0-9A-F]{2}(?::[0-9A-F]{2})+", text)[:2])
+
+
+def _found(disk: Path, words: list[str]) -> set[str]:
+    """Search a sparse disk for words; gives those that are in it."""
+    longest = max(map(len, words))
+    found: set[str] = set()
+    with disk.open("rb") as file:
+        rest = b""
+        while block := file.read(2**24):
+            # Most of it is a hole.
+            if any(block):
+                content = rest + block
+                found |= {word for word in words if word.encode() in content}
+            rest = block[-longest:]
+    return found
+
+
+def _tear(disk: Path) -> None:
+    """Change one sector of btrfs's superblock, as a power cut between two of them leaves it."""
+    shown = subprocess.run(["sfdisk", "--json", disk], stdout=subprocess.PIPE, text=True, check=True).stdout
+    start = int(re.findall(r'"start": (\d+)', shown)[-1]) * 512
+    with disk.open("r+b") as file:
+        file.seek(start + _TORN)
+        file.write(b"before".ljust(512, b"\0"))
+
+
+class _Page:
+    """The page as a browser without scripts sees it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._token, self._cookie = "", ""
+        certificate = ssl.get_server_certificate(("127.0.0.1", port), timeout=60)
+        self.fingerprint = fingerprint(certificate)
+
+    def get(self) -> str:
+        return self._ask("GET", "/", "")
+
+    def post(self, path: str, **fields: str) -> str:
+        return self._ask("POST", path, urlencode({"token": self._token, **fields}))
+
+    def _ask(self, method: str, path: str, body: str) -> str:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = HTTPSConnection("127.0.0.1", self._port, timeout=_SECONDS, context=context)
+        headers = {"cookie": self._cookie, "content-type": "application/x-www-form-urlencoded"}
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+        if cookie := response.getheader("set-cookie"):
+            self._cookie = cookie.split(";")[0]
+        if token := re.search(r'name="token" value="(\w+)"', text):
+            self._token = token[1]
+        connection.close()
+        return text

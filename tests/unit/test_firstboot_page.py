@@ -1,0 +1,210 @@
+"""The page, request by request: what it shows, and whom it does not serve."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from starlette.applications import Starlette
+
+from firstboot.lan import is_ours
+from firstboot.page.app import make_app
+from firstboot.page.certificate import ensure_page_certificate
+from firstboot.unlock_socket import UnlockClient, serve
+from firstboot.unlocking import Session, Stage
+from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
+
+_HOST = "192.168.1.20"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a browser gets."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+class Browser:
+    """Keeps the cookie, and fills in the form that it has seen last."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+        self.cookie = ""
+        self.token = ""
+
+    def get(self, path: str = "/", host: str = _HOST) -> Answer:
+        return self._keep(self.send("GET", path, {"host": host}))
+
+    def post(self, path: str, **fields: str) -> Answer:
+        headers = {"host": _HOST, "origin": f"https://{_HOST}"}
+        return self._keep(self.send("POST", path, headers, urlencode({"token": self.token, **fields}).encode()))
+
+    def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+        headers = {"cookie": self.cookie, "content-length": str(len(body)), **headers}
+        headers.setdefault("content-type", "application/x-www-form-urlencoded")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("192.168.1.7", 50000),
+            "server": (_HOST, 443),
+        }
+        sent: list[dict[str, object]] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            sent.append(message)
+
+        asyncio.run(self._app(scope, receive, send))  # type: ignore[arg-type]
+        start = sent[0]
+        pairs: list[tuple[bytes, bytes]] = start["headers"]  # type: ignore[assignment]
+        text = b"".join(bytes(message.get("body", b"")) for message in sent[1:])  # type: ignore[call-overload]
+        return Answer(int(str(start["status"])), {k.decode(): v.decode() for k, v in pairs}, text.decode())
+
+    def _keep(self, answer: Answer) -> Answer:
+        self.cookie = answer.headers.get("set-cookie", self.cookie).split(";")[0]
+        if found := re.search(r'name="token" value="([0-9a-f]+)"', answer.text):
+            self.token = found[1]
+        return answer
+
+
+@dataclass
+class Device:
+    """A device whose page is open."""
+
+    disk: Disk
+    session: Session
+    browser: Browser
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
+    """A device with a locked disk, or with a new one where a test says so."""
+    disk = Disk()
+    session = disk.session(new=getattr(request, "param", "locked") == "new")
+    path = tmp_path / "run/control"
+    with pytest.MonkeyPatch.context() as patch, serve(session, "AB", path, group=None):
+        patch.setattr("firstboot.unlock_socket._Connection._uid", lambda _: 1234)
+        yield Device(disk, session, Browser(make_app(UnlockClient(path), lambda: "darkpipe")))
+
+
+@pytest.mark.parametrize("device", ["new"], indirect=True)
+def test_a_disk_is_made(device: Device) -> None:
+    browser, code = device.browser, device.session.code
+    assert "Encrypt the disk" in browser.get().text
+    wrong = browser.post("/choose", code="1", passphrase=_GOOD, again=_GOOD)
+    assert (wrong.status, "The code is not the one" in wrong.text) == (422, True)
+    assert _GOOD not in wrong.text
+    other = browser.post("/choose", code=code, passphrase=_GOOD, again=f"{_GOOD}x")
+    assert "two different passphrases" in other.text
+    shown = browser.post("/choose", code=code, passphrase=_GOOD, again=_GOOD)
+    assert re.findall(r"<li>(\w+)</li>", shown.text) == list(_GROUPS)
+    assert shown.headers["cache-control"] == "no-store"
+    assert _GROUPS[7] not in browser.get().text, "it is shown once"
+    assert "groups 2 and 8" in browser.post("/confirm", first="x", second="y").text
+    assert device.disk.made == []
+    made = browser.post("/confirm", first=_GROUPS[1], second=_GROUPS[7].lower())
+    assert (made.status, made.headers["location"]) == (303, "/")
+    assert device.session.view().stage is Stage.OPEN
+    assert "is unlocked" in browser.get().text
+
+
+def test_a_disk_is_unlocked(device: Device) -> None:
+    browser = device.browser
+    assert "takes no mail" in browser.get().text
+    wrong = browser.post("/unlock", passphrase="<script>")
+    assert (wrong.status, "<script>" in wrong.text) == (422, False)
+    for _ in range(3):
+        wrong = browser.post("/unlock", passphrase="wrong")
+    assert "wait 1 seconds" in wrong.text
+    device.disk.now += 100
+    assert browser.post("/unlock", passphrase=_GOOD).status == 303
+    assert device.session.finished.is_set()
+
+
+def test_a_form_of_another_site_is_not_heard(device: Device) -> None:
+    browser = device.browser
+    browser.get()
+    body = urlencode({"token": browser.token, "passphrase": _GOOD}).encode()
+    foreign = {"host": _HOST, "origin": "https://evil.example"}
+    assert browser.send("POST", "/unlock", foreign, body).status == 403
+    own = {"host": _HOST, "origin": f"https://{_HOST}"}
+    forged = urlencode({"token": "0" * 64, "passphrase": _GOOD}).encode()
+    assert browser.send("POST", "/unlock", own, forged).status == 403
+    assert browser.send("POST", "/unlock", {**own, "cookie": "__Host-darkpipe=" + "0" * 32}, body).status == 403
+    assert device.disk.tried == []
+    # The same is heard as it is meant: the checks above can fail.
+    assert browser.send("POST", "/unlock", own, body).status == 303
+    assert device.disk.tried == [_GOOD]
+
+
+def test_another_name_is_not_served(device: Device) -> None:
+    answer = device.browser.get(host="evil.example")
+    assert (answer.status, "<form" in answer.text) == (421, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.168.1.20", True),
+        ("192.168.1.20:4443", True),
+        ("[fe80::1]:443", True),
+        ("[fd00::1]", True),
+        ("darkpipe", True),
+        ("DARKPIPE.local:443", True),
+        ("darkpipe.fritz.box.", True),
+        ("darkpipe.evil.example", False),
+        ("evil.example", False),
+        ("192.168.1.20.evil.example", False),
+        ("", False),
+    ],
+)
+def test_who_is_meant(host: str, expected: bool) -> None:
+    assert is_ours(host, "darkpipe") is expected
+
+
+def test_what_is_too_long_is_not_read(device: Device) -> None:
+    own = {"host": _HOST, "origin": f"https://{_HOST}"}
+    assert device.browser.send("POST", "/unlock", own, b"x" * 9000).status == 413
+    assert device.browser.send("POST", "/unlock", {**own, "content-length": "x"}).status == 411
+
+
+def test_nothing_foreign_is_loaded_or_frames_it(device: Device) -> None:
+    answer = device.browser.get()
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'")
+    assert "<script" not in answer.text
+    assert "http:" not in answer.text
+    cookie = answer.headers["set-cookie"].lower()
+    assert all(word in cookie for word in ("__host-", "httponly", "secure", "samesite=strict"))
+    assert device.browser.get("/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_the_certificate_is_made_once_and_its_fingerprint_is_openssls(tmp_path: Path) -> None:
+    told = ensure_page_certificate(tmp_path)
+    assert ensure_page_certificate(tmp_path) == told
+    path = tmp_path / "page/page.pem"
+    assert path.stat().st_mode & 0o777 == 0o600
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", path, "-noout", "-fingerprint", "-sha256"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip().rpartition("=")[2] == told

@@ -1,0 +1,126 @@
+"""`darkpipe disk` and `darkpipe recovery`: keys come and go, and one that opens always remains."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from firstboot.cipher import AES_XTS
+from firstboot.data_place import Place, Record, keep_record
+from firstboot.luks import Costs, Luks, Slot, Use
+from firstboot.recovery import RecoverySecret
+from firstboot.unlock_dialog import Tty
+from home import disk_commands
+from home.cli import main
+from tests.unit.test_firstboot_luks import Header2
+
+_OLD, _NEW = "eleven quiet geese", "nineteen loud geese"
+_SECRET, _OTHER = RecoverySecret(bytes(16)), RecoverySecret(bytes(range(16)))
+
+
+class Device:
+    """A device with an unlocked disk, and somebody who types."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.header = Header2()
+        self.luks = Luks(Path("/dev/sda1"), self.header)
+        self.luks.format(uuid.UUID(int=7), AES_XTS, _SECRET.disk_key, Use.RECOVERY)
+        self.luks.add(_SECRET.disk_key, _OLD.encode(), Use.PASSPHRASE, Costs(65536, 4, 1))
+        keep_record(folder, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True))
+        (folder / "queue-keys").mkdir()
+        (folder / "queue-keys/recovery.pub").write_text(f"{_SECRET.recipient}\n")
+        self.answers: list[str] = []
+        monkeypatch.setattr(disk_commands, "_STATE", folder)
+        monkeypatch.setattr(disk_commands, "_DATA", folder)
+        monkeypatch.setattr(disk_commands, "mapped_partition", lambda: Path("/dev/sda1"))
+        monkeypatch.setattr(disk_commands, "Luks", lambda _: self.luks)
+        monkeypatch.setattr(Tty, "ask", self._ask)
+
+    def run(self, *words: str, answers: tuple[str, ...] = ()) -> Result:
+        self.answers = list(answers)
+        return CliRunner().invoke(main, words)
+
+    def _ask(self, _question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
+        assert hidden, "nobody reads it over somebody's shoulder"
+        assert not until()
+        return self.answers.pop(0) if self.answers else None
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A device."""
+    return Device(tmp_path, monkeypatch)
+
+
+def test_a_passphrase_is_changed(device: Device) -> None:
+    added = device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW))
+    assert (added.exit_code, "slot 2" in added.output) == (0, True)
+    assert device.luks.fits(_OLD.encode(), Use.PASSPHRASE)
+    assert device.luks.fits(_NEW.encode(), Use.PASSPHRASE)
+    revoked = device.run("disk", "revoke", "1", answers=(_NEW,))
+    assert revoked.exit_code == 0, revoked.output
+    assert not device.luks.fits(_OLD.encode(), Use.PASSPHRASE)
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(2, Use.PASSPHRASE))
+
+
+def test_who_has_forgotten_the_passphrase_sets_one_by_the_recovery_secret(device: Device) -> None:
+    assert device.run("disk", "add-key", answers=(str(_SECRET).lower(), _NEW, _NEW)).exit_code == 0
+    assert device.luks.fits(_NEW.encode(), Use.PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    ("words", "answers", "complaint"),
+    [
+        (("add-key",), ("wrong wrong wrong",), "neither the passphrase"),
+        (("add-key",), (str(_OTHER),), "neither the passphrase"),
+        (("add-key",), (_OLD, "short"), "5 characters"),
+        (("add-key",), (_OLD, _OLD), "works already"),
+        (("add-key",), (_OLD, _NEW, "another one"), "two different"),
+        (("add-key",), (_OLD, _NEW), "othing was typed"),
+        (("revoke", "7"), (), "no slot 7; found: 0, 1"),
+        (("revoke", "0"), (), "recovery secret stays"),
+        (("revoke", "1"), (_OLD,), "no slot that would remain"),
+        (("revoke", "1"), (str(_SECRET),), "no slot that would remain"),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    device: Device, words: tuple[str, ...], answers: tuple[str, ...], complaint: str
+) -> None:
+    before = dict(device.header.slots)
+    refused = device.run("disk", *words, answers=answers)
+    assert refused.exit_code == 1
+    assert complaint in refused.output
+    assert device.header.slots == before
+
+
+def test_the_status_names_what_opens_it(device: Device, tmp_path: Path) -> None:
+    told = json.loads(device.run("disk", "status", "--json").output)
+    assert told["slots"] == [{"slot": 0, "use": "darkpipe-recovery"}, {"slot": 1, "use": "darkpipe-passphrase"}]
+    device.header.slots[3] = b"by hand"
+    assert "slot 3: something that DarkPipe has not made" in device.run("disk", "status").output
+    keep_record(tmp_path, Record(place=Place.OTHER, uuid=uuid.UUID(int=7)))
+    assert "NOT encrypted" in device.run("disk", "status").output
+    assert "not encrypted" in device.run("disk", "add-key").output
+
+
+def test_a_recovery_secret_is_checked(device: Device, tmp_path: Path) -> None:
+    assert "This is the recovery secret" in device.run("recovery", "check", answers=(str(_SECRET),)).output
+    wrong = device.run("recovery", "check", answers=(str(_OTHER),))
+    assert (wrong.exit_code, "another disk's" in wrong.output) == (1, True)
+    mistyped = device.run("recovery", "check", answers=("1" + str(_SECRET)[1:],))
+    assert (mistyped.exit_code, "checksum" in mistyped.output) == (1, True)
+    (tmp_path / "queue-keys/recovery.pub").write_text(f"{_OTHER.recipient}\n")
+    assert "relay is another one's" in device.run("recovery", "check", answers=(str(_SECRET),)).output
+
+
+def test_a_header_is_not_written_over_a_file(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("precious")
+    refused = device.run("disk", "header-backup", str(tmp_path / "there"))
+    assert (refused.exit_code, "is there already" in refused.output) == (1, True)
+    assert device.run("disk", "header-backup", str(tmp_path / "new")).exit_code == 0
+    assert "--header-backup-file" in device.header.calls[-1]
