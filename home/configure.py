@@ -19,7 +19,7 @@ from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
 from model.document import SEED_NAME, read_site
 from model.problems import Kind, Refusal
-from model.site import OfflinePolicy, Relay
+from model.site import Relay
 from stack.apply import Applied, Run, apply, run_check
 from stack.certificate import ensure_certificate
 from stack.dkim import ensure_keys, signing_keys
@@ -148,7 +148,7 @@ def bring_into_force(
     """
     ensure_certificate(store.certificate, list(dict.fromkeys([accounts.mail_host, accounts.mx_host])))
     ensure_srs_key(store.srs_key)
-    if any(relay.offline is OfflinePolicy.QUEUE for relay in _relays(store)):
+    if _relays(store):
         ensure_identity(store.queue_keys)
     settled = settle(accounts, hash_password, generate_password)
     ensure_keys(store.dkim_keys, [domain.name for domain in accounts.domains], owners or SystemOwners())

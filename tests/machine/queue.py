@@ -47,9 +47,13 @@ class Queue(LocalRelay):
         try:
             wait_for(lambda: not self.waits, "an empty queue", 60)
         except AssertionError:
-            print(self.home.run("cat", "/run/darkpipe-drain/state.json"))
-            print(self.home.run("journalctl", "-b", "-n", "60", "-u", "darkpipe-drain", "-u", "postfix"))
+            self.print_log()
             raise
+
+    def print_log(self) -> None:
+        """Print what the drain and Postfix say."""
+        print(self.home.run("cat", "/run/darkpipe-drain/state.json", check=False))
+        print(self.home.run("journalctl", "-b", "-n", "60", "-u", "darkpipe-drain", "-u", "postfix", "-u", "rspamd"))
 
 
 def make_keys(folder: Path) -> None:
@@ -67,6 +71,8 @@ def queue_on(relay: Relay, home: Machine, folder: Path) -> Iterator[Queue]:
     Args:
         folder: for the relay's disk.
     """
+    # It would look for an agent that is not there.
+    home.run("systemctl", "stop", "darkpipe-pair")
     keys = home.data / "pairing"
     keys.mkdir(mode=0o700, exist_ok=True)
     make_keys(keys)

@@ -170,7 +170,11 @@ def test_a_lost_answer_is_found_in_queue_or_mailbox(home: Machine, queue: Queue,
     home.run("systemctl", "restart", "rspamd")
     home.run("systemctl", "start", "darkpipe-drain")
     journal = home.data / "drain/journal.db"
-    wait_for(lambda: "sending" in _fates(journal), "an open handing over", 60)
+    try:
+        wait_for(lambda: "sending" in _fates(journal), "an open handing over", 60)
+    except AssertionError:
+        queue.print_log()
+        raise
     home.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "darkpipe-drain")
     queue.wait_until_empty()
     assert _received(lan, "lost-0")

@@ -87,6 +87,19 @@ def test_every_command_explains_itself(names: tuple[str, ...]) -> None:
     assert "--json" in shown or names[0] in {"disk", "recovery"}
 
 
+def test_a_site_with_a_relay_has_keys_for_what_waits_there_and_keeps_them(device: Device) -> None:
+    keys = device.store.queue_keys
+    keys.mkdir()
+    device.told("user", "add", "carol@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+    assert not list(keys.iterdir())
+    with device.store.site.open("a") as file:
+        file.write("relays: [{address: mx.example.com, offline: tempfail}]\n")
+    device.told("user", "remove", "carol@example.com")
+    made = (keys / "identities").read_text()
+    device.told("user", "add", "dora@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+    assert (keys / "identities").read_text() == made
+
+
 def test_a_user_comes_changes_and_goes(device: Device) -> None:
     added = device.told("user", "add", "carol@example.com", "--quota", "5G", "--password-stdin", stdin=f"{SECRET}\n")
     expected = {
