@@ -127,7 +127,8 @@ def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
     for file in wanted:
         _write(system.root / file.path.relative_to("/"), file)
     for name in set(before) - set(names):
-        (system.root / name.lstrip("/")).unlink(missing_ok=True)
+        for left in (name, f"{name}{files.PARTIAL}"):
+            (system.root / left.lstrip("/")).unlink(missing_ok=True)
     if settings:
         _make_certificate(system, settings.name)
     files.replace(record, json.dumps(names).encode(), 0o644)
@@ -142,7 +143,8 @@ def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None)
     rendered = render_files([folder], context(shown, tunnel, (system.root / _SSH).exists(), system.user(QUEUE_USER)))
     kept = [file for file in rendered if settings or not str(file.path).startswith(_SERVING)]
     cage = next(file.text for file in kept if file.path == _CAGE)
-    caged = sorted({unit for service in SERVICES for unit in service.caged})
+    names = {str(file.path) for file in kept}
+    caged = sorted({unit for service in SERVICES if service.file_is_in(names) for unit in service.caged})
     kept += [RelayFile(_UNITS / f"{unit}.service.d/50-cage.conf", cage, 0o644) for unit in caged]
     return tuple(kept)
 
@@ -172,6 +174,7 @@ def read_settings(system: System) -> QueueSettings | None:
 
 def _write(path: Path, file: RelayFile) -> None:
     octets = file.text.encode()
+    path.with_name(f"{path.name}{files.PARTIAL}").unlink(missing_ok=True)  # a cut's
     if path.is_symlink():  # darkpipe-setup's
         path.unlink()
     if path.is_file() and path.read_bytes() == octets and path.stat().st_mode & 0o777 == file.mode:
