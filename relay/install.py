@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import jinja2
 
@@ -40,6 +41,8 @@ _WRITTEN = Path("var/lib/darkpipe/files.json")
 
 _APPLIED = Path("var/lib/darkpipe/services.json")
 """What each service was last started with."""
+
+_HTTPS = 443
 
 _SERVING = ("/etc/haproxy/", "/etc/postfix/")
 """Where files lie that wait for home's settings."""
@@ -159,7 +162,14 @@ def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int 
         "interface": INTERFACE,
         "ssh": ssh,
         "queue_user": queue_user,
+        "https_ports": https_ports(settings),
     }
+
+
+def https_ports(settings: QueueSettings) -> list[int]:
+    """Give the ports that the queue calls others at by HTTPS: a store, and who is told that home is away."""
+    urls = (settings.s3.get("endpoint"), settings.alarm.get("webhook"))
+    return sorted({_HTTPS, *(urlsplit(str(url)).port or _HTTPS for url in urls if url)})
 
 
 def read_settings(system: System) -> QueueSettings | None:

@@ -13,7 +13,7 @@ import pytest
 
 from model.bundle import Manifest
 from model.control import QueueSettings
-from relay.install import Bundle, apply, write_files
+from relay.install import Bundle, apply, https_ports, write_files
 from relay.machine import SETTINGS, Failure, System
 from tests.unit.power_cut import PowerCut, power_cut
 
@@ -179,3 +179,9 @@ def test_after_a_cut_the_next_run_leaves_what_an_uncut_one_does(tmp_path: Path, 
         else:
             assert number > 10
             return
+
+
+def test_the_queue_gets_to_the_ports_that_home_names() -> None:
+    store, hook = {"endpoint": "https://s3.example:8443"}, {"webhook": "https://[2001:db8::1]/x"}
+    assert https_ports(_SETTINGS) == [443]
+    assert https_ports(QueueSettings(1, "mx", (), "queue", (), 1, alarm=hook, s3=store)) == [443, 8443]
