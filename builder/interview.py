@@ -140,7 +140,7 @@ class _Interview:
 
     def _set_relay(self, text: str) -> None:
         address = text.strip()
-        self._data["relays"] = [{"address": address, "offline": OfflinePolicy.TEMPFAIL}] if address else []
+        self._data["relays"] = [{"address": address, "offline": OfflinePolicy.QUEUE}] if address else []
 
     def _addresses(self) -> list[str]:
         return [address for user in self._data["users"] for address in (user["address"], *user["aliases"])]

@@ -13,7 +13,7 @@ from home import pair_push, pairing_file
 from home.bundle import Carried, bring, bring_first, has_none
 from home.control_errors import ControlFailure
 from home.pair_diagnosis import diagnose, look_around
-from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_networks
+from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
 from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
 from home.pairing import Change, Claim, Kept, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
@@ -26,6 +26,7 @@ from home.tunnel_state import is_up, read_tunnel
 from model.control_tls import CertificateError
 from model.document import SiteError, read_site
 from model.site import Relay
+from model.tunnel import HomeEnd
 from stack.durable import discard_partials
 
 WISHES = "wishes"
@@ -212,13 +213,22 @@ def read_document(folder: Path, store: Store) -> Document | None:
         OSError: the disk has failed.
     """
     document = pairing_file.read(folder / STATE_FILE)
-    if document is not None:
+    if document is not None and document.kept.base is not None:
         return document
-    if not store.tunnel.exists() or (bootstrap := read_home_end(store.tunnel)) is None:
+    found = read_home_end(store.tunnel) if store.tunnel.exists() else None
+    # Anything else is another relay's bootstrap, put there before home was paired with the one before.
+    if document is not None and found in {None, document.bootstrap, _next(document)}:
+        return document
+    if found is None:
         return None
-    document = Document(bootstrap, Kept(secrets.token_hex(16)))
+    kept = Kept(document.kept.home, document.kept.epoch) if document else Kept(secrets.token_hex(16))
+    document = Document(found, kept)
     pairing_file.write(folder / STATE_FILE, document)
     return document
+
+
+def _next(document: Document) -> HomeEnd:
+    return home_end(document.bootstrap, document.kept.following)
 
 
 def serve(stopped: threading.Event, folder: Path = FOLDER, store: Store | None = None) -> None:

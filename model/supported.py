@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from model.problems import Finding, Kind, Path, quoted
-from model.site import MailServer, OfflinePolicy, UnlockPolicy
+from model.site import MailServer, UnlockPolicy
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,6 @@ SUPPORTED = (
     ),
 )
 
-_OFFLINE = Support(
-    ("relays", "offline"),
-    OfflinePolicy,
-    frozenset({OfflinePolicy.TEMPFAIL}),
-    "write `offline: tempfail`: while home is away, the sender's server keeps the message and tries again",
-)
-"""Of each relay; the default is no choice that works."""
-
 
 def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Find the settings that ask for something which is not built yet.
@@ -58,13 +50,7 @@ def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
     for support in SUPPORTED:
         yield from _choice(support, support.path, _value(data, support.path))
     relays = data.get("relays")
-    if not isinstance(relays, list | tuple):
-        return
-    for index, relay in enumerate(relays):
-        if isinstance(relay, Mapping):
-            path: Path = ("relays", index, "offline") if "offline" in relay else ("relays", index)
-            yield from _choice(_OFFLINE, path, relay.get("offline", OfflinePolicy.QUEUE))
-    if len(relays) > 1:
+    if isinstance(relays, list | tuple) and len(relays) > 1:
         found = "`relays` with more than one relay, which is not built yet"
         yield Finding(("relays",), Kind.NOT_BUILT, found, "one relay", "leave the others out")
 

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import jinja2
 
@@ -40,6 +41,8 @@ _WRITTEN = Path("var/lib/darkpipe/files.json")
 
 _APPLIED = Path("var/lib/darkpipe/services.json")
 """What each service was last started with."""
+
+_HTTPS = 443
 
 _SERVING = ("/etc/haproxy/", "/etc/postfix/")
 """Where files lie that wait for home's settings."""
@@ -127,7 +130,8 @@ def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
     for file in wanted:
         _write(system.root / file.path.relative_to("/"), file)
     for name in set(before) - set(names):
-        (system.root / name.lstrip("/")).unlink(missing_ok=True)
+        for left in (name, f"{name}{files.PARTIAL}"):
+            (system.root / left.lstrip("/")).unlink(missing_ok=True)
     if settings:
         _make_certificate(system, settings.name)
     files.replace(record, json.dumps(names).encode(), 0o644)
@@ -142,7 +146,8 @@ def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None)
     rendered = render_files([folder], context(shown, tunnel, (system.root / _SSH).exists(), system.user(QUEUE_USER)))
     kept = [file for file in rendered if settings or not str(file.path).startswith(_SERVING)]
     cage = next(file.text for file in kept if file.path == _CAGE)
-    caged = sorted({unit for service in SERVICES for unit in service.caged})
+    names = {str(file.path) for file in kept}
+    caged = sorted({unit for service in SERVICES if service.file_is_in(names) for unit in service.caged})
     kept += [RelayFile(_UNITS / f"{unit}.service.d/50-cage.conf", cage, 0o644) for unit in caged]
     return tuple(kept)
 
@@ -157,7 +162,14 @@ def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int 
         "interface": INTERFACE,
         "ssh": ssh,
         "queue_user": queue_user,
+        "https_ports": https_ports(settings),
     }
+
+
+def https_ports(settings: QueueSettings) -> list[int]:
+    """Give the ports that the queue calls others at by HTTPS: a store, and who is told that home is away."""
+    urls = (settings.s3.get("endpoint"), settings.alarm.get("webhook"))
+    return sorted({_HTTPS, *(urlsplit(str(url)).port or _HTTPS for url in urls if url)})
 
 
 def read_settings(system: System) -> QueueSettings | None:
@@ -172,6 +184,7 @@ def read_settings(system: System) -> QueueSettings | None:
 
 def _write(path: Path, file: RelayFile) -> None:
     octets = file.text.encode()
+    path.with_name(f"{path.name}{files.PARTIAL}").unlink(missing_ok=True)  # a cut's
     if path.is_symlink():  # darkpipe-setup's
         path.unlink()
     if path.is_file() and path.read_bytes() == octets and path.stat().st_mode & 0o777 == file.mode:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; exit status 1 after a text when it cannot begin."""
     options = _parser().parse_args(arguments)
     _give_memory_back()
+    threading.excepthook = _tell_where
     # Before the first thread, since threads inherit it: none of them takes a signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     with ExitStack() as stack:
@@ -131,6 +133,12 @@ def _software() -> str:
     """Give the id of the bundle that this is part of: the name of its folder; empty outside of one."""
     folder = Path(__file__).resolve().parent.parent
     return folder.name if (folder / "bundle.json").is_file() else ""
+
+
+def _tell_where(fault: threading.ExceptHookArgs) -> None:
+    """Tell of a fault of our own where it was, without its text: an address may be in that."""
+    places = "".join(traceback.format_tb(fault.exc_traceback))
+    print(f"darkpipe-queue: {fault.exc_type.__name__}\n{places}", file=sys.stderr, flush=True)
 
 
 def _give_memory_back() -> None:

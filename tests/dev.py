@@ -11,6 +11,7 @@ import click
 from tests.cloud.command import pair, relay
 from tests.foreign.command import foreign
 from tests.fresh.command import fresh
+from tests.fuzz.command import fuzz
 from tests.lint import lint, reformat
 from tests.locks import make_locks
 from tests.power.command import power
@@ -108,6 +109,7 @@ def run_lock(upgrade: bool) -> None:
 
 dev.add_command(foreign)
 dev.add_command(fresh)
+dev.add_command(fuzz)
 dev.add_command(pair)
 dev.add_command(power)
 dev.add_command(relay)

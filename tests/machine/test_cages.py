@@ -97,6 +97,7 @@ _CAGES = [
     ("darkpipe-verdict", "", set()),
     ("darkpipe-ready", "", set()),
     ("darkpipe-drain", "", set()),  # systemd hands it copies of its keys
+    ("darkpipe-pair", "", {"site", "accounts", "users", "relay"}),  # what the relay is told follows from them
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.

@@ -108,13 +108,14 @@ def relay(world: Namespace, ends: Ends, root: Path) -> Iterator[Relay]:  # noqa:
 
 
 @pytest.fixture(scope="session")
-def cloud_tree() -> Path:
+def cloud_tree(request: pytest.FixtureRequest) -> Path:
     """The unpacked root of a cloud machine that has the relay's packages already."""
+    suite = Suite(request.config.getoption("--relay-suite"))
     if reason := why_not():
         pytest.skip(reason)
     shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
-    system = cloud_root(shop, CloudSystem(Suite.TRIXIE, installed=RELAY_PACKAGES))
-    return unpack(system.tar, shop.cache.root / f"machine-{Suite.TRIXIE}")
+    system = cloud_root(shop, CloudSystem(suite, installed=RELAY_PACKAGES))
+    return unpack(system.tar, shop.cache.root / f"machine-{suite}")
 
 
 @pytest.fixture(scope="module")

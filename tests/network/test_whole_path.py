@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import imaplib
+import json
 import smtplib
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +18,6 @@ from model.document import parse_site
 from model.site import Relay
 from model.tunnel import HOME_FILE
 from tests import mail
-from tests.cloud.judge import AWAY
 from tests.cloud.vps import Vps
 from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import Machine, wait_for
@@ -25,6 +27,8 @@ from tests.network.net import Namespace, join
 
 _ALICE = "alice@example.com"
 _RELAY, _HOME = Site(1), Site(2)
+_PATIENCE = 240.0
+"""Seconds; the relay gets its software from home before they pair."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,23 @@ class Pair:
 
     relay: Vps
     home: Machine
+    bootstrap: frozenset[str]
+    """Public keys that the two ends have before they are paired."""
 
 
 @pytest.fixture(scope="module")
 def pair(new_vps: NewVps, new_machine: Callable[[str], Machine], internet: Internet) -> Iterator[Pair]:
     internet.router.add_address(FAMILIAR_ADDRESS)
-    site = parse_site(f"{SEED}relays: [{{address: {_RELAY.address}, offline: tempfail}}]\n", "site.yaml")
+    site = parse_site(f"{SEED}relays: [{{address: {_RELAY.address}, offline: queue}}]\n", "site.yaml")
     bootstrap = make_bootstrap(Relay.model_validate({"address": _RELAY.address}))
     relay = new_vps(user_data(site, bootstrap)).start()
     result = relay.cloud_init()
     assert (result.status, result.errors) == ("done", []), relay.log()
-    home = new_machine(f"{SEED}relays: [{{address: {_RELAY.address}, offline: tempfail}}]\n")
+    home = new_machine(f"{SEED}relays: [{{address: {_RELAY.address}, offline: queue}}]\n")
     (home.boot_partition / HOME_FILE).write_text(bootstrap.home.model_dump_json())
     home.start()
     plug_in(home, internet)
-    yield Pair(relay, home)
+    yield Pair(relay, home, frozenset({bootstrap.home.relay_key, bootstrap.relay.home_key}))
     home.stop()
 
 
@@ -75,36 +81,106 @@ def _verdict(internet: Internet) -> int:
         return 0
 
 
-def _deliver(internet: Internet) -> None:
+def _send(internet: Internet) -> str:
+    """Send Alice a letter, which must be taken, and give its subject."""
     subject = f"test {uuid.uuid4()}"
     with internet.router.call(smtplib.SMTP, _RELAY.address, 25, "s.example", 60, (FAMILIAR_ADDRESS, 0)) as session:
         session.starttls(context=mail.any_certificate())
         session.sendmail("a@example.net", _ALICE, mail.letter(subject, "a@example.net", _ALICE))
+    return subject
+
+
+def _fetch(internet: Internet, subject: str) -> bytes:
     box = internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
-    received = mail.fetch(box, subject)
-    box.logout()
-    assert f"[{FAMILIAR_ADDRESS}]".encode() in received
+    try:
+        return mail.fetch(box, subject)
+    finally:
+        box.logout()
+
+
+def _count(internet: Internet, subject: str) -> int:
+    """Count a letter in all of Alice's folders for new mail."""
+    box = internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
+    try:
+        found = 0
+        for folder in mail.ARRIVED:
+            box.select(folder, readonly=True)
+            found += len(box.search(None, "HEADER", "Subject", f'"{subject}"')[1][0].split())
+        return found
+    finally:
+        box.logout()
+
+
+def _home_answers(pair: Pair, internet: Internet) -> None:
+    """Wait until a session ends at home: only there is Alice's mailbox."""
+
+    def at_home() -> bool:
+        try:
+            internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address).logout()
+        except (OSError, imaplib.IMAP4.error):
+            return False
+        return _verdict(internet) == 250
+
+    try:
+        wait_for(at_home, "home answers", _PATIENCE)
+    except AssertionError as error:
+        said = pair.home.run(
+            "journalctl", "--boot", "-u", "darkpipe-pair", "-u", "darkpipe-tunnel", "-u", "darkpipe-ready"
+        )
+        heard = pair.relay.run("journalctl", "--boot", "--lines=200")
+        raise AssertionError(f"{error}\n{said}\n{heard}") from None
+
+
+def _canaries(pair: Pair, text: str) -> int:
+    """Count the places of the relay that hold a text: files that it has written, on disk and in memory, and its log."""
+    on_disk = subprocess.run(
+        ["grep", "-rlaF", "-e", text, str(pair.relay.written)], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout.splitlines()
+    memory = 'grep -rlaF -e "$1" /run /tmp /dev/shm; journalctl --all -o json | grep -aF -e "$1"'
+    return len(on_disk) + len(pair.relay.run("sh", "-c", memory, "sh", text, check=False).splitlines())
 
 
 def test_home_and_relay_find_each_other_and_mail_arrives(pair: Pair, internet: Internet) -> None:
-    wait_for(lambda: _verdict(internet) == 250, "home answers")
-    _deliver(internet)
+    _home_answers(pair, internet)
+    assert f"[{FAMILIAR_ADDRESS}]".encode() in _fetch(internet, _send(internet))
     assert list(pair.home.boot_partition.iterdir()) == []
     assert pair.home.failed_units() == pair.relay.failed_units() == []
+
+
+def test_the_bootstraps_keys_are_dead(pair: Pair) -> None:
+    told = json.loads(pair.home.run("darkpipe", "relay", "status", "--json"))
+    assert told["pairing"]["stage"] == "paired", told
+    keys = (
+        pair.relay.run("wg", "show", "home0", "public-key").strip(),
+        pair.relay.run("wg", "show", "home0", "peers").strip(),
+    )
+    assert not set(keys) & set(pair.bootstrap)
 
 
 def test_after_the_relays_plug_was_pulled_all_comes_back(pair: Pair, internet: Internet) -> None:
     pair.relay.pull_plug()
     assert _verdict(internet) == 0
     pair.relay.start()
-    wait_for(lambda: _verdict(internet) == 250, "home answers")
-    _deliver(internet)
+    _home_answers(pair, internet)
+    _fetch(internet, _send(internet))
 
 
-def test_after_homes_plug_was_pulled_all_comes_back(pair: Pair, internet: Internet) -> None:
+def test_what_comes_while_home_is_away_is_kept_and_drained_once(pair: Pair, internet: Internet) -> None:
+    """Through a power cut of the relay, and readable by nobody on it."""
     pair.home.pull_plug()
-    wait_for(lambda: _verdict(internet) in AWAY, "the relay answers")
+    wait_for(lambda: _verdict(internet) == 250, "the relay takes mail for home", _PATIENCE)
+    subject = _send(internet)
+    wait_for(lambda: _canaries(pair, "postscreen") > 0, "a positive control: the relay's log has Postfix's lines")
+    assert _canaries(pair, subject) == _canaries(pair, _ALICE) == 0
+    pair.relay.pull_plug()
+    pair.relay.start()
+    wait_for(lambda: _verdict(internet) == 250, "the relay takes mail for home", _PATIENCE)
+    second = _send(internet)
     pair.home.start()
     plug_in(pair.home, internet)
-    wait_for(lambda: _verdict(internet) == 250, "home answers")
-    _deliver(internet)
+    _home_answers(pair, internet)
+    received = [_fetch(internet, one) for one in (subject, second)]
+    assert all(FAMILIAR_ADDRESS.encode() in one for one in received)
+    assert [_count(internet, one) for one in (subject, second)] == [1, 1]
+    wait_for(lambda: json.loads(pair.home.run("darkpipe", "relay", "status", "--json"))["queue"]["count"] == 0, "empty")
+    assert pair.home.failed_units() == pair.relay.failed_units() == []

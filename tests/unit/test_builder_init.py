@@ -94,7 +94,7 @@ def test_every_answer_is_checked_at_once_in_the_model_s_words(tmp_path: Path) ->
     assert site.users[0].aliases == ("info@example.org",)
     assert site.admin == "bob@example.com"
     assert {user.password for user in site.users} == {"prompt"}
-    assert [(relay.address, relay.offline) for relay in site.relays] == [("192.0.2.1", "tempfail")]
+    assert [(relay.address, relay.offline) for relay in site.relays] == [("192.0.2.1", "queue")]
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

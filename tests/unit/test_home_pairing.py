@@ -28,6 +28,8 @@ from home.pairing_file import Document
 from home.pairing_file import read as read_document
 from home.queue_keys import ensure_identity
 from home.relay_peer import queue_client, read_peer
+from home.store import Store
+from home.tunnel_service import FileError
 from model.accounts import Accounts
 from model.control import QueueStatus
 from model.pairing import AgentState
@@ -386,3 +388,29 @@ def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_wa
     as_json = CliRunner().invoke(pair_commands.relay, ["status", "--json"])
     assert json.loads(as_json.output)["queue"]["count"] == 3
     assert "queue       3 messages" in CliRunner().invoke(pair_commands.relay, ["status"]).output
+
+
+def test_a_bootstrap_that_takes_the_place_of_another_counts_until_home_is_paired(home: Home) -> None:
+    store = Store(home.folder)
+    store.tunnel.parent.mkdir()
+    store.tunnel.write_text(_bootstrap().model_dump_json())
+    folder = home.folder / "pairing"
+    folder.mkdir()
+    first = pair_service.read_document(folder, store)
+    assert first
+    assert pair_service.read_document(folder, store) == first
+    other = _bootstrap().model_copy(update={"relay": "mx2.example.com"})
+    store.tunnel.write_text(other.model_dump_json())
+    second = pair_service.read_document(folder, store)
+    assert second
+    assert (second.bootstrap, second.kept.home) == (other, first.kept.home)
+    store.tunnel.write_text("{}")
+    with pytest.raises(FileError, match="damaged"):
+        pair_service.read_document(folder, store)
+    # Once paired, the file is what pairing makes of it.
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(8)
+    (folder / "state.json").write_bytes((home.folder / "state.json").read_bytes())
+    paired = pair_service.read_document(folder, store)
+    assert paired
+    assert paired.kept.base

@@ -197,7 +197,7 @@ relays:
         ),
         (
             f"{GOOD}{RELAYS}",
-            [("not-built", 6), ("not-built", 7), ("bad-domain", 7), ("no-choice", 9), ("not-built", 10), ("twice", 10)],
+            [("not-built", 6), ("bad-domain", 7), ("no-choice", 9), ("twice", 10)],
         ),
         (
             # An alias is refused, and what it might have been is not judged.

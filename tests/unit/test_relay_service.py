@@ -189,7 +189,7 @@ def test_sigterm_ends_it_with_a_client_there(service: Service) -> None:
 
 def test_a_service_that_serves_nobody_any_more_ends(service: Service) -> None:
     script = (
-        "import sys; from relay.server import Server; Server.serve = lambda self: 1 / 0;"
+        "import sys; from relay.server import Server; Server.serve = lambda self: int('canary@example.net');"
         " from relay.service import main; sys.exit(main())"
     )
     options = ["--config", str(service.folder), "--spool", str(service.folder / "spool")]
@@ -197,7 +197,9 @@ def test_a_service_that_serves_nobody_any_more_ends(service: Service) -> None:
     command = [sys.executable, "-c", script, *options]
     done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
+    assert "ValueError" in done.stderr
+    assert "relay/service.py" in done.stderr
+    assert "canary" not in done.stderr
 
 
 @pytest.mark.parametrize("wrong", [("--listen", "nowhere"), ("--spool", "/nonexistent"), ("--control", "127.0.0.1:x")])

@@ -1,0 +1,187 @@
+"""The relay's files and services: what bundle and settings say, whatever was cut off before."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from model.bundle import Manifest
+from model.control import QueueSettings
+from relay.install import Bundle, apply, https_ports, write_files
+from relay.machine import SETTINGS, Failure, System
+from tests.unit.power_cut import PowerCut, power_cut
+
+_TUNNEL = """\
+[Interface]
+PrivateKey = secret
+ListenPort = 51820
+Address = 10.1.0.2/32, fd01::2/128
+[Peer]
+AllowedIPs = 10.1.0.1/32, fd01::1/128
+"""
+_SETTINGS = QueueSettings(1, "mx.example.com", ("example.com",), "queue", (), 10**9)
+_FILES = {
+    "etc/darkpipe/cage.conf": "[Service]\nNoNewPrivileges=yes\n",
+    "etc/nftables.conf.j2": "#!/usr/sbin/nft -f\n# {{ tunnel.addresses.home6 }}{{ ' ssh' if ssh }}\n",
+    "etc/haproxy/haproxy.cfg.j2": "# {{ name }}\n",
+    "etc/postfix/main.cf.j2": "relay_domains = {{ domains | join(' ') }}\n",
+    "etc/systemd/system/darkpipe-agent.service": "[Service]\n",
+    "etc/systemd/system/haproxy.service.d/darkpipe.conf": "[Service]\n",
+}
+
+
+@dataclass(frozen=True)
+class _Server(System):
+    """A server whose programs are noted down.
+
+    Args:
+        refuses: words of a command that fails.
+    """
+
+    refuses: str = ""
+    ran: list[str] = field(default_factory=list)
+
+    def run(self, *argv: str) -> str:
+        line = " ".join(argv)
+        if self.refuses and self.refuses in line:
+            raise Failure("it refuses")
+        self.ran.append(line)
+        for option, path in itertools.pairwise(argv):
+            if option in {"-keyout", "-out"}:
+                Path(path).write_text("PEM\n")
+        return ""
+
+    def try_run(self, *argv: str) -> tuple[int, str]:
+        return 0, "".join(f"{name} installed\n" for name in argv[3:])
+
+    def user(self, name: str) -> int | None:
+        return len(name)
+
+    def started(self) -> list[str]:
+        """Give what was started since the last call."""
+        found = [line.removeprefix("systemctl ") for line in self.ran if "start " in line or "reload-" in line]
+        self.ran.clear()
+        return found
+
+
+def _server(root: Path, refuses: str = "") -> _Server:
+    for name, text in {"etc/wireguard/home0.conf": _TUNNEL, "var/lib/darkpipe/config/keep": ""}.items():
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text(text)
+    return _Server(root, refuses)
+
+
+def _bundle(folder: Path, files: Mapping[str, str]) -> Bundle:
+    for name, text in files.items():
+        path = folder / "system" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder / "lib").mkdir()
+    (folder / "bundle.json").write_bytes(Manifest("0.1.0", 1, ("haproxy",)).to_json())
+    return Bundle(folder)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return _bundle(tmp_path / "bundle", _FILES)
+
+
+def _settle(server: System, settings: QueueSettings = _SETTINGS) -> None:
+    (server.root / SETTINGS).write_bytes(settings.to_json())
+
+
+def test_before_home_has_said_anything_nothing_serves_mail(tmp_path: Path, bundle: Bundle) -> None:
+    server = _server(tmp_path / "root")
+    apply(server, bundle)
+    assert server.started() == ["reload-or-restart nftables.service", "restart darkpipe-agent.service"]
+    assert not (server.root / "etc/haproxy").exists()
+    assert not (server.root / "etc/postfix").exists()
+    assert (server.root / "etc/nftables.conf").read_text().endswith("# fd01::1\n")
+    assert (server.root / "etc/systemd/system/darkpipe-agent.service.d/50-cage.conf").exists()
+
+
+def test_a_service_is_started_again_for_its_own_files_only(tmp_path: Path, bundle: Bundle) -> None:
+    server = _server(tmp_path / "root")
+    apply(server, bundle)
+    _settle(server)
+    server.ran.clear()
+    apply(server, bundle)
+    assert server.started() == ["restart postfix.service", "restart haproxy.service"]
+    apply(server, bundle)
+    assert server.started() == []
+    _settle(server, QueueSettings(2, "mx.example.com", ("example.com", "example.org"), "queue", (), 10**9))
+    apply(server, bundle)
+    assert server.started() == ["restart postfix.service"]
+    other = _bundle(tmp_path / "other", {**_FILES, "etc/haproxy/haproxy.cfg.j2": "# other\n"})
+    apply(server, other)
+    assert server.started() == ["restart darkpipe-agent.service", "reload-or-restart haproxy.service"]
+
+
+def test_what_could_not_be_started_is_started_next_time(tmp_path: Path, bundle: Bundle) -> None:
+    server = _server(tmp_path / "root", "restart darkpipe-agent")
+    with pytest.raises(Failure):
+        apply(server, bundle)
+    healed = _Server(server.root)
+    apply(healed, bundle)
+    assert healed.started() == ["restart darkpipe-agent.service"]
+
+
+def test_the_key_of_postfix_stays_and_is_for_root_only(tmp_path: Path, bundle: Bundle) -> None:
+    server = _server(tmp_path / "root")
+    _settle(server)
+    apply(server, bundle)
+    pem = server.root / "etc/postfix/mx.example.com.pem"
+    assert (pem.read_text(), pem.stat().st_mode & 0o777) == ("PEM\nPEM\n", 0o600)
+    assert {path.name for path in pem.parent.iterdir()} == {"main.cf", pem.name}
+    pem.write_text("mine")
+    apply(server, bundle)
+    assert pem.read_text() == "mine"
+
+
+def _content(root: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(root)): (path.stat().st_mode, path.read_bytes())
+        for path in (root / "etc").rglob("*")
+        if path.is_file()
+    }
+
+
+def test_after_a_cut_the_next_run_leaves_what_an_uncut_one_does(tmp_path: Path, bundle: Bundle) -> None:
+    """In the middle of going from one bundle to another, which has other files."""
+    fewer = {name: text for name, text in _FILES.items() if "haproxy.service.d" not in name}
+    other = _bundle(tmp_path / "other", {**fewer, "etc/added.conf": "added\n", "etc/haproxy/haproxy.cfg.j2": "# o\n"})
+    first = _server(tmp_path / "first")
+    _settle(first)
+    write_files(first, bundle)
+    before, kept = _content(first.root), tmp_path / "kept"
+    shutil.copytree(first.root, kept)
+    write_files(first, other)
+    wanted = _content(first.root)
+    assert "etc/systemd/system/haproxy.service.d/darkpipe.conf" not in wanted
+    for number in range(sys.maxsize):
+        shutil.rmtree(first.root)
+        shutil.copytree(kept, first.root)
+        try:
+            with power_cut(number):
+                write_files(first, other)
+        except PowerCut:
+            for name, (_, octets) in _content(first.root).items():
+                if not name.endswith(".new"):
+                    assert octets in {side[name][1] for side in (before, wanted) if name in side}, (number, name)
+            write_files(first, bundle if number % 2 else other)
+            assert _content(first.root) == (before if number % 2 else wanted), number
+        else:
+            assert number > 10
+            return
+
+
+def test_the_queue_gets_to_the_ports_that_home_names() -> None:
+    store, hook = {"endpoint": "https://s3.example:8443"}, {"webhook": "https://[2001:db8::1]/x"}
+    assert https_ports(_SETTINGS) == [443]
+    assert https_ports(QueueSettings(1, "mx", (), "queue", (), 1, alarm=hook, s3=store)) == [443, 8443]
