@@ -240,13 +240,16 @@ class Patience:
         return replace(self, row=0, pauses=min(self.pauses + 1, 16)), seconds
 
 
-def notices(highest: int, items: Sequence[QueuedItem], known: Mapping[str, Entry]) -> Iterator[str]:
+def notices(
+    highest: int, items: Sequence[QueuedItem], known: Mapping[str, Entry], listed_before: Collection[str] | None = None
+) -> Iterator[str]:
     """Find what an honest relay does not do, in a list of items: sentences for a person.
 
     Args:
         highest: sequence number that the relay has listed in this epoch of its queue; 0 when home sees it for the first
             time, and another home may have taken what is missing.
         known: what is written of these items, by id.
+        listed_before: ids of all that were listed in this epoch; None when that is not known, as after a start.
     """
     before, begun_with = 0, highest
     listed: dict[int, str] = {}
@@ -260,7 +263,7 @@ def notices(highest: int, items: Sequence[QueuedItem], known: Mapping[str, Entry
             yield f"the relay tells something else of item {item.id} than before"
         if entry is not None and entry.deleted:
             yield f"the relay lists item {item.id} again, which home has: it is deleted once more"
-        if entry is None and item.sequence <= begun_with:
+        if listed_before is not None and item.id not in listed_before and item.sequence <= begun_with:
             yield f"the relay lists item {item.id} as no. {item.sequence}, which it had left out before"
         if highest and (lost := _missing(highest, item.sequence)):
             some = f"items no. {lost[0]} to {lost[-1]}" if len(lost) > 1 else f"item no. {lost[0]}"

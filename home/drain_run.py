@@ -97,6 +97,7 @@ class Drain:
         self._patience = Patience.none()
         self._damaged: dict[str, int] = {}
         self._progress = Progress()
+        self._listed: dict[str, frozenset[str]] = {}
         self.lost = 0
         """Items that the relay had listed, and has no more, though home did not get them."""
         self._tidy()
@@ -143,6 +144,7 @@ class Drain:
             highest = max((item.sequence for item in page.items), default=after)
             if not page.more or highest <= after:
                 self._miss(epoch, listed)
+                self._listed = {epoch: self._listed.get(epoch, frozenset()) | listed}
                 break
             after = highest
         self._patience = replace(self._patience, pauses=0)
@@ -156,7 +158,7 @@ class Drain:
     def _begin(self, page: Page) -> Mapping[str, Entry]:
         known = self._journal.find(page.epoch, (item.id for item in page.items))
         highest = self._journal.highest(page.epoch)
-        for text in notices(highest, page.items, known):
+        for text in notices(highest, page.items, known, self._listed.get(page.epoch)):
             self._tell(text)
         now_highest = max((item.sequence for item in page.items), default=0)
         if now_highest > highest:

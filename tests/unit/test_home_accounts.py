@@ -92,8 +92,11 @@ def test_a_site_with_a_relay_has_keys_for_what_waits_there_and_keeps_them(device
     keys.mkdir()
     device.told("user", "add", "carol@example.com", "--password-stdin", stdin=f"{SECRET}\n")
     assert not list(keys.iterdir())
-    with device.store.site.open("a") as file:
-        file.write("relays: [{address: mx.example.com, offline: tempfail}]\n")
+    text = device.store.site.read_text()
+    assert "relays: []\n" in text
+    device.store.site.write_text(
+        text.replace("relays: []\n", "relays: [{address: mx.example.com, offline: tempfail}]\n")
+    )
     assert "error" not in device.told("user", "remove", "carol@example.com")
     made = (keys / "identities").read_text()
     device.told("user", "add", "dora@example.com", "--password-stdin", stdin=f"{SECRET}\n")

@@ -130,7 +130,12 @@ def test_an_honest_relay_is_not_suspected() -> None:
 )
 def test_a_relay_that_drops_or_reorders_is_noticed(highest: int, numbers: Sequence[int], words: str) -> None:
     items = [replace(_ITEM, id=f"{place:032x}", sequence=number) for place, number in enumerate(numbers)]
-    assert words in "\n".join(notices(highest, items, {}))
+    assert words in "\n".join(notices(highest, items, {}, ()))
+
+
+def test_who_has_just_started_does_not_suspect_what_was_not_taken_up_yet() -> None:
+    assert not list(notices(5, [replace(_ITEM, sequence=4)], {}))
+    assert not list(notices(5, [replace(_ITEM, sequence=4)], {}, {_ITEM.id}))
 
 
 def test_a_relay_that_was_set_back_repeats_nothing(
