@@ -210,7 +210,7 @@ class World:
 
     relay: RelaySide
     homes: list[HomeSide]
-    now: float = 1000.0
+    now: float = 1_000_000.0
     clock_skew: int = 0
     lose_requests: int = 0
     lose_answers: int = 0
