@@ -155,11 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.LOSE_ANSWER:
             self.close_connection = True
             return
-        fields = [
-            (name, value)
-            for name, value in response.getheaders()
-            if name.lower() not in {"content-length", "transfer-encoding", "connection"}
-        ]
+        hop = {"transfer-encoding", "connection"}
+        length = set() if call.method == "HEAD" else {"content-length"}
+        fields = [(name, value) for name, value in response.getheaders() if name.lower() not in hop | length]
         if call.method == "GET" and response.status == 200:
             with self.proxy.lock:
                 first = self.proxy.first_answers.setdefault(call.path, octets)
@@ -170,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in fields:
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)

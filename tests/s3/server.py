@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from builder.flock import alone
 VERSION = "v1.0.14"
 _MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
 _LONGEST_BUILD = 540
+_OLDEST_GO = (1, 23)
+_PLACES = (shutil.which("go"), "/usr/local/go/bin/go", "/usr/lib/go/bin/go")
 
 ACCESS_KEY, SECRET_KEY, BUCKET = "tests-access-key", "tests-secret-key", "tests"
 
@@ -59,9 +62,9 @@ def server_program() -> Path:
 
 
 def _build(scratch: Path, program: Path) -> None:
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+    go = next((path for path in _PLACES if _version(path) >= _OLDEST_GO), None)
     if not go:
-        raise NoServerError("found no Go, expected 1.23 or later; Debian 13 has it: apt install golang-go")
+        raise NoServerError("found no Go 1.23 or later; Debian 13 has it: apt install golang-go")
     # What go downloads and compiles is of no use afterwards.
     own = {"GOPATH": str(scratch / "go"), "GOCACHE": str(scratch / "cache"), "GOBIN": str(scratch / "bin")}
     environment = {**os.environ, **own, "GOFLAGS": "-modcacherw", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
@@ -79,6 +82,16 @@ def _build(scratch: Path, program: Path) -> None:
     partial = program.with_suffix(".new")
     shutil.copy2(scratch / "bin/versitygw", partial)
     partial.rename(program)
+
+
+def _version(go: str | None) -> tuple[int, int]:
+    """Give the version of a Go; 0.0 when there is none."""
+    try:
+        told = subprocess.run([str(go), "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout
+        major, minor = re.findall(r"\d+", told)[:2]
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return 0, 0
+    return int(major), int(minor)
 
 
 @contextmanager

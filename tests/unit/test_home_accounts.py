@@ -84,7 +84,7 @@ def test_every_command_explains_itself(names: tuple[str, ...]) -> None:
     shown = CliRunner().invoke(main, [*names, "--help"]).stdout
     assert f"darkpipe {' '.join(names)}" in shown.partition("Example")[2]
     # What asks for secrets talks with a person.
-    assert "--json" in shown or names[0] in {"disk", "recovery"}
+    assert "--json" in shown or names[0] in {"disk", "recovery"} or names == ("relay", "replace")
 
 
 def test_a_site_with_a_relay_has_keys_for_what_waits_there_and_keeps_them(device: Device) -> None:
