@@ -80,10 +80,12 @@ def queue_on(relay: Relay, home: Machine, folder: Path) -> Iterator[Queue]:
     (keys / PEER).write_text(peer.model_dump_json())
     (home.data / "queue-keys" / IDENTITIES).write_text(f"{HOME}\n")
     place = (str(ADDRESSES.relay6), QUEUE_PORT)
-    queue = Queue(folder, relay.client.call(socket.create_server, place, family=socket.AF_INET6), keys, home)
+    listener = relay.client.call(socket.create_server, place, family=socket.AF_INET6)
+    queue = Queue(folder, listener, keys, home)
     put_home_end(home, relay.home_end(RELAY_ADDRESS))
     home.run("systemctl", "restart", "darkpipe-drain")
     try:
         yield queue
     finally:
         queue.server.stop()
+        listener.close()
