@@ -181,6 +181,7 @@ def serve(credential: Path, stopped: threading.Event, source: Path = _SOURCE) ->
     taken = credential.stat().st_mtime_ns
     uid = pwd.getpwnam(_MAIL_USER).pw_uid
     step = _begin(credential)
+    noted: Noted | None = None
     while not stopped.is_set():
         # Each time: whoever else sets routes on this device may have taken ours for a mistake.
         guard_routes(uid)
@@ -194,6 +195,9 @@ def serve(credential: Path, stopped: threading.Event, source: Path = _SOURCE) ->
         if outdated:
             break
     step.close()
+    # The file outlives the service, since others look into this very folder.
+    now = time.monotonic()
+    note(Noted(written=now, relay=noted.relay, up=False, since=now, error=noted.error) if noted else _Idle(None).step())
 
 
 class _Idle:

@@ -61,6 +61,8 @@ def plug_in(home: Machine, internet: Internet) -> None:
     # Debian's udev lets everybody open it; a container has no udev. The kernel asks for CAP_NET_ADMIN all the same.
     home.run("chmod", "0666", "/dev/net/tun")
     place = Namespace(home.leader)
+    # A kernel on a busy computer may not have taken away yet what a pulled plug leaves.
+    internet.router.run("ip", "link", "delete", internet.cable(_HOME), check=False)
     try:
         # From the router's side: a process of the container has no number in there that it would know.
         join(internet.router, place, (internet.cable(_HOME), "wan0"), *((there, own) for own, there in _HOME.networks))
