@@ -149,14 +149,27 @@ def test_home_and_relay_find_each_other_and_mail_arrives(pair: Pair, internet: I
     assert pair.home.failed_units() == pair.relay.failed_units() == []
 
 
+def _keys(pair: Pair) -> frozenset[str]:
+    """Give the public keys of the tunnel, as the relay knows them."""
+    return frozenset(
+        pair.relay.run("wg", "show", "home0", what, check=False).strip() for what in ("public-key", "peers")
+    )
+
+
 def test_the_bootstraps_keys_are_dead(pair: Pair) -> None:
     told = json.loads(pair.home.run("darkpipe", "relay", "status", "--json"))
     assert told["pairing"]["stage"] == "paired", told
-    keys = (
-        pair.relay.run("wg", "show", "home0", "public-key").strip(),
-        pair.relay.run("wg", "show", "home0", "peers").strip(),
-    )
-    assert not set(keys) & set(pair.bootstrap)
+    assert not _keys(pair) & pair.bootstrap
+
+
+def test_keys_are_changed_and_mail_goes_on(pair: Pair, internet: Internet) -> None:
+    """What comes behind it shows that home still drains."""
+    before = _keys(pair)
+    pair.home.run("darkpipe", "relay", "rotate-keys")
+    wait_for(lambda: not _keys(pair) & before, "both ends have new keys", _PATIENCE)
+    _home_answers(pair, internet)
+    _fetch(internet, _send(internet))
+    assert pair.home.failed_units() == pair.relay.failed_units() == []
 
 
 def test_after_the_relays_plug_was_pulled_all_comes_back(pair: Pair, internet: Internet) -> None:
