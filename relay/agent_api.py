@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from time import monotonic
 
 from model.control import LARGEST_MESSAGE, PROTOCOL, QueueSettings
 from model.pairing import AgentState, Confirm, Offer
@@ -77,7 +78,7 @@ class AgentApi:
         offer = request.message(Offer)
         keeper = self.keeper
         made = make_halves(keeper.state.kept.relay)
-        event = Offered(time.monotonic(), int(time.time()), offer, keeper.networks, made)
+        event = Offered(monotonic(), int(time.time()), offer, keeper.networks, made)
         return self._answer(keeper.happen(event, self.keys))
 
     @staticmethod

@@ -145,7 +145,7 @@ def _relay(base: Path, monkeypatch: pytest.MonkeyPatch) -> Relay:
     folders = Folders(base)
     write(folders.state, RelayKept("b" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")))
     made = Relay(folders, free_port())
-    monkeypatch.setattr("relay.agent_api.time.monotonic", lambda: made.now)
+    monkeypatch.setattr("relay.agent_api.monotonic", lambda: made.now)
     made.start()
     return made
 

@@ -123,7 +123,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     made = Relay(Folders(tmp_path), free_port())
     for name in ("agent", "control", "config"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr("relay.agent_api.time.monotonic", lambda: made.now)
+    monkeypatch.setattr("relay.agent_api.monotonic", lambda: made.now)
     made.start()
     yield made
     made.stop()
@@ -316,6 +316,7 @@ def test_keys_are_made_by_wg() -> None:
 
 
 def test_a_listener_that_was_hung_up_frees_its_port(relay: Relay) -> None:
+    before = threading.active_count()
     for _ in range(3):
         relay.start()
-    wait_for(lambda: threading.active_count() < 6, "old listeners to end")
+    wait_for(lambda: threading.active_count() <= before, "old listeners to end")
