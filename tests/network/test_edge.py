@@ -254,7 +254,7 @@ for _ in range(450):
     assert 150 <= int(made) <= 220
     assert "No route to host" in error
     _send(home, "after too much")
-    wait_for(lambda: "No route to host" in home.run("postqueue", "-p"), "the letter waits")
+    wait_for(lambda: "No route to host" in home.run("postqueue", "-p"), "the letter waits", 120)
     relay.reload_firewall()
     home.run("postqueue", "-f")
     wait_for(lambda: any("after too much" in letter.text for letter in friend.letters), "the letter")
