@@ -237,3 +237,9 @@ def _listen(port: int) -> socket.socket:
 def test_our_programs_have_the_libraries_that_debian_lacks(device: Machine) -> None:
     """They fit the device's architecture and Python; timeit is a program that runs what it is told."""
     device.run("/usr/libexec/darkpipe-run", "timeit", "--number=1", "import obstore.store, pyrage")
+
+
+def test_the_page_can_read_forms(device: Machine) -> None:
+    """Debian has two packages of nearly one name, and starlette takes one of them."""
+    tried = "import starlette.formparsers as forms; assert forms.parse_options_header"
+    device.run("/usr/libexec/darkpipe-run", "timeit", "--number=1", tried)
