@@ -35,8 +35,8 @@ _SIZES = ((5_000, 200, "5 KB"), (50_000, 100, "50 KB"), (1_000_000, 20, "1 MB"),
 _PORT = 2525
 _PATIENCE = 600.0
 
-_UNJUDGED = b"users { priority = high; apply { symbols_enabled = []; } }\n"
-"""rspamd gives no verdict: it would greylist one of the two, and judges both alike."""
+_TAKEN = b"enabled = false;\n"
+"""For greylist.conf: the peer would have to come again, and is judged like the drain in all else."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         )
         home.start()
         home.run("chmod", "0666", "/dev/net/tun")
-        home.run("tee", "/data/darkpipe/config/current/rspamd/local.d/settings.conf", stdin=_UNJUDGED)
+        home.run("tee", "/data/darkpipe/config/current/rspamd/local.d/greylist.conf", stdin=_TAKEN)
         home.run("systemctl", "restart", "rspamd")
         with (
             tempfile.TemporaryDirectory() as folder,
