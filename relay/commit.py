@@ -28,11 +28,11 @@ class GroupCommit(Generic[_T]):
         self._next: _Batch[_T] = _Batch()
         self._busy = False
 
-    def put(self, one: _T) -> None:
-        """Return when it is done, or has failed, for this one."""
+    def put(self, some: Sequence[_T]) -> None:
+        """Return when it is done, or has failed, for each of these."""
         with self._changed:
             batch = self._next
-            batch.members.append(one)
+            batch.members += some
             # Those who come while another batch is on its way become one batch; the first of them to wake does it.
             while self._busy and not batch.done:
                 self._changed.wait()

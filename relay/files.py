@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".new"
 """End of the names of files that are not whole yet."""
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _linux() -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+_SYNCFS_TELLS = _linux() >= (5, 8)
+"""Whether syncfs(2) says that something could not be written."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -17,6 +32,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_together(descriptors: Sequence[int]) -> dict[int, OSError]:
+    """Return when files of one file system are on the disk; gives the failures, by descriptor.
+
+    For one file it is fsync(2). Several are written at once by syncfs(2), with all else that the file system has not
+    written yet: a journal is then committed once and not once for each.
+    """
+    if len(descriptors) > 1 and _SYNCFS_TELLS:
+        if _LIBC.syncfs(descriptors[0]) == 0:
+            return {}
+        number = ctypes.get_errno()
+        return {descriptor: OSError(number, os.strerror(number)) for descriptor in descriptors}
+    failures = {}
+    for descriptor in descriptors:
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            failures[descriptor] = error
+    return failures
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -26,7 +26,8 @@ _STEP = 1024 * 1024
 OVERRUN = 32 * 1024
 """Octets that room is asked for in advance."""
 
-_CHUNK = 64 * 1024
+CHUNK = 64 * 1024
+"""Octets that are read at once."""
 
 _OK = Reply(250, "2.1.0 Ok")
 _NO_ROOM = Reply(452, "4.3.1 There is no room for it now, please try again later")
@@ -45,7 +46,7 @@ Kept = Callable[[QueuedItem, Envelope, str], None]
 """Is told of an item: with its envelope and its Message-ID. It raises nothing."""
 
 
-class _TooLargeError(Exception):
+class TooLargeError(Exception):
     """A message has more octets than any may have."""
 
 
@@ -96,38 +97,66 @@ def converse(connection: socket.socket, terms: Terms, spool: Spool, now: Callabl
         connection: it stays open.
         now: seconds since 1970.
     """
-    connection.settimeout(PATIENCE)
+    serve(Reception(connection, terms, spool, now))
+
+
+def serve(reception: Reception, message: Incoming | None = None) -> None:
+    """Serve a client, who may have begun already, until it goes.
+
+    Args:
+        message: that is on its way, if one is.
+    """
+    reception.connection.settimeout(PATIENCE)
     with suppress(OSError):
-        _Reception(connection, terms, spool, now).serve()
+        if message:
+            reception.take_rest(message)
+        reception.serve()
 
 
-class _Reception:
+class Reception:
+    """One client's session.
+
+    Args:
+        connection: it stays open.
+        now: seconds since 1970.
+    """
+
     def __init__(self, connection: socket.socket, terms: Terms, spool: Spool, now: Callable[[], float]) -> None:
-        self._connection, self._terms, self._spool, self._now = connection, terms, spool, now
-        self._session = Session(terms.name, terms.largest)
+        self.connection, self._terms, self._spool, self._now = connection, terms, spool, now
+        self.session = Session(terms.name, terms.largest)
         self._mail: Mail | None = None
         self._recipients: list[Recipient] = []
         self._asked: Asked | None = None
 
     def serve(self) -> None:
+        """Serve it until it goes.
+
+        Raises:
+            OSError: it has gone in the middle.
+        """
         while event := self._next_event():
-            self._do(event)
+            if isinstance(event, Data):
+                if message := self.begin_message():
+                    self.take_rest(message)
+            else:
+                self.do(event)
         self._send()
 
     def _next_event(self) -> Event | None:
         """Give the next event; None when the client has gone, or the session is over."""
-        while not (event := self._session.next_event()):
+        while not (event := self.session.next_event()):
             self._send()
-            if self._session.over or not (data := self._connection.recv(_CHUNK)):
+            if self.session.over or not (data := self.connection.recv(CHUNK)):
                 return None
-            self._session.feed(data)
+            self.session.feed(data)
         return event
 
     def _send(self) -> None:
-        if output := self._session.take_output():
-            self._connection.sendall(output)
+        if output := self.session.take_output():
+            self.connection.sendall(output)
 
-    def _do(self, event: Event) -> None:
+    def do(self, event: Event) -> None:
+        """Do what an event asks for, but for a message's content."""
         match event:
             case Mail():
                 self._begin(event)
@@ -136,98 +165,138 @@ class _Reception:
                 if reply.code < 300:
                     self._recipients.append(event)
                     self._ask_sender_policy()
-                self._session.answer(reply)
-            case Data():
-                self._session.answer(self._take())
+                self.session.answer(reply)
             case Reset() | Quit():
                 self._mail, self._recipients, self._asked = None, [], None
-            case Piece() | End():
-                raise AssertionError(f"{type(event).__name__} outside of a message")
+            case Data() | Piece() | End():
+                raise AssertionError(f"{type(event).__name__} is not for here")
 
     def _begin(self, mail: Mail) -> None:
         if self._terms.policy is not Policy.QUEUE:
             self._mail, self._recipients = mail, []
-            self._session.answer(_OK)
+            self.session.answer(_OK)
             return
         try:
             # Nobody shall send 25 MB to hear that there is no room.
             with self._spool.room(mail.size or 0, said=mail.size is not None):
                 self._mail, self._recipients = mail, []
-                self._session.answer(_OK)
+                self.session.answer(_OK)
         except SpoolFullError:
-            self._session.answer(_NO_ROOM)
+            self.session.answer(_NO_ROOM)
         except SpoolError:
-            self._session.answer(_NO_DISK)
+            self.session.answer(_NO_DISK)
 
     def _ask_sender_policy(self) -> None:
         """Ask once for a message, and while its other recipients and its content are still to come."""
         if self._mail and self._terms.sender_policy and self._terms.policy is Policy.QUEUE and not self._asked:
             self._asked = self._terms.sender_policy.ask(self._mail)
 
-    def _take(self) -> Reply:
-        """Take a message from DATA to its end; gives the last answer, which was not sent yet."""
+    def begin_message(self) -> Incoming | None:
+        """Answer DATA; gives the message that comes then, if one does. Whoever gets it closes it."""
         assert self._mail is not None, "DATA comes after MAIL"
         envelope = envelope_of(self._mail, self._recipients, int(self._now() * 1000))
+        head, size = len(envelope.octets()), self._mail.size
+        kept = ExitStack()
         try:
-            head = len(envelope.octets())
-            size = self._mail.size
-            with self._spool.room(head + (size or 0), said=size is not None) as room:
-                spf = self._asked.result() if self._asked else {}
-                self._session.answer(Reply(354, "End with CRLF, dot, CRLF"))
-                message = _Message(self._next_event, room, self._terms.largest, head)
-                reply = self._store(replace(envelope, spf=spf), message, room)
+            room = kept.enter_context(self._spool.room(head + (size or 0), said=size is not None))
         except SpoolFullError:
-            return _NO_ROOM
+            self.session.answer(_NO_ROOM)
         except SpoolError:
-            return _NO_DISK
-        self._mail, self._recipients, self._asked = None, [], None
-        return reply
-
-    def _store(self, envelope: Envelope, message: _Message, room: Room) -> Reply:
-        try:
-            top = message.peek()
-            envelope = replace(envelope, tls=tls_of(top))
-            stored = self._spool.store(envelope, message, room)
-        except SpoolFullError:
-            reply = _NO_ROOM
-        except SpoolError:
-            reply = _NO_DISK
-        except _TooLargeError:
-            reply = _TOO_LARGE
+            self.session.answer(_NO_DISK)
         else:
-            self._terms.kept(stored, envelope, message_id_of(top))
-            return _KEPT
-        # A client hears no answer before it has sent everything.
-        message.skip()
-        return reply
+            asked, self._asked = self._asked, None
+            self._mail, self._recipients = None, []
+            self.session.answer(Reply(354, "End with CRLF, dot, CRLF"))
+            return Incoming(envelope, asked, room, kept, self._next_event, self._terms.largest, head)
+        return None
+
+    def take_rest(self, message: Incoming) -> None:
+        """Read a message to its end, keep it and answer.
+
+        Raises:
+            OSError: the client has gone.
+        """
+        with message.kept:
+            try:
+                top = message.peek()
+                envelope = message.envelope(top)
+                stored = self._spool.store(envelope, message, message.room)
+            except (SpoolFullError, SpoolError, TooLargeError) as error:
+                # A client hears no answer before it has sent everything.
+                message.skip()
+                self.session.answer(refusal(error))
+            else:
+                self.session.answer(self.keep(stored, envelope, top))
+
+    def keep(self, stored: QueuedItem, envelope: Envelope, top: bytes) -> Reply:
+        """Note a message that is there to stay; gives the answer that acknowledges it.
+
+        Args:
+            top: of the message.
+        """
+        self._terms.kept(stored, envelope, message_id_of(top))
+        return _KEPT
 
 
-class _Message:
-    """The content of a message as it comes in.
+def refusal(error: Exception) -> Reply:
+    """Say why a message is not kept."""
+    match error:
+        case SpoolFullError():
+            return _NO_ROOM
+        case TooLargeError():
+            return _TOO_LARGE
+        case _:
+            return _NO_DISK
+
+
+class Incoming:
+    """A message as it comes in.
 
     Args:
-        next_event: gives the session's events.
+        envelope: without what its content tells.
+        asked: what the sender's domain is asked.
         room: that is kept for it; it grows with the message.
+        kept: gives the room back.
+        next_event: gives the session's events, and waits for them.
         largest: octets.
         head: octets of the envelope, which is kept in front of it.
     """
 
-    def __init__(self, next_event: Callable[[], Event | None], room: Room, largest: int, head: int) -> None:
-        self._next_event, self._room, self._largest, self._head = next_event, room, largest, head
-        self._held = b""
+    def __init__(
+        self,
+        envelope: Envelope,
+        asked: Asked | None,
+        room: Room,
+        kept: ExitStack,
+        next_event: Callable[[], Event | None],
+        largest: int,
+        head: int,
+    ) -> None:
+        self._envelope, self.asked, self.room, self.kept = envelope, asked, room, kept
+        self._next_event, self._largest, self._head = next_event, largest, head
+        self.held = b""
+        """What has come, and was not read."""
+        self.ended = False
         self._taken = 0
-        self._ended = False
+
+    def envelope(self, top: bytes) -> Envelope:
+        """Give its envelope, and wait for what the sender's domain says.
+
+        Args:
+            top: of the message.
+        """
+        return replace(self._envelope, spf=self.asked.result() if self.asked else {}, tls=tls_of(top))
 
     def read(self, size: int, /) -> bytes:
         """Give at most so many octets; none at the end.
 
         Raises:
             ConnectionError: the client has gone before the end.
-            SpoolFullError, _TooLargeError: it has more octets than there is room for, or than any may have.
+            SpoolFullError, TooLargeError: it has more octets than there is room for, or than any may have.
         """
-        if not self._held:
-            self._held = self._more()
-        piece, self._held = self._held[:size], self._held[size:]
+        if not self.held:
+            self.held = self._more()
+        piece, self.held = self.held[:size], self.held[size:]
         return piece
 
     def peek(self) -> bytes:
@@ -236,19 +305,27 @@ class _Message:
         Raises:
             As `read`.
         """
-        while END_OF_HEADER not in self._held and len(self._held) < _CHUNK and (more := self._more()):
-            self._held += more
-        return self._held
+        while END_OF_HEADER not in self.held and len(self.held) < CHUNK and (more := self._more()):
+            self.held += more
+        return self.held
 
     def _more(self) -> bytes:
         piece = self._next_piece()
+        self.count(piece)
+        return piece
+
+    def count(self, piece: bytes) -> None:
+        """Keep room for one more piece.
+
+        Raises:
+            SpoolFullError, TooLargeError: see `read`.
+        """
         self._taken += len(piece)
         if self._taken > self._largest:
-            raise _TooLargeError
+            raise TooLargeError
         needed = self._head + self._taken
-        if needed + OVERRUN > self._room.octets:
-            self._room.grow_to(needed + _STEP)
-        return piece
+        if needed + OVERRUN > self.room.octets:
+            self.room.grow_to(needed + _STEP)
 
     def skip(self) -> None:
         """Read over the rest.
@@ -260,12 +337,12 @@ class _Message:
             pass
 
     def _next_piece(self) -> bytes:
-        if self._ended:
+        if self.ended:
             return b""
         event = self._next_event()
         if isinstance(event, Piece):
             return event.octets
         if event is None:
             raise ConnectionAbortedError("the client has gone in the middle of a message")
-        self._ended = True
+        self.ended = True
         return b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyrage
 
@@ -36,11 +35,11 @@ class Sealing:
             self.failure = error
             raise
 
-    def write(self, path: Path, upload: Upload | None, *, on_disk: bool) -> tuple[int, str]:
-        """Write the ciphertext, and return when it is there to stay, but for its name.
+    def write(self, descriptor: int, upload: Upload | None, *, on_disk: bool) -> tuple[int, str]:
+        """Write the ciphertext; the file is not synced then, the upload is done.
 
         Args:
-            path: a new file.
+            descriptor: of a new file.
             upload: gets it, too.
             on_disk: whether the file gets it; else it stays empty.
 
@@ -51,23 +50,18 @@ class Sealing:
             OSError, PlaceError: it cannot be written.
             pyrage.EncryptError: anything else; see `failure`.
         """
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        target = _Target(descriptor if on_disk else None, upload)
         try:
-            target = _Target(descriptor if on_disk else None, upload)
-            try:
-                pyrage.encrypt_io(self, target, list(self._recipients))
-                target.drain()
-            except pyrage.EncryptError:
-                if target.failure:
-                    raise target.failure from None
-                raise
-            sha256 = target.digest.hexdigest()
-            if upload:
-                upload.finish(sha256, self._received)
-            os.fsync(descriptor)
-            return target.size, sha256
-        finally:
-            os.close(descriptor)
+            pyrage.encrypt_io(self, target, list(self._recipients))
+            target.drain()
+        except pyrage.EncryptError:
+            if target.failure:
+                raise target.failure from None
+            raise
+        sha256 = target.digest.hexdigest()
+        if upload:
+            upload.finish(sha256, self._received)
+        return target.size, sha256
 
 
 class _Target:

@@ -41,6 +41,11 @@ class Asked:
     answer: Future[str] | None
     deadline: float
 
+    @property
+    def answered(self) -> bool:
+        """Whether `result` waits for nothing."""
+        return self.answer is None or self.answer.done()
+
     def result(self) -> Mapping[str, str]:
         """Wait for the answer; see `Envelope.spf`."""
         return {"result": self._wait(), "identity": self.identity, "domain": self.domain}

@@ -12,7 +12,8 @@ from relay.smtp import Reply
 MOST = 100
 """Clients at once: as many as Postfix has processes (postconf(5), default_process_limit)."""
 
-_BUSY = Reply(421, "4.3.2 Too many connections, please try again later")
+BUSY = Reply(421, "4.3.2 Too many connections, please try again later").octets()
+"""What a client is told for whom there is no room."""
 _SECONDS = 5.0
 """For a client that is sent off to take the word."""
 
@@ -34,7 +35,7 @@ class Server:
         listener: socket.socket,
         converse: Callable[[socket.socket], None],
         most: int = MOST,
-        busy: bytes = _BUSY.octets(),
+        busy: bytes = BUSY,
     ) -> None:
         self._listener, self._converse, self._most, self._busy = listener, converse, most, busy
         self._lock = threading.Lock()

@@ -20,12 +20,12 @@ from typing import Any, Protocol
 from model.control_tls import CertificateError, Pins
 from relay.control_server import ControlServer
 from relay.fence import Identity
+from relay.front import Front
 from relay.place import Place
 from relay.queue import MakePlace, Queue
 from relay.queue_api import QueueApi
-from relay.reception import converse
+from relay.reception import Reception
 from relay.sender_policy import by_dns
-from relay.server import Server
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             queue = Queue(options.config, options.spool, _places(options.spool), time.time, _software(), by_dns)
             listener = stack.enter_context(socket.create_server(options.listen))
-            servers: list[_Serves] = [Server(listener, partial(_converse, queue=queue))]
+            servers: list[_Serves] = [Front(listener, partial(_begin, queue=queue), queue.spool)]
             if options.control:
                 listener_of_home = stack.enter_context(_listen(options.control))
                 servers.append(_control(listener_of_home, queue, options))
@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed.is_set() else 0
 
 
-def _converse(connection: socket.socket, queue: Queue) -> None:
-    converse(connection, queue.terms(), queue.spool, queue.now)
+def _begin(connection: socket.socket, queue: Queue) -> Reception:
+    return Reception(connection, queue.terms(), queue.spool, queue.now)
 
 
 def _serve(server: _Serves, failed: threading.Event) -> None:

@@ -15,7 +15,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pyrage
 
@@ -24,9 +26,11 @@ from model.envelope import Envelope, Reader
 from relay.commit import GroupCommit
 from relay.entry import IDENTIFIER, Entry, Index
 from relay.epoch import Sequence as Numbers
-from relay.files import PARTIAL, sync_folder
+from relay.files import PARTIAL, sync_folder, sync_together
 from relay.place import Place, PlaceError, Upload
 from relay.sealing import Sealing
+
+_T = TypeVar("_T")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -78,11 +82,13 @@ class Room:
 
 @dataclass
 class _Ticket:
-    """An item that is written, and waits for its number and its name."""
+    """An item that is written, and waits to be synced, for its number and for its name."""
 
     partial: Path
+    descriptor: int
     draft: QueuedItem
     away: bool
+    place: Place | None
     entry: Entry | None = None
     failure: OSError | None = None
 
@@ -288,6 +294,11 @@ class Spool:
 
     # ---- Storing
 
+    @property
+    def waits(self) -> bool:
+        """Whether keeping a message may take long, since a place besides the disk gets it, too."""
+        return self._place is not None
+
     def store(self, envelope: Envelope, message: Reader, room: Room | None = None) -> QueuedItem:
         """Seal a message and keep it; on return it is there to stay.
 
@@ -299,40 +310,67 @@ class Spool:
             SpoolFullError: the disk has become full, or the place besides it does not take it.
             SpoolError: the disk has failed.
         """
+        ticket = self._write(envelope, message, room)
+        self._commits.put([ticket])
+        return self._finish(ticket)
+
+    def store_all(self, messages: Sequence[tuple[Envelope, Reader, Room]]) -> list[QueuedItem | Exception]:
+        """Seal messages and keep them; gives for each its item, or what `store` would raise."""
+        tickets = [_told_of(partial(self._write, *message)) for message in messages]
+        self._commits.put([ticket for ticket in tickets if isinstance(ticket, _Ticket)])
+        return [
+            _told_of(partial(self._finish, ticket)) if isinstance(ticket, _Ticket) else ticket for ticket in tickets
+        ]
+
+    def _write(self, envelope: Envelope, message: Reader, room: Room | None = None) -> _Ticket:
+        """Write an item, up to its name; on return its file is open, and not synced."""
         name, place = secrets.token_hex(16), self._place
-        partial = self._folder / f"{name}{PARTIAL}"
+        path = self._folder / f"{name}{PARTIAL}"
         away = room is not None and room.away
         sealing = Sealing(envelope, message, self._recipients)
-        ticket: _Ticket | None = None
+        descriptor: int | None = None
         upload: Upload | None = None
         try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             upload = place.begin(name) if place and (away or place.every) else None
-            try:
-                size, sha256 = sealing.write(partial, upload, on_disk=not away)
-            except BaseException:
-                if upload:
-                    upload.abort()
-                raise
-            ticket = _Ticket(partial, QueuedItem(name, 0, size, max(envelope.received, 0), sha256), away)
-            self._commits.put(ticket)
-            if ticket.failure:
-                raise ticket.failure
-        except (OSError, pyrage.EncryptError, PlaceError) as error:
+            size, sha256 = sealing.write(descriptor, upload, on_disk=not away)
+        except BaseException as error:
+            if upload:
+                upload.abort()
+            if descriptor is not None:
+                os.close(descriptor)
             with suppress(OSError):
-                partial.unlink()
-            if ticket and place and upload:
-                with suppress(PlaceError):
-                    place.remove(ticket.draft)
+                path.unlink()
+            if not isinstance(error, OSError | pyrage.EncryptError | PlaceError):
+                raise
             if sealing.failure:
                 raise sealing.failure from None
             raise _told(error) from error
-        assert ticket.entry, "it has an entry or a failure"
-        return ticket.entry.item
+        draft = QueuedItem(name, 0, size, max(envelope.received, 0), sha256)
+        return _Ticket(path, descriptor, draft, away, place if upload else None)
+
+    @staticmethod
+    def _finish(ticket: _Ticket) -> QueuedItem:
+        """Give the item that was kept; of one that could not be, remove what is left of it."""
+        os.close(ticket.descriptor)
+        if ticket.failure is None:
+            assert ticket.entry, "it has an entry or a failure"
+            return ticket.entry.item
+        with suppress(OSError):
+            ticket.partial.unlink()
+        if ticket.place:
+            with suppress(PlaceError):
+                ticket.place.remove(ticket.draft)
+        raise _told(ticket.failure) from ticket.failure
 
     def _commit(self, tickets: Sequence[_Ticket]) -> None:
-        """Give items their numbers and names, and sync those once for all."""
+        """Sync items, give them their numbers and names, and sync those once for all."""
+        failures = sync_together([ticket.descriptor for ticket in tickets])
         named: list[tuple[_Ticket, Entry]] = []
         for ticket in tickets:
+            if failure := failures.get(ticket.descriptor):
+                ticket.failure = failure
+                continue
             one = ticket.draft
             try:
                 # Only one thread at a time commits.
@@ -362,3 +400,10 @@ def _told(error: Exception) -> Exception:
     if isinstance(error, PlaceError) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
         return SpoolFullError("there is no room for it now")
     return SpoolError(str(error))
+
+
+def _told_of(act: Callable[[], _T]) -> _T | Exception:
+    try:
+        return act()
+    except (SpoolFullError, SpoolError) as error:
+        return error

@@ -114,7 +114,11 @@ def _run_to_its_end(command: Sequence[str]) -> int:
 def _read_report(report: Path) -> tuple[int, int, int]:
     if not report.exists():
         return 0, 0, 0
-    suite = ElementTree.parse(report).getroot().find("testsuite")
+    try:
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+    except ElementTree.ParseError as error:
+        print(f"pytest's report cannot be read ({error}): is the disk full?", file=sys.stderr, flush=True)
+        return 0, 1, 0
     if suite is None:
         return 0, 0, 0
     total, errors, failures, skipped = (int(suite.get(key, "0")) for key in ("tests", "errors", "failures", "skipped"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import mail
-from tests.corpus import Sample, samples
+from tests.corpus import Sample, nested, samples
 from tests.machine.conftest import PASSWORD
 from tests.machine.machine import HOME_ADDRESS, Client, Machine
 
@@ -66,6 +66,16 @@ def test_a_header_field_that_would_be_cut_off_is_refused(client: Client, field: 
         session.rcpt("alice@example.com")
         code, answer = session.data(message)
     assert (code, answer) == (554, b"5.7.1 A header field is longer than 59900 octets")
+
+
+def test_a_message_of_too_many_parts_within_parts_is_refused_in_the_session(client: Client) -> None:
+    """Postfix's limit since 3.10.13 (postconf(5), mime_nesting_limit); before that, it read no deeper and said nothing."""
+    with client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 60) as session:
+        session.ehlo()
+        session.mail("stranger@example.net")
+        session.rcpt("alice@example.com")
+        code, answer = session.data(nested(300))
+    assert (code, answer) == (550, b"5.6.0 MIME nesting exceeds safety limit")
 
 
 @pytest.fixture(scope="module", autouse=True)

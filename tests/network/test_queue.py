@@ -19,11 +19,11 @@ from builder.relay_files import RelaySetting, relay_files
 from model.control import QueueSettings
 from model.envelope import Envelope
 from model.recipients import DomainRule, RecipientList
+from relay.front import Front
 from relay.place import Place
 from relay.queue import RECIPIENTS, SETTINGS, Queue
-from relay.reception import converse
+from relay.reception import Reception
 from relay.redaction import redact
-from relay.server import Server
 from tests import signatures
 from tests.machine.machine import wait_for
 from tests.network.conftest import DOMAINS, RELAY_NAME, Ends, scratch_folder
@@ -109,7 +109,7 @@ def running(root: Path, ends: Ends) -> Iterator[Relay]:
         (folder := scratch / "spool").mkdir(mode=0o700)
         queue = Queue(config, folder, _no_place, lambda: 1_795_478_400.0, check=_spf)
         listener = place.call(socket.create_server, ("127.0.0.1", 10026))
-        server = Server(listener, partial(_converse, queue=queue))
+        server = Front(listener, partial(_begin, queue=queue), queue.spool)
         thread = threading.Thread(target=server.serve)
         thread.start()
         log = scratch / "log"
@@ -124,8 +124,8 @@ def running(root: Path, ends: Ends) -> Iterator[Relay]:
             listener.close()
 
 
-def _converse(connection: socket.socket, queue: Queue) -> None:
-    converse(connection, queue.terms(), queue.spool, queue.now)
+def _begin(connection: socket.socket, queue: Queue) -> Reception:
+    return Reception(connection, queue.terms(), queue.spool, queue.now)
 
 
 @pytest.fixture

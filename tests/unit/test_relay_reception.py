@@ -18,7 +18,8 @@ import pytest
 
 from model.control import QueuedItem
 from model.envelope import Envelope, Reader
-from relay.reception import Policy, Terms, converse
+from relay.front import Front
+from relay.reception import Kept, Policy, Reception, Terms, converse
 from relay.server import Server
 from relay.smtp import Reply
 from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError
@@ -40,24 +41,39 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path, [str(_HOME.to_public())], 10**8)
 
 
-@pytest.fixture
-def server(spool: Spool) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        terms = Terms("mx.example.com", _LARGEST, _judge)
-        made = Server(listener, partial(converse, terms=terms, spool=spool, now=lambda: _NOW), most=8)
-        thread = threading.Thread(target=made.serve)
-        thread.start()
-        yield made
-        made.stop()
+def _terms(kept: Kept = lambda _item, _envelope, _message_id: None) -> Terms:
+    return Terms("mx.example.com", _LARGEST, _judge, kept=kept)
+
+
+@contextlib.contextmanager
+def _serving(server: Front | Server) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
         thread.join()
 
 
-def _client(server: Server) -> smtplib.SMTP:
+@pytest.fixture(params=["a thread for all", "a thread for each"])
+def server(spool: Spool, request: pytest.FixtureRequest) -> Iterator[Front | Server]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        made: Front | Server
+        if request.param == "a thread for all":
+            made = Front(listener, lambda client: Reception(client, _terms(), spool, lambda: _NOW), spool, most=8)
+        else:
+            made = Server(listener, partial(converse, terms=_terms(), spool=spool, now=lambda: _NOW), most=8)
+        with _serving(made):
+            yield made
+
+
+def _client(server: Front | Server) -> smtplib.SMTP:
     return smtplib.SMTP(*server.address, local_hostname="sender.example.net", timeout=30)
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[smtplib.SMTP]:
+def client(server: Front | Server) -> Iterator[smtplib.SMTP]:
     with _client(server) as made:
         yield made
 
@@ -75,7 +91,7 @@ def test_a_message_is_kept_as_it_was_sent(client: smtplib.SMTP, spool: Spool) ->
     assert envelope.received == 1_795_478_400_500
 
 
-def test_many_at_once_and_one_after_the_other(server: Server, spool: Spool) -> None:
+def test_many_at_once_and_one_after_the_other(server: Front | Server, spool: Spool) -> None:
     def send(number: int) -> None:
         with _client(server) as client:
             for index in range(5):
@@ -87,7 +103,7 @@ def test_many_at_once_and_one_after_the_other(server: Server, spool: Spool) -> N
     assert subjects == {b"Subject: %d-%d" % (number, index) for number in range(8) for index in range(5)}
 
 
-def test_a_client_that_goes_in_the_middle_leaves_nothing(server: Server, spool: Spool, tmp_path: Path) -> None:
+def test_a_client_that_goes_in_the_middle_leaves_nothing(server: Front | Server, spool: Spool, tmp_path: Path) -> None:
     with socket.create_connection(server.address) as raw:
         raw.sendall(b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<a@b>\r\nDATA\r\n" + b"x" * 300_000 + b"\r\n.\r")
 
@@ -177,6 +193,7 @@ def test_the_envelope_takes_room_as_well(client: smtplib.SMTP, spool: Spool, mon
     assert asked[0] < stored.size < asked[0] + OVERHEAD
 
 
+@pytest.mark.parametrize("server", ["a thread for each"], indirect=True)
 def test_a_shortage_of_threads_passes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -229,7 +246,7 @@ def test_a_message_that_is_too_large_is_told_so(client: smtplib.SMTP, spool: Spo
     assert client.noop()[0] == 250
 
 
-def test_who_comes_to_a_full_house_is_asked_to_come_again(server: Server) -> None:
+def test_who_comes_to_a_full_house_is_asked_to_come_again(server: Front | Server) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(_client(server))

@@ -189,7 +189,7 @@ def test_sigterm_ends_it_with_a_client_there(service: Service) -> None:
 
 def test_a_service_that_serves_nobody_any_more_ends(service: Service) -> None:
     script = (
-        "import sys; from relay.server import Server; Server.serve = lambda self: int('canary@example.net');"
+        "import sys; from relay.front import Front; Front.serve = lambda self: int('canary@example.net');"
         " from relay.service import main; sys.exit(main())"
     )
     options = ["--config", str(service.folder), "--spool", str(service.folder / "spool")]

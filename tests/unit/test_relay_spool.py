@@ -24,10 +24,11 @@ import pytest
 from model.control import Fault, QueuedItem
 from model.envelope import LARGEST, MOST_RECIPIENTS, Envelope, EnvelopeError
 from relay.envelope import Item, envelope_of
+from relay.files import sync_together
 from relay.place import PlaceError
 from relay.smtp import Mail, Recipient
 from relay.spool import INODES, OVERHEAD, Spool, SpoolError, SpoolFullError
-from tests.sealed import sealed
+from tests.sealed import opened, sealed
 
 _HOME, _PAPER, _STRANGER = (pyrage.x25519.Identity.generate() for _ in range(3))
 _KEYS = [str(_HOME.to_public()), str(_PAPER.to_public())]
@@ -402,3 +403,53 @@ def test_without_its_place_an_item_stays(folder: Path) -> None:
         with pytest.raises(PlaceError, match="settings"):
             act(there.id)
     assert spool.items() == [there]
+
+
+@pytest.mark.parametrize("which", [(), (1,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("call", ["sync", "rename"])
+def test_of_several_only_those_that_were_kept_are_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, which: tuple[int, ...]
+) -> None:
+    spool = Spool(folder / "spool", _KEYS, 10**9)
+    spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+    rename, renamed = Path.rename, iter(range(3))
+
+    def sync(descriptors: Sequence[int]) -> dict[int, OSError]:
+        return {one: OSError(errno.EIO, "broken") for number, one in enumerate(descriptors) if number in which}
+
+    def name(path: Path, target: Path) -> Path:
+        if next(renamed) in which:
+            raise OSError(errno.ENOSPC, "full")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setattr("relay.spool.sync_together", sync) if call == "sync" else patch.setattr(Path, "rename", name)
+        rooms = [stack.enter_context(spool.room(100)) for _ in range(3)]
+        results = spool.store_all([(_ENVELOPE, BytesIO(b"%d" % number), room) for number, room in enumerate(rooms)])
+    wrong = SpoolError if call == "sync" else SpoolFullError
+    assert [type(one) for one in results] == [wrong if number in which else QueuedItem for number in range(3)]
+    kept = [number for number in range(3) if number not in which]
+    assert [message for _, message in opened(spool, _HOME)] == [_MESSAGE, *(b"%d" % number for number in kept)]
+    again = Spool(folder / "spool", _KEYS, 10**9)
+    assert again.items() == spool.items()
+    assert len(list((folder / "spool").iterdir())) == len(spool.items()) + 1
+
+
+def test_several_files_are_synced_by_one_call_and_its_failure_is_that_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / str(number)).open("wb")).fileno() for number in range(3)]
+        assert sync_together(files) == {}
+        assert sync_together([]) == {}
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", _broken)
+            assert sync_together(files) == {}, "one syncfs(2)"
+            assert sync_together(files[:1]).keys() == {files[0]}
+            patch.setattr("relay.files._SYNCFS_TELLS", False)
+            assert sync_together(files).keys() == set(files)
+    assert {one.errno for one in sync_together([-1, -1]).values()} == {errno.EBADF}
+
+
+def _broken(_descriptor: int) -> None:
+    raise OSError(errno.EIO, "broken")

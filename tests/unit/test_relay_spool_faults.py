@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pyrage
 import pytest
 
+from model.control import QueuedItem
 from relay.envelope import envelope_of
 from relay.files import sync_folder
 from relay.smtp import Mail, Recipient
@@ -40,14 +42,28 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def _store_one(spool: Spool) -> list[QueuedItem]:
+    return [spool.store(_ENVELOPE, BytesIO(_MESSAGE))]
+
+
+def _store_three(spool: Spool) -> list[QueuedItem]:
+    """Store as relay.front does, all at once."""
+    with contextlib.ExitStack() as stack:
+        rooms = [stack.enter_context(spool.room(len(_MESSAGE))) for _ in range(3)]
+        results = spool.store_all([(_ENVELOPE, BytesIO(_MESSAGE), room) for room in rooms])
+    return [one for one in results if isinstance(one, QueuedItem)]
+
+
 class _Walk:
     """Starting on a folder, storing a message and removing one; each is acknowledged by a file of the item's name.
 
     Args:
         fresh: whether each start finds an empty folder.
+        store: stores messages.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool) -> None:
+    def __init__(self, folder: Path, *, fresh: bool, store: Callable[[Spool], list[QueuedItem]] = _store_one) -> None:
+        self._store = store
         self.scratch, self._folder, self._fresh = folder, folder / "spool", fresh
         self._numbers: dict[tuple[str, int], str] = {}
         self._prepare()
@@ -74,8 +90,8 @@ class _Walk:
             return  # the service ends, and is started again
         first = [item.id for item in spool.items(most=1)]
         try:
-            stored = spool.store(_ENVELOPE, BytesIO(_MESSAGE))
-            (self.scratch / "taken" / stored.id).touch()
+            for stored in self._store(spool):
+                (self.scratch / "taken" / stored.id).touch()
         except (SpoolFullError, SpoolError):
             pass
         for name in first:
@@ -110,17 +126,19 @@ class _Walk:
         return ended
 
 
+@pytest.mark.parametrize("store", [_store_one, _store_three])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_cut_at_every_call(folder: Path, fresh: bool) -> None:
-    walk = _Walk(folder, fresh=fresh)
+def test_cut_at_every_call(folder: Path, fresh: bool, store: Callable[[Spool], list[QueuedItem]]) -> None:
+    walk = _Walk(folder, fresh=fresh, store=store)
     assert len(walk.calls) > 10
     for call in walk.calls:
         assert walk.meet(call, Fault.KILL).killed, f"{call}: not reached"
 
 
+@pytest.mark.parametrize("store", [_store_one, _store_three])
 @pytest.mark.parametrize("fresh", [False, True])
-def test_every_call_fails(folder: Path, fresh: bool) -> None:
-    walk = _Walk(folder, fresh=fresh)
+def test_every_call_fails(folder: Path, fresh: bool, store: Callable[[Spool], list[QueuedItem]]) -> None:
+    walk = _Walk(folder, fresh=fresh, store=store)
     for call, fault in itertools.product(
         [call for call in walk.calls if call.touches_files], [Fault.NO_SPACE, Fault.BROKEN_DISK]
     ):
@@ -135,7 +153,7 @@ def _steps(trace: str) -> list[str]:
     """Name the calls that make files and names lasting, in their order."""
     found = [line.partition("(")[0] for line in trace.splitlines()]
     names = {"renameat": "rename", "renameat2": "rename"}
-    return [names.get(one, one) for one in found if one in {"fsync", "unlink", "rename", *names}]
+    return [names.get(one, one) for one in found if one in {"fsync", "syncfs", "unlink", "rename", *names}]
 
 
 def test_what_is_taken_or_removed_has_been_synced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +176,12 @@ def test_what_is_taken_or_removed_has_been_synced(folder: Path, monkeypatch: pyt
         with monkeypatch.context() as patch:
             plant(patch)
             assert sorted(_steps(trace_function(walk.act, folder).trace)) != sorted(good)
+
+
+def test_several_are_synced_at_once_and_before_they_get_their_names(folder: Path) -> None:
+    trace = _steps(_Walk(folder, fresh=False, store=_store_three).clean.trace)
+    named = ["rename", "rename", "rename"]
+    assert trace == ["syncfs", *_SYNCED, *named, "fsync", "unlink", "fsync"]
 
 
 def test_planted_bugs_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
