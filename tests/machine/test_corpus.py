@@ -69,7 +69,7 @@ def test_a_header_field_that_would_be_cut_off_is_refused(client: Client, field: 
 
 
 def test_a_message_of_too_many_parts_within_parts_is_refused_in_the_session(client: Client) -> None:
-    """Postfix's limit since 3.10.13 (postconf(5), mime_nesting_limit); before that, it read no deeper and said nothing."""
+    """Postfix's limit since 3.10.13 (postconf(5), mime_nesting_limit)."""
     with client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 60) as session:
         session.ehlo()
         session.mail("stranger@example.net")
