@@ -100,7 +100,10 @@ class S3Place:
     def _use_folder(self, entries: Sequence[Entry]) -> None:
         folder = self._state.folder
         self._seal = Seal(self._settings.seal, folder)
-        self._records = Records(self._objects, self._seal, folder, self._epoch, self._state.first_version)
+        first = self._state.first_version
+        self._records = Records(
+            self._objects, self._seal, folder, self._epoch, first, partial(self._state.note, self._path)
+        )
         self._records.add(entries)
 
     # ---- What the store asks for
@@ -214,7 +217,7 @@ class S3Place:
         """Return when the bucket's records list an item.
 
         Raises:
-            PlaceError: they may list it or not; `forget` follows.
+            PlaceError, OSError: they may list it or not; `forget` follows.
         """
         self._records.add([entry])
         self._or_fail(self._write_records)
@@ -288,7 +291,7 @@ class S3Place:
         except BucketError as error:
             self._strange = self._told(f"found in the bucket: {error}", "see who else may write there")
             head = None
-        if head and self._state.is_older_than(head.version):
+        if head and self._state.is_older_than(self._path, head.version):
             # What lies there and in no index may be all that there is of a message.
             entries = self._records.entries()
             self._state = self._state.another(self._path)

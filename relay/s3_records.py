@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,10 +45,14 @@ class Records:
         folder: its name.
         epoch: of the queue.
         version: the first that a head may have.
+        note: is told each version before a head has it; raises OSError when that cannot be kept.
     """
 
-    def __init__(self, objects: Puts, seal: Seal, folder: str, epoch: str, version: int) -> None:
+    def __init__(
+        self, objects: Puts, seal: Seal, folder: str, epoch: str, version: int, note: Callable[[int], None]
+    ) -> None:
         self._objects, self._seal, self._folder, self._epoch = objects, seal, folder, epoch
+        self._note = note
         self._next_version = version
         self._writing = threading.Lock()
         self._lock = threading.Lock()
@@ -151,7 +155,7 @@ class Records:
             Names of objects that count no longer.
 
         Raises:
-            StoreError: it may have heard of them or not.
+            StoreError, OSError: it may have heard of them or not.
         """
         with self._lock:
             wanted = self._changes
@@ -171,6 +175,7 @@ class Records:
             named.append(known or self._put_page(entries))
         count = sum(len(entries) for _, entries, _ in pages)
         head = Head(self._epoch, version, int(now * 1000), count, octets, tuple(named))
+        self._note(version)
         self._objects.put(f"{self._folder}/{HEAD}", self._seal.head(head))
         with self._lock:
             self._told, self._head = wanted, head

@@ -1,7 +1,8 @@
-"""What the relay's disk knows of its folder in a bucket: its name, and how often the relay has started with it.
+"""What the relay's disk knows of its folder in a bucket: its name, and the version of the latest head written there.
 
-A disk that a provider has set back to an older state knows fewer starts than the folder's head. Such a relay leaves the
-folder alone, since what lies there may be in no index any more, and takes another.
+A disk that a provider has set back to an older state, such as a snapshot of the running relay, knows an older version
+than the folder's head has. Such a relay leaves the folder alone, since what lies there may be in no index any more, and
+takes another.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -20,6 +22,9 @@ from relay.files import replace as replace_file
 _VERSIONS = 2**32
 """Heads that the relay writes between two starts, at most."""
 
+_WRITING = threading.Lock()
+"""Held by whoever changes a file: after a change of settings, two places may have the same one for a moment."""
+
 
 @dataclass(frozen=True)
 class FolderState:
@@ -30,12 +35,14 @@ class FolderState:
         folder: 32 hexadecimal digits.
         starts: of the relay with this folder, this one among them.
         left: folders that were left alone, for home to look at.
+        version: the highest that a head in the folder may have; kept before the head is written.
     """
 
     epoch: str
     folder: str
     starts: int
     left: tuple[str, ...] = ()
+    version: int = 0
 
     @classmethod
     def begin(cls, path: Path, epoch: str) -> Self:
@@ -44,19 +51,36 @@ class FolderState:
         Raises:
             OSError: the disk fails.
         """
+        with _WRITING:
+            before = cls._read(path)
+            if before is None or before.epoch != epoch or not NAME.fullmatch(before.folder):
+                # A folder whose name is lost is found by home, which looks at all of them.
+                before = cls._new(epoch)
+            state = replace(before, starts=before.starts + 1)
+            state.write(path)
+        return state
+
+    @classmethod
+    def _read(cls, path: Path) -> Self | None:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            before = cls(str(data["epoch"]), str(data["folder"]), int(data["starts"]), tuple(data["left"]))
-        except FileNotFoundError:
-            before = cls._new(epoch)
-        except (ValueError, TypeError, LookupError):
-            # A folder whose name is lost is found by home, which looks at all of them.
-            before = cls._new(epoch)
-        if before.epoch != epoch or not NAME.fullmatch(before.folder):
-            before = cls._new(epoch)
-        state = replace(before, starts=before.starts + 1)
-        state.write(path)
-        return state
+            starts = int(data["starts"])
+            # Files of before had only the number of starts.
+            version = int(data.get("version", (starts + 1) * _VERSIONS - 1))
+            return cls(str(data["epoch"]), str(data["folder"]), starts, tuple(data["left"]), version)
+        except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):
+            return None
+
+    def note(self, path: Path, version: int) -> None:
+        """Keep on the disk that a head of this version may be in the folder from now on.
+
+        Raises:
+            OSError: the disk fails; no such head may be written.
+        """
+        with _WRITING:
+            found = self._read(path)
+            if found and found.folder == self.folder:
+                replace(found, version=max(found.version, version)).write(path)
 
     @classmethod
     def _new(cls, epoch: str) -> Self:
@@ -69,7 +93,8 @@ class FolderState:
             OSError: the disk fails.
         """
         state = FolderState(self.epoch, secrets.token_hex(16), 1, (*self.left, self.folder))
-        state.write(path)
+        with _WRITING:
+            state.write(path)
         return state
 
     def write(self, path: Path) -> None:
@@ -85,9 +110,11 @@ class FolderState:
         """The first version of a head that this start may write: higher than all of those before."""
         return self.starts * _VERSIONS
 
-    def is_older_than(self, version: int) -> bool:
-        """Tell whether the head of this version comes from a start that this disk does not know."""
-        return version >= self.first_version
+    def is_older_than(self, path: Path, version: int) -> bool:
+        """Tell whether the disk knows nothing of a head of this version, which was read from the bucket just now."""
+        with _WRITING:
+            found = self._read(path)
+        return found is None or found.folder != self.folder or version > found.version
 
 
 def state_path(folder: Path, settings: S3Settings) -> Path:

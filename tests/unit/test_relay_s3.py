@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -267,6 +268,36 @@ def test_a_disk_that_was_set_back_does_not_touch_what_came_later(start: Start, b
     again.stop()
     # It says so as long as it has not been looked at, and then goes on in its new folder.
     assert _folder(start((old,), THROUGH)) == _folder(again)
+
+
+def test_a_snapshot_of_the_running_relay_does_not_touch_what_came_later(
+    start: Start, bucket: Bucket, tmp_path: Path
+) -> None:
+    place = start(settings=THROUGH)
+    old = _store(place, b"old")
+    (file,) = tmp_path.glob("bucket-*.json")
+    snapshot = file.read_bytes()
+    late = _store(place, b"late")
+    place.stop()
+
+    file.write_bytes(snapshot)
+    again = start((old,), THROUGH)
+    assert _folder(again) != _folder(place)
+    assert _listed(bucket, _folder(place)) == [old.id, late.id]
+    assert _read(again, late) == b"late"
+
+
+def test_the_file_of_an_older_version_is_read(start: Start, tmp_path: Path) -> None:
+    place = start(settings=THROUGH)
+    item = _store(place, b"old")
+    place.stop()
+    (file,) = tmp_path.glob("bucket-*.json")
+    file.write_text(
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "version"})
+    )
+    again = start((item,), THROUGH)
+    assert _folder(again) == _folder(place)
+    assert not again.faults()
 
 
 def test_a_head_that_somebody_else_has_written_is_told(start: Start, bucket: Bucket) -> None:
