@@ -207,6 +207,7 @@ class ControlClient:
 
     def _connect(self) -> _Line:
         plain = socket.create_connection(self._place, timeout=_CONNECT)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._pins is None:
             plain.settimeout(_IDLE)
             return _Line(plain)
