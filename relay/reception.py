@@ -26,8 +26,11 @@ _STEP = 1024 * 1024
 OVERRUN = 32 * 1024
 """Octets that room is asked for in advance."""
 
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 """Octets that are read at once."""
+
+_HEADER = 64 * 1024
+"""Octets of a message in which its header is looked for."""
 
 _OK = Reply(250, "2.1.0 Ok")
 _NO_ROOM = Reply(452, "4.3.1 There is no room for it now, please try again later")
@@ -305,7 +308,7 @@ class Incoming:
         Raises:
             As `read`.
         """
-        while END_OF_HEADER not in self.held and len(self.held) < CHUNK and (more := self._more()):
+        while END_OF_HEADER not in self.held and len(self.held) < _HEADER and (more := self._more()):
             self.held += more
         return self.held
 
