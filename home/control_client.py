@@ -29,6 +29,7 @@ from home.control_errors import (
     Unreachable,
     WrongCertificate,
 )
+from home.relay_answers import sentence
 from model.control import LARGEST_MESSAGE, PROTOCOL, ControlError, Header, Message, Problem
 from model.control_tls import Pins
 
@@ -242,7 +243,7 @@ class ControlClient:
         relay = response.getheader(Header.RELAY, "")
         if self._home.relay and relay != self._home.relay:
             self.close()
-            raise OtherRelay(f"found relay {relay or 'without an id'}, expected {self._home.relay}")
+            raise OtherRelay(f"found relay {sentence(relay) or 'without an id'}, expected {self._home.relay}")
 
     def _answer(self, response: http.client.HTTPResponse, content: bytes, length: int) -> Answer:
         if response.will_close:
@@ -250,7 +251,7 @@ class ControlClient:
         if _is_good(response):
             return Answer(response.status, dict(response.getheaders()), content, length)
         try:
-            problem = Problem.read(content).problem
+            problem = sentence(Problem.read(content).problem)
         except ControlError:
             problem = f"the relay has answered with status {response.status}"
         kind = Fenced if response.status == HTTPStatus.CONFLICT else Refused

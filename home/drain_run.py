@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyrage import x25519
 
 from home.bucket import note_seen
+from home.control_errors import Garbled
 from home.drain import (
     MOST_REFUSED,
     Entry,
@@ -44,6 +46,9 @@ QUARANTINE = "quarantine"
 
 _DAMAGED = 3
 """Times that an item is fetched whose checksum is not what the relay has told."""
+
+_MOST_LISTED = 100_000
+"""Items of one round: more than a relay of ours ever has. A list without an end would take all memory."""
 
 _MOST_TOLD = 10_000
 """Sentences that are remembered, so that each is said once."""
@@ -142,6 +147,8 @@ class Drain:
                 listed.add(item.id)
                 self._advance(page.epoch, item, known.get(item.id))
             highest = max((item.sequence for item in page.items), default=after)
+            if len(listed) > _MOST_LISTED:
+                raise Garbled(f"found a list of more than {_MOST_LISTED} items")
             if not page.more or highest <= after:
                 self._miss(epoch, listed)
                 self._listed = {epoch: self._listed.get(epoch, frozenset()) | listed}
@@ -239,8 +246,12 @@ class Drain:
         return letter
 
     def _fetch(self, item: QueuedItem, sealed: Path) -> bool:
-        with sealed.open("wb") as file:
-            found = self._relay.fetch(item, file)
+        try:
+            with sealed.open("wb") as file:
+                found = self._relay.fetch(item, file)
+        except BaseException:
+            _drop(sealed)
+            raise
         if found == item.sha256 and sealed.stat().st_size == item.size:
             return True
         self._damaged[item.id] = self._damaged.get(item.id, 0) + 1
@@ -262,9 +273,11 @@ class Drain:
         try:
             with sealed.open("wb") as file:
                 self._relay.fetch(item, file)
-        except (GoneError, NotNowError):
-            sealed.unlink()
-            return False
+        except BaseException as error:
+            _drop(sealed)
+            if isinstance(error, GoneError | NotNowError):
+                return False
+            raise
         return True
 
     def _deliver(self, entry: Entry) -> Entry | None:
@@ -336,6 +349,12 @@ class Drain:
         if text not in self._told:
             self._told.add(text)
             self._tell_always(text)
+
+
+def _drop(path: Path) -> None:
+    """Let what was cut off take no room until the next try."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _now() -> int:

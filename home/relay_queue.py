@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from home.control_client import ControlClient
 from home.control_errors import Fenced, Garbled, Refused
+from home.relay_answers import StrangeError, sound_page, sound_status
 from model.control import Page, QueuedItem, QueueStatus
+
+_M = TypeVar("_M")
 
 
 class GoneError(Exception):
@@ -59,7 +63,7 @@ class RemoteQueue:
 
     def page(self, after: int) -> Page:
         """Give the items behind a sequence number."""
-        return self._client.request("GET", f"/items?after={after}").message(Page)
+        return _sound(sound_page, self._client.request("GET", f"/items?after={after}").message(Page))
 
     def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
         """Fetch an item's ciphertext and give its sha256."""
@@ -82,7 +86,14 @@ class RemoteQueue:
 
     def status(self) -> QueueStatus:
         """Ask how the queue is."""
-        return self._client.request("GET", "/status").message(QueueStatus)
+        return _sound(sound_status, self._client.request("GET", "/status").message(QueueStatus))
+
+
+def _sound(check: Callable[[_M], _M], found: _M) -> _M:
+    try:
+        return check(found)
+    except StrangeError as error:
+        raise Garbled(str(error)) from None
 
 
 def _of(error: Refused) -> Exception:

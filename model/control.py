@@ -27,6 +27,9 @@ leaves out what it may have given away of the one before."""
 LARGEST_MESSAGE = 256 * 1024
 """Octets of a JSON message; the content of an item and the bundle are none."""
 
+LARGEST_ITEM = 64 * 2**20
+"""Octets of an item's ciphertext: the largest message, the largest envelope, and what age adds."""
+
 
 class Header(StrEnum):
     """Header fields that go with every request, and with every response."""
