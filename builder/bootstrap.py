@@ -22,6 +22,7 @@ from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.durable import write_atomically
 
 _SUFFIX = ".keys"
+_FORMER = ".former"
 
 _TUNNELS = ipaddress.IPv4Network("10.128.0.0/9")
 """Where the tunnel's IPv4 addresses come from: the half of 10.0.0.0/8 that routers for homes do not start with."""
@@ -54,20 +55,27 @@ def keys_folder(site: Path) -> Path:
 def has_bootstrap(site: Path, relay: Relay) -> bool:
     """Tell whether the bootstrap of a relay was made before."""
     # Unlike Path.exists(), it does not end for a folder that is closed; open_bootstrap() says what to do about one.
-    return os.path.exists(_file(site, relay))  # noqa: PTH110
+    return os.path.exists(bootstrap_file(site, relay))  # noqa: PTH110
 
 
-def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
+def bootstrap_file(site: Path, relay: Relay) -> Path:
+    """Name the file with both halves of a relay's bootstrap. A secret."""
+    return keys_folder(site) / f"{relay.address}.json"
+
+
+def open_bootstrap(site: Path, relay: Relay, *, renew: bool = False) -> Bootstrap:
     """Give the bootstrap of a relay: the one that was made before, or a new one.
 
     Args:
         site: the file of the site; the keys are kept in a folder beside it that only its owner may enter.
+        renew: make a new one in any case. The one before is kept beside it, with an ending of its own, until the next
+            time: a device may go by it until it has been given the new one.
 
     Raises:
         BuildError: the folder is open to others, the file in it is damaged, or a new one cannot be written.
     """
     folder = keys_folder(site)
-    path = _file(site, relay)
+    path = bootstrap_file(site, relay)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
@@ -76,11 +84,13 @@ def open_bootstrap(site: Path, relay: Relay) -> Bootstrap:
                 f"chmod 0700 {folder}; if somebody may have read them, delete it and set up the relay anew",
             )
         with _locked(folder):
-            if path.exists():
+            if path.exists() and not renew:
                 return Bootstrap.model_validate_json(path.read_bytes())
             made = make_bootstrap(relay)
             # Whoever keeps the site's file in a repository wants it there without its keys.
             write_atomically(folder / ".gitignore", b"*\n", 0o600)
+            if path.exists():
+                write_atomically(path.with_name(path.name + _FORMER), path.read_bytes(), 0o600)
             write_atomically(path, made.model_dump_json(indent=2).encode() + b"\n", 0o600)
     except ValidationError as error:
         found = error.errors()[0]
@@ -123,10 +133,6 @@ def make_bootstrap(relay: Relay) -> Bootstrap:
         home=HomeEnd(private_key=home_private, relay_key=relay_public, relay=relay.address, addresses=addresses),
         relay=RelayEnd(private_key=relay_private, home_key=home_public, addresses=addresses),
     )
-
-
-def _file(site: Path, relay: Relay) -> Path:
-    return keys_folder(site) / f"{relay.address}.json"
 
 
 def _public(private: str) -> str:

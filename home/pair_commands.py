@@ -137,12 +137,13 @@ def rotate_keys(as_json: bool) -> None:
 def replace_relay(yes: bool) -> None:
     """Turn to a new relay: read home's half of its bootstrap from standard input, and forget the old relay's keys.
 
-    On the computer, the file with the keys is moved away, `darkpipe user-data` makes new ones and the user-data for the
-    new server, and the new file is given to this command. The old server should be destroyed: nobody speaks with it.
+    On the computer, `./darkpipe user-data home.yaml --renew` makes new keys and the user-data for the new server, and
+    its file of keys, copied to this device, is given to this command. The old server should be destroyed: nobody speaks
+    with it.
 
     \b
     Example:
-      ssh root@darkpipe.local darkpipe relay replace --yes < home.keys/mx.example.com.json
+      darkpipe relay replace --yes < mx.example.com.json
     """
     bootstrap = read_bootstrap(sys.stdin.buffer.read())
     _read()

@@ -15,7 +15,7 @@ from home.control_errors import ControlFailure
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
 from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
-from home.pairing import Change, Claim, Kept, Restored, Start, Tick, Which
+from home.pairing import PROBE, Change, Claim, Kept, Look, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
 from home.queue_keys import QueueKeyError
 from home.relay_peer import FOLDER
@@ -159,7 +159,7 @@ class Service:
         kept = keeper.state.kept
         match wish:
             case Wish.AGAIN if not kept.rebuilt:
-                return "no relay has answered to the bootstrap's keys since the paired ones were silent"
+                return self._look_for_another()
             case Wish.AGAIN:
                 keeper.happen(Claim(now, keeper.make_own()))
                 return "home pairs with the relay that was built anew"
@@ -171,6 +171,17 @@ class Service:
             case Wish.RESTORED:
                 keeper.happen(Restored(now, keeper.make_own()))
                 return f"this home counts from now on, with epoch {keeper.state.kept.epoch}"
+
+    def _look_for_another(self) -> str:
+        if self._keeper.state.kept.base is None:
+            return "home is not paired yet, and calls its relay by itself"
+        if self._is_up():
+            return "the relay answers to the paired keys: it was not built anew"
+        self._keeper.happen(Look(time.monotonic()))
+        return (
+            f"for {PROBE:.0f} seconds home looks whether a relay answers to the bootstrap's keys. `darkpipe pair` tells "
+            "when one does; give this command once more then, to claim it"
+        )
 
     def _tell(self, up: bool) -> None:
         state = self._keeper.state

@@ -147,6 +147,13 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The owner says that the relay was built anew: home does not wait for a long silence to see whether it was."""
+
+    now: float
+
+
+@dataclass(frozen=True)
 class Claim:
     """The owner agrees that a relay is claimed that was built anew, or has another one, with another bootstrap."""
 
@@ -198,7 +205,7 @@ class Failed:
     other: Own | None = None
 
 
-Event: TypeAlias = Start | Tick | Change | Claim | Restored | Answered | Done | Failed
+Event: TypeAlias = Start | Tick | Change | Look | Claim | Restored | Answered | Done | Failed
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ class Tell:
 Action: TypeAlias = Use | Ask | AskToConfirm | Publish | Tell
 
 
-def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noqa: PLR0911  one for each event
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noqa: C901, PLR0911  one for each event
     """Say what an event leads to.
 
     Returns:
@@ -253,6 +260,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noq
             if kept.own is not None:
                 return state, ()
             return replace(state, kept=replace(kept, own=own, answer=None), wait=now, trouble=""), (Publish(),)
+        case Look(now):
+            return _look(state, now) if kept.base else (state, ())
         case Claim(now, own):
             fresh = replace(kept, base=None, own=own, answer=None, rebuilt=False)
             return State(fresh, since=now, heard=now), (Use(Which.BASE), Publish())
@@ -275,7 +284,7 @@ def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, .
     if up and kept.rebuilt and state.using is Which.BASE and kept.base:
         return replace(state, kept=replace(kept, rebuilt=False)), (Tell("the relay answers to the paired keys again"),)
     if kept.base and now - state.heard >= SILENT and now - state.since >= AGAIN:
-        return replace(state, using=Which.BOOTSTRAP, since=now), (Use(Which.BOOTSTRAP),)
+        return _look(state, now)
     if kept.own is None:
         return state, ()
     if state.using is Which.NEXT:
@@ -290,6 +299,10 @@ def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, .
     if up and now >= state.wait:
         return replace(state, wait=now + RETRY), (Ask(kept.own),)
     return state, ()
+
+
+def _look(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
+    return replace(state, using=Which.BOOTSTRAP, since=now), (Use(Which.BOOTSTRAP),)
 
 
 def _probe(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, ...]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import imaplib
+import json
 import smtplib
 import subprocess
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from builder.archive import Archive
+from builder.bootstrap import keys_folder
 from builder.build import open_workshop
 from builder.cache import Cache
 from builder.progress import Stages
@@ -37,13 +40,43 @@ _PATIENCE = 600.0
 """Seconds; both machines share two slow processors."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pair:
-    """Both machines, up."""
+    """Both machines, up.
+
+    Args:
+        site: file of the site.
+        user_data: that the relay is made from.
+        rent: gives a fresh machine at the relay's address, by user-data and a number of its own.
+    """
 
     internet: Internet
+    site: Path
+    user_data: str
+    rent: Callable[[str, int], AbstractContextManager[EmulatedVps]]
+    machines: ExitStack
     vps: EmulatedVps
     home: Machine
+    rented: int = 1
+
+    def destroy_relay(self) -> None:
+        """End the relay's machine for good, as a provider does: nothing of its disk is left."""
+        self.vps.console.close()
+        self.machines.close()
+
+    def rent_relay(self) -> None:
+        """Make another machine at the same address, from the user-data that hold now."""
+        self.rented += 1
+        self.vps = self.machines.enter_context(self.rent(self.user_data, self.rented))
+        self.vps.console.run("cloud-init status --wait", _PATIENCE)
+
+    def stage(self) -> str:
+        """Give the stage that `darkpipe pair` tells."""
+        return str(json.loads(self.home.run("darkpipe pair --json").output)["stage"])
+
+    def relay_id(self) -> str:
+        """Give the id of the relay that home is paired with."""
+        return str(json.loads(self.home.run("darkpipe pair --json").output)["relay_id"])
 
     def verdict(self) -> int:
         """Give the answer to a letter for Alice; 0 when there is none."""
@@ -99,14 +132,19 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
         internet.router.add_address(FAMILIAR_ADDRESS)
         cable = Cable(internet.router, internet.cable(_RELAY))
         internet.offer_tap(_RELAY)
-        seed = Seed(user_data, interfaces=[_RELAY.interface("eth0")])
-        vps = stack.enter_context(emulated_vps(shop, root, seed, scratch / "relay.log", cable=cable))
+
+        def rent(text: str, number: int) -> AbstractContextManager[EmulatedVps]:
+            seed = Seed(text, f"vps-{number}", [_RELAY.interface("eth0")])
+            return emulated_vps(shop, root, seed, scratch / "relay.log", cable=cable)
+
+        machines = stack.enter_context(ExitStack())
+        vps = machines.enter_context(rent(user_data, 1))
         # It writes to the console until it is done.
         vps.console.run("cloud-init status --wait", _PATIENCE)
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.up()
         stack.callback(home.off)
-        yield Pair(internet, vps, home)
+        yield Pair(internet, site, user_data, rent, machines, vps, home)
 
 
 def _darkpipe(*arguments: str) -> str:
@@ -134,3 +172,38 @@ def test_what_comes_while_homes_power_is_cut_arrives(pair: Pair) -> None:
     kept = pair.send()
     pair.home.up()
     pair.fetch(kept)
+
+
+def test_a_relay_that_was_destroyed_and_made_anew_is_claimed_after_consent(pair: Pair) -> None:
+    before = pair.relay_id()
+    pair.destroy_relay()
+    pair.rent_relay()
+    wait_for(lambda: pair.stage() == "silent", "home misses its relay", _PATIENCE)
+    # It looks only, and the relay belongs to nobody until the owner has agreed.
+    pair.home.lines("darkpipe pair --again")
+    wait_for(lambda: pair.stage() == "rebuilt", "home finds the one that was made anew", _PATIENCE)
+    assert "not on it" in pair.home.run("darkpipe pair").output
+    assert pair.vps.lines("ls /opt/darkpipe | wc -l") == ["0"]
+    pair.home.lines("darkpipe pair --again")
+    wait_for(lambda: pair.stage() == "paired", "home and relay pair again", 2 * _PATIENCE)
+    assert pair.relay_id() not in {"", before}
+    pair.fetch(pair.send())
+
+
+def test_another_relay_takes_the_place_of_one_with_other_keys(pair: Pair) -> None:
+    before, old_keys = pair.relay_id(), pair.home.lines("cat /data/darkpipe/relay.json")
+    old = pair.user_data
+    pair.user_data = _darkpipe("user-data", str(pair.site), "--renew")
+    assert pair.user_data != old
+    pair.destroy_relay()
+    pair.rent_relay()
+    keys = next(keys_folder(pair.site).glob("*.json")).read_bytes()
+    command = f"echo {base64.b64encode(keys).decode()} | base64 -d | darkpipe relay replace --yes"
+    said = pair.home.run(command)
+    assert said.status == 0, said
+    assert "nothing waited on it" in said.output  # all that it had taken is at home
+    wait_for(lambda: pair.stage() == "paired", "home and the other relay pair", 2 * _PATIENCE)
+    assert pair.relay_id() not in {"", before}
+    secret = next(line for line in old_keys if "private_key" in line).split('"')[3]
+    assert pair.home.run(f"grep -rF {secret} /data/darkpipe /data/pairing").status == 1
+    pair.fetch(pair.send())

@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import builder.bootstrap
-from builder.bootstrap import Bootstrap, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
+from builder.bootstrap import Bootstrap, bootstrap_file, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
 from builder.errors import BuildError
 from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
+from home.pair_commands import read_bootstrap
 from model.accounts import first_accounts
 from model.names import domain_name
 from model.problems import Refusal
@@ -341,6 +342,34 @@ def test_the_command_prints_the_text_alone_and_the_same_again(tmp_path: Path) ->
     assert "The keys are new" not in second.stderr
     assert written.read_text() == first.stdout
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
+
+
+def test_renewed_keys_make_another_relay_and_the_former_ones_stay(tmp_path: Path) -> None:
+    site, output = tmp_path / "home.yaml", tmp_path / "relay.yaml"
+    site.write_text(_FILE + _RELAYS)
+    relay = _site("example.com").relays[0]
+    first = _run("user-data", site)
+    before = open_bootstrap(site, relay)
+    file = bootstrap_file(site, relay)
+    renewed = _run("user-data", site, "--renew", "--output", output)
+    assert renewed.returncode == 0, renewed.stderr
+    after = open_bootstrap(site, relay)
+    assert f"sudo darkpipe relay replace --yes < {file.name}\n" in renewed.stderr
+    assert read_bootstrap(file.read_bytes()) == after.home
+    assert output.read_text() == user_data(_site("example.com"), after, "") != first.stdout
+    keys = {end.private_key for made in (before, after) for end in (made.home, made.relay)}
+    assert len(keys) == 4
+    assert not any(key in renewed.stderr for key in keys)
+    former = file.with_name(f"{file.name}.former")
+    assert Bootstrap.model_validate_json(former.read_bytes()) == before
+    assert stat.S_IMODE(former.stat().st_mode) == 0o600
+    # Without the option, it stays the same text; what is refused renews nothing.
+    assert _run("user-data", site).stdout == output.read_text()
+    too_long = tmp_path / "long.pub"
+    too_long.write_text(_public_key("ssh-rsa", b"\1\0\1", b"\0" + b"\xff" * 4096) + "\n")
+    for arguments in (("--provider", "nobody"), ("--ssh-key", too_long)):
+        assert _run("user-data", site, "--renew", *arguments).returncode == 1
+        assert open_bootstrap(site, relay) == after
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -191,6 +191,28 @@ def test_a_relay_that_was_built_anew_is_told_of_and_claimed_only_after_consent()
     assert world.relay.disk != old
 
 
+def test_home_looks_at_once_for_a_relay_that_was_built_anew_when_its_owner_says_so() -> None:
+    world = World.make()
+    one = world.homes[0]
+    world.wait(10)
+    one.happen(home.Look(world.now))
+    world.wait(home.PROBE + 5)
+    assert _are_paired(world, one)  # it was not, and nothing has changed
+    world.relay = type(world.relay)()
+    world.relay.boot(world.now)
+    world.wait(60)
+    one.happen(home.Look(world.now))
+    world.wait(5)
+    assert one.state
+    assert one.state.kept.rebuilt
+    assert world.relay.state
+    assert not world.relay.state.kept.home  # looking is no claim
+    fresh = World.make().homes[0]
+    before = fresh.state
+    fresh.happen(home.Look(world.now))
+    assert fresh.state == before
+
+
 def test_a_relay_that_was_only_away_is_no_new_one() -> None:
     world = World.make()
     one = world.homes[0]
@@ -306,6 +328,12 @@ class Pairing(RuleBasedStateMachine):
         one = self.world.homes[0]
         if one.state:
             one.happen(home.Change(self.world.now, make_own()))
+
+    @rule()
+    def home_looks_for_a_relay_built_anew(self) -> None:
+        one = self.world.homes[0]
+        if one.state:
+            one.happen(home.Look(self.world.now))
 
     @rule()
     def another_home_has_the_same_bootstrap(self) -> None:
