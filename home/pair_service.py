@@ -179,8 +179,8 @@ class Service:
             return "the relay answers to the paired keys: it was not built anew"
         self._keeper.happen(Look(time.monotonic()))
         return (
-            f"for {PROBE:.0f} seconds home looks whether a relay answers to the bootstrap's keys. `darkpipe pair` tells "
-            "when one does; give this command once more then, to claim it"
+            f"for {PROBE:.0f} seconds home looks whether a relay answers to the bootstrap's keys. `darkpipe pair` "
+            "tells when one does; give this command once more then, to claim it"
         )
 
     def _tell(self, up: bool) -> None:
