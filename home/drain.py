@@ -273,8 +273,12 @@ def notices(
 
 
 def vanished(entries: Iterable[Entry], listed: Collection[str]) -> Sequence[Entry]:
-    """Give the items that the relay had listed, that home does not have for everybody, and that are listed no more."""
-    return [one for one in entries if one.item.id not in listed and not (one.settled or one.gone or one.deleted)]
+    """Give the items that the relay had listed, that home does not have for everybody, and that are listed no more.
+
+    What somebody has to look for is none of them before that was done: home may have it.
+    """
+    there = (one for one in entries if one.item.id not in listed and not (one.settled or one.gone or one.deleted))
+    return [one for one in there if not one.unsure]
 
 
 def _missing(highest: int, sequence: int) -> range:

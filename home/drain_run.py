@@ -180,14 +180,23 @@ class Drain:
                 self._journal.note(replace(entry, deleted=True), soon=True)
                 self._forget_files(entry.item.id)
         for entry in vanished(under_way, listed):
+            if self._is_here(entry):
+                self._tell(f"item {entry.item.id} is listed by the relay no more: home hands over what it has fetched")
+                self._advance(entry.epoch, entry.item, entry)
+                continue
             which = "" if entry.epoch == epoch else ", which has begun a new queue"
             self._tell(f"item {entry.item.id} is lost: the relay{which} has it no more, and home did not get it")
             self.lost += 1
             self._journal.note(replace(entry, gone=True))
             self._forget_files(entry.item.id)
 
+    def _is_here(self, entry: Entry) -> bool:
+        return bool(entry.people) and self._path(entry.item.id, "letter").exists()
+
     def _advance(self, epoch: str, item: QueuedItem, entry: Entry | None) -> None:
         """Go on with an item as far as possible."""
+        if entry is not None and entry.gone:
+            entry = replace(entry, gone=False)  # the relay has it after all
         while True:
             now = time.monotonic()
             match next_step(entry, self._patience.retry(item.id), now):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import home.drain_run
 from home.drain import Entry, Fate, Reply, Step, answered, begun, looked, next_step, notices, opened, waiting
 from home.drain_journal import NAME, Journal, JournalError
 from home.drain_run import Drain
-from home.hand_over import stuffed
+from home.hand_over import LostError, stuffed
 from home.quarantine import Quarantine
 from model.control import SEQUENCE_BLOCK, Page, QueuedItem
 from relay.content import Content
@@ -156,18 +157,90 @@ def test_a_relay_that_was_set_back_repeats_nothing(
 
 
 def test_an_item_that_vanishes_is_told(
-    relay: LocalRelay, sink: Sink, start: Callable[[], Drain], told: list[str]
+    tmp_path: Path, relay: LocalRelay, sink: Sink, start: Callable[[], Drain], told: list[str]
 ) -> None:
     sink.judge = {"RCPT TO:<alice@example.com>": "450"}.get
     item = relay.keep()
     drain = start()
     drain.round()
     relay.delete(item.id)
+    (tmp_path / f"home/incoming/{item.id}.letter").unlink()
     drain.round()
     drain.round()
     assert [text for text in told if item.id in text] == [
         f"item {item.id} is lost: the relay has it no more, and home did not get it"
     ]
+    assert drain.lost == 1
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_home_has_fetched_is_handed_over_although_the_relay_has_it_no_more(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain], monkeypatch: pytest.MonkeyPatch, *, anew: bool
+) -> None:
+    monkeypatch.setattr(home.drain, "_SOON", 0.0)
+    sink.judge = {"RCPT TO:<alice@example.com>": "450"}.get
+    item = relay.keep()
+    drain = start()
+    drain.round()
+    if anew:  # the relay has died, and another one has come
+        shutil.rmtree(relay.folder / "queue")
+        (relay.folder / "queue").mkdir()
+        relay.start()
+    else:
+        relay.delete(item.id)
+    drain.round()
+    sink.judge = lambda _line: None
+    drain = start()
+    drain.round()
+    drain.round()
+    assert [one.recipients for one in sink.taken] == [("alice@example.com",)]
+    assert drain.lost == 0
+    assert not list((relay.folder.parent / "home/incoming").iterdir())
+
+
+def test_what_nobody_has_answered_for_is_not_given_up_before_it_was_looked_for(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain]
+) -> None:
+    item = relay.keep()
+    sink.judge = {".": ""}.get
+    with pytest.raises(LostError):
+        start().round()
+    relay.delete(item.id)
+    sink.judge = lambda _line: None
+    sink.taken.clear()
+    drain = start()
+    drain.round()
+    assert not sink.taken
+    drain.settle({f"{item.id}.1": False})
+    drain.round()
+    assert len(sink.taken) == 1
+    assert drain.lost == 0
+
+
+def test_an_item_that_was_hidden_and_comes_back_is_handed_over(
+    tmp_path: Path, relay: LocalRelay, sink: Sink, start: Callable[[], Drain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home.drain, "_SOON", 0.0)
+    sink.judge = {"RCPT TO:<alice@example.com>": "450"}.get
+    item = relay.keep()
+    drain = start()
+    drain.round()
+    (tmp_path / f"home/incoming/{item.id}.letter").unlink()
+    page = relay.page
+    monkeypatch.setattr(relay, "page", lambda after: replace(page(after), items=()))
+    drain.round()
+    assert drain.lost == 1
+    monkeypatch.setattr(relay, "page", page)
+    sink.judge = {".": ""}.get
+    with pytest.raises(LostError):
+        start().round()
+    sink.taken.clear()
+    drain = start()
+    drain.settle({f"{item.id}.1": False})
+    sink.judge = lambda _line: None
+    drain.round()
+    assert len(sink.taken) == 1
+    assert relay.waits == []
 
 
 class _Liar(LocalRelay):
