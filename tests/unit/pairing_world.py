@@ -76,7 +76,8 @@ class RelaySide:
         self.written = relay_file.load(self.disk)
         self.state = relay.State(self.written)
         self.happen(relay.Start())
-        self.happen(relay.Tick(now))
+        if self.state:  # the power may have gone again
+            self.happen(relay.Tick(now))
 
     def die(self) -> None:
         self.state = self.in_use = None
