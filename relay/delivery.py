@@ -6,7 +6,10 @@ import ipaddress
 import smtplib
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 import dns.exception
@@ -15,8 +18,12 @@ import dns.resolver
 _SECONDS = 60.0
 """For each answer (RFC 5321 §4.5.3.2 asks for more, of a server that has a queue)."""
 
+_WHOLE = 180.0
+"""For one message, whatever its recipient's servers do: others wait behind it."""
+
 _MOST_SERVERS = 5
 _LOOKUP_SECONDS = 20.0
+_READY = 220
 
 
 class LaterError(Exception):
@@ -57,30 +64,79 @@ def send(message: bytes, sender: str, recipient: str, name: str, route: Route) -
     """
     _, _, domain = recipient.rpartition("@")
     last = LaterError("no mail server has an address that can be used")
+    deadline = time.monotonic() + _WHOLE
     for server in list(route.servers(domain))[:_MOST_SERVERS]:
         for address in route.addresses(server):
-            try:
-                _send_to(address, route.port, message, sender, recipient, name)
-            except smtplib.SMTPResponseException as error:
-                if error.smtp_code >= 500:
-                    raise NeverError(f"refused with {error.smtp_code}") from None
-                last = LaterError(f"not taken now: {error.smtp_code}")
-            except smtplib.SMTPRecipientsRefused as error:
-                codes = [code for code, _ in error.recipients.values()]
-                if codes[0] >= 500:
-                    raise NeverError(f"refused with {codes[0]}") from None
-                last = LaterError(f"not taken now: {codes[0]}")
-            except smtplib.SMTPNotSupportedError:
-                raise NeverError("a server that takes no addresses in UTF-8") from None
-            except (OSError, smtplib.SMTPException) as error:
-                last = LaterError(f"no connection: {type(error).__name__}")
-            else:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise last
+            failure = _try((address, route.port), message, sender, recipient, name, left)
+            if failure is None:
                 return
+            last = failure
     raise last
 
 
-def _send_to(address: str, port: int, message: bytes, sender: str, recipient: str, name: str) -> None:
-    with smtplib.SMTP(address, port, name, _SECONDS) as client:
+def _try(
+    place: tuple[str, int], message: bytes, sender: str, recipient: str, name: str, seconds: float
+) -> LaterError | None:
+    """Send to one server; tells why it did not take the message.
+
+    Raises:
+        NeverError: nobody else needs to be asked.
+    """
+    try:
+        _send_to(place, message, sender, recipient, name, seconds)
+    except smtplib.SMTPNotSupportedError:
+        raise NeverError("a server that takes no addresses in UTF-8") from None
+    except smtplib.SMTPResponseException as error:
+        return _refused(error.smtp_code)
+    except smtplib.SMTPRecipientsRefused as error:
+        return _refused(*[code for code, _ in error.recipients.values()])
+    except (OSError, smtplib.SMTPException) as error:
+        return LaterError(f"no connection: {type(error).__name__}")
+    return None
+
+
+def _refused(code: int) -> LaterError:
+    if code >= 500:
+        raise NeverError(f"refused with {code}")
+    return LaterError(f"not taken now: {code}")
+
+
+class _Client(smtplib.SMTP):
+    """A session that ends in time: a timeout of the socket begins anew with every octet."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(local_hostname=name, timeout=min(_SECONDS, seconds))
+        self._line: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connection = socket.create_connection((host, port), timeout)
+        # The same connection under another number, which no TLS handshake takes away.
+        self._line = connection.dup()
+        self._timer.start()
+        return connection
+
+    def _cut(self) -> None:
+        if self._line:
+            with suppress(OSError):
+                self._line.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        super().close()
+        if self._line:
+            self._line.close()
+
+
+def _send_to(place: tuple[str, int], message: bytes, sender: str, recipient: str, name: str, seconds: float) -> None:
+    with closing(_Client(name, seconds)) as client:
+        code, text = client.connect(*place)
+        if code != _READY:
+            raise smtplib.SMTPConnectError(code, text)
         client.ehlo_or_helo_if_needed()
         if client.has_extn("starttls"):
             context = ssl.create_default_context()
@@ -92,6 +148,8 @@ def _send_to(address: str, port: int, message: bytes, sender: str, recipient: st
         if options and not client.has_extn("smtputf8"):
             raise smtplib.SMTPNotSupportedError
         client.sendmail(sender, [recipient], message, options)
+        with suppress(OSError, smtplib.SMTPException):  # it has it
+            client.quit()
 
 
 def servers_by_dns(domain: str) -> Sequence[str]:

@@ -55,17 +55,20 @@ class Expiry:
         self.overdue = 0
         """Items that are kept beyond their time, since no notice may or can be sent for them."""
 
-    def look(self, seconds: float, name: str, *, away: bool) -> None:
+    def look(self, seconds: float, name: str, *, away: Callable[[], bool]) -> None:
         """Tell the senders of what is too old.
 
         Args:
-            away: whether home is; else what waits is its to take, and is counted only.
+            away: whether home is, asked before each notice; else what waits is its to take, and is counted only.
             seconds: that an item waits.
             name: of the relay.
         """
+        # Before the items: what comes between the two would lose its facts.
+        noted = self._facts.all()
         items = self._spool.items()
         there = frozenset(item.id for item in items)
-        self._facts.forget_others(there)
+        for one in noted - there:
+            self._facts.forget(one)
         self._given_up &= there
         self._trials = {one: trial for one, trial in self._trials.items() if one in there}
         sent = overdue = 0
@@ -75,7 +78,7 @@ class Expiry:
             facts = None if item.id in self._given_up else self._facts.read(item.id)
             if facts is None:
                 overdue += 1
-            elif away and sent < AT_ONCE and self._is_due(item):
+            elif sent < AT_ONCE and self._is_due(item) and away():
                 sent += 1
                 overdue += not self._tell(item, facts, name)
         self.overdue = overdue

@@ -102,11 +102,9 @@ class FactsFolder:
         with suppress(OSError):
             self._path(name).unlink()
 
-    def forget_others(self, names: frozenset[str]) -> None:
-        """Remove all facts but those of some items."""
-        for path in list(self._folder.glob(f"*{_END}")):
-            if path.name.removesuffix(_END) not in names:
-                self.forget(path.name.removesuffix(_END))
+    def all(self) -> frozenset[str]:
+        """Give the items that there are facts of."""
+        return frozenset(path.name.removesuffix(_END) for path in self._folder.glob(f"*{_END}"))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{_END}"

@@ -307,7 +307,8 @@ class S3Place:
         with self._lock:
             coming = [self._seal.piece_name(*piece) for upload in self._uploads for piece in upload.pieces()]
         kept = {*self._records.names(), *coming}
-        self._throw_away([name for name in known if NAME.fullmatch(name) and name not in kept])
+        if waste := [name for name in known if NAME.fullmatch(name) and name not in kept]:
+            self._throw_away(waste)
 
     def _told(self, found: str, remedy: str) -> Fault:
         return Fault(int(self._now() * 1000), found, remedy)

@@ -15,7 +15,7 @@ from relay.delivery import BY_DNS, Route, send
 from relay.expiry import Expiry, Send
 from relay.files import replace
 from relay.presence import Presence, Sign
-from relay.spool import Spool
+from relay.spool import MOST_ITEMS, Spool
 
 SECONDS = 60.0
 """Between two looks."""
@@ -29,12 +29,18 @@ NARROW = 0.8
 _FILE = "alarms.json"
 
 
-def used(spool: Spool) -> str | None:
-    """Say how much of the budget is used, when that is much; None when it is not."""
-    _, octets = spool.usage()
-    if octets <= spool.budget * NARROW:
-        return None
-    return f"what waits takes {octets * 100 // max(spool.budget, 1)} % of what it may"
+WIDE = 0.6
+"""Part of it below which there is room again, so that one message more or less makes no alarm."""
+
+
+def used(spool: Spool, part: float = NARROW) -> str | None:
+    """Say how much of the budget is used, in octets or in items, when that is more than a part; None when it is not."""
+    count, octets = spool.usage()
+    if octets > spool.budget * part:
+        return f"what waits takes {octets * 100 // max(spool.budget, 1)} % of what it may"
+    if count > MOST_ITEMS * part:
+        return f"{count} messages wait, and no more than {MOST_ITEMS} may"
+    return None
 
 
 class Watch:
@@ -63,19 +69,21 @@ class Watch:
 
     def look(self, settings: QueueSettings) -> None:
         """Look once."""
-        absent = self._now() - self._last_seen()
-        self._expiry.look(settings.expiry, settings.name, away=absent > THERE)
+        # Alarms first: notices wait for servers of strangers.
         if settings.alarm:
-            self._alarm(settings, absent)
+            self._alarm(settings, self._absent())
+        self._expiry.look(settings.expiry, settings.name, away=lambda: self._absent() > THERE)
 
-    def _last_seen(self) -> float:
+    def _absent(self) -> float:
+        """Give the seconds since home was seen."""
         seen = self._presence.last(Sign.SEEN)
-        return self._begun if seen is None else seen / 1000
+        return self._now() - (self._begun if seen is None else seen / 1000)
 
     def _alarm(self, settings: QueueSettings, absent: float) -> None:
         count, _ = self._spool.usage()
         away = f"home has been away for {int(absent // 3600)} hours, and {count} messages wait"
-        holds = {Kind.AWAY: away if absent > settings.away else None, Kind.BUDGET: used(self._spool)}
+        full = used(self._spool, WIDE if Kind.BUDGET in self._told.times else NARROW)
+        holds = {Kind.AWAY: away if absent > settings.away else None, Kind.BUDGET: full}
         for one in alarm.due(self._told, holds, self._now()):
             self._tell(one, settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import obstore
@@ -53,8 +54,11 @@ class Bucket(Objects):
 
     def content(self) -> dict[str, bytes]:
         """Everything in the bucket, by the objects' names."""
-        names = [one["path"] for some in obstore.list(self.store) for one in some]
-        return {name: bytes(obstore.get(self.store, name).bytes()) for name in names}
+        found = {}
+        for name in [one["path"] for some in obstore.list(self.store) for one in some]:
+            with suppress(FileNotFoundError):  # the relay has just removed it
+                found[name] = bytes(obstore.get(self.store, name).bytes())
+        return found
 
     def set_back(self, content: dict[str, bytes]) -> None:
         """Make everything as it was."""

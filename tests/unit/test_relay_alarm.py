@@ -119,6 +119,24 @@ def test_the_owner_hears_that_the_budget_is_nearly_used_up(tmp_path: Path) -> No
     assert [(one["alarm"], one["over"]) for one in relay.posted] == [("budget", False), ("budget", True)]
 
 
+def test_many_small_messages_use_up_the_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.watch.MOST_ITEMS", 10)
+    place = _Relay(tmp_path, {"webhook": _BOTH["webhook"]})
+    place.presence.note(Sign.SEEN)
+    items = [place.spool.store(_ENVELOPE, BytesIO(b"x")) for _ in range(9)]
+    place.look()
+    for _ in range(5):  # about the limit, one more and one less make no alarm
+        place.spool.remove(items.pop().id)
+        place.look()
+        items.append(place.spool.store(_ENVELOPE, BytesIO(b"x")))
+        place.look()
+    assert [one["text"] for one in place.posted] == ["9 messages wait, and no more than 10 may"]
+    for item in items[:4]:
+        place.spool.remove(item.id)
+    place.look()
+    assert [one["over"] for one in place.posted] == [False, True]
+
+
 @pytest.mark.parametrize("failure", [OSError("down"), LaterError("busy")])
 def test_one_way_that_works_is_enough_and_without_it_is_tried_again(
     tmp_path: Path, failure: Exception, capsys: pytest.CaptureFixture[str]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,27 @@ def test_a_refusal_is_told_without_the_address(route: Route, recipient: str, fai
 def test_a_server_that_is_not_there_may_come(addresses: Sequence[str]) -> None:
     with pytest.raises(LaterError):
         send(_MESSAGE, "", "a@x", "mx", Route(lambda _: ["x"], lambda _: addresses, 9))
+
+
+def test_a_server_that_drips_does_not_hold_others_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.delivery._WHOLE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                for _ in range(100):
+                    connection.sendall(b"220-wait\r\n")
+                    time.sleep(0.1)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begun = time.monotonic()
+        route = Route(lambda _: ["x"], lambda _: ["127.0.0.1"] * 100, listener.getsockname()[1])
+        with pytest.raises(LaterError):
+            send(_MESSAGE, "", "a@x", "mx", route)
+        assert time.monotonic() - begun < 3
+        thread.join()
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, *found: tuple[int, str]) -> None:

@@ -62,7 +62,7 @@ class _Queue:
     def look(self, days: float = 0, *, away: bool = True) -> int:
         """Look after so many days; gives the number of items that are overdue."""
         self.now += days * _DAY
-        self.expiry.look(7 * _DAY, "mx.example.com", away=away)
+        self.expiry.look(7 * _DAY, "mx.example.com", away=lambda: away)
         return self.expiry.overdue
 
     def notices(self) -> list[Path]:
@@ -175,6 +175,28 @@ def test_the_facts_of_what_home_has_taken_go(queue: _Queue) -> None:
     queue.spool.remove(item.id)
     queue.look()
     assert len(queue.notices()) == 1
+
+
+def test_the_facts_of_what_comes_in_between_stay(queue: _Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, late = queue.spool.items, list[QueuedItem]()
+
+    def and_one_more() -> list[QueuedItem]:
+        found = items()
+        late.append(queue.keep())
+        return found
+
+    monkeypatch.setattr(queue.spool, "items", and_one_more)
+    queue.look()
+    assert queue.notices() == [queue.folder / f"{late[0].id}.notice"]
+
+
+def test_home_that_comes_back_in_between_gets_the_rest(queue: _Queue) -> None:
+    for _ in range(3):
+        queue.keep()
+    queue.now += 8 * _DAY
+    queue.expiry.look(7 * _DAY, "mx.example.com", away=lambda: not queue.sent)
+    assert len(queue.sent) == 1
+    assert len(queue.spool.items()) == 2
 
 
 # ---- What it says

@@ -35,9 +35,12 @@ def bucket() -> Bucket:
 @pytest.fixture
 def start(tmp_path: Path, bucket: Bucket) -> Iterator[Start]:
     """Starts the relay's place, as it would after a crash, and waits until it has seen the bucket."""
-    places = []
+    places = list[S3Place]()
 
     def begin(items: tuple[QueuedItem, ...] = (), settings: S3Settings = SETTINGS, *, wait: bool = True) -> S3Place:
+        for before in places:  # a relay that has crashed writes no more
+            if before._stopped.is_set():
+                before._thread.join()
         place = S3Place(settings, tmp_path, _EPOCH, objects=bucket, rhythm=_QUICK)
         places.append(place)
         place.start(items)
