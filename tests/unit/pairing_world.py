@@ -76,11 +76,15 @@ class RelaySide:
         self.written = relay_file.load(self.disk)
         self.state = relay.State(self.written)
         self.happen(relay.Start())
-        if self.state:  # the power may have gone again
+        if self.is_on:  # the power may have gone again
             self.happen(relay.Tick(now))
 
     def die(self) -> None:
         self.state = self.in_use = None
+
+    @property
+    def is_on(self) -> bool:
+        return self.state is not None
 
     def happen(self, event: relay.Event) -> Counter | Confirm | Refuse | None:
         """Let an event happen; gives what home is answered."""
