@@ -21,11 +21,21 @@ _COUNTS = re.compile(
     r"(?<= )(?:ehlo|helo|starttls|auth|mail|rcpt|data|bdat|rset|noop|vrfy|quit|unknown|commands)=\d+(?:/\d+)?(?= |$)"
 )
 
-_BRACKETED = re.compile(r"<[^>]*>?")
+_BRACKETED = re.compile(r"<(?:.*>|.*)", re.DOTALL)
+"""Up to the last one: a quoted local part may have one, too."""
+
+_NAMES = re.compile(r'(?<=: )(valid_\w+: ).*|(\b(?:domain|host|hostname) )("[^"]*"?|[^\s"]\S*)', re.DOTALL)
+"""Postfix says what is wrong with a name, and then the name."""
+
 _ADDRESS = re.compile(r"[^\s<>,;:=]*@[^\s<>,;]*")
 _IPV4 = re.compile(r"(?<![\w.])(?!127\.0\.0\.1(?![\w.]))\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 _IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+")
 """What may be one; a time may, too."""
+
+_COLONS = 2
+"""Of the shortest address in IPv6."""
+
+_TIME = re.compile(r":?\d\d:\d\d:\d\d:?")
 
 HIDDEN = "…"
 
@@ -43,6 +53,7 @@ def redact(line: str) -> str:
     if client := _CLIENT.search(text):
         kept = _of_client(text[: client.start()], client[0])
         text = text[: client.start()]
+    text = _NAMES.sub(lambda match: (match[1] or match[2]) + HIDDEN, text)
     text = _IPV6.sub(_hide_if_address, text)
     for pattern in (_BRACKETED, _ADDRESS, _IPV4):
         text = pattern.sub(HIDDEN, text)
@@ -51,8 +62,11 @@ def redact(line: str) -> str:
 
 def _hide_if_address(match: re.Match[str]) -> str:
     text = match[0]
-    # Colons and dots behind an address are no part of it.
-    return HIDDEN if any(map(_is_ipv6, (text, text.rstrip(":."), text.strip(":")))) and text != "::1" else text
+    if text == "::1" or _TIME.fullmatch(text):
+        return text
+    # What was said to be an address may be none. Colons and dots behind an address are no part of it.
+    may_be = text.count(":") >= _COLONS and "." not in text
+    return HIDDEN if may_be or any(map(_is_ipv6, (text, text.rstrip(":."), text.strip(":")))) else text
 
 
 def _is_ipv6(text: str) -> bool:

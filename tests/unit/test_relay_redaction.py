@@ -29,7 +29,22 @@ _LINES = {
         "improper command pipelining after EHLO from …"
     ),
     "warning: connect to 127.0.0.1:10026: refused": "warning: connect to 127.0.0.1:10026: refused",
-    'warning: Illegal address syntax: <"can>ary"@x.example>': "warning: Illegal address syntax: …>",
+    'warning: Illegal address syntax: <"can>ary"@x.example>': "warning: Illegal address syntax: …",
+    'warning: proxy inet:127.0.0.1:10026 rejected "RCPT TO:<"can>ary canary"@x.example>": "550 5.1.1 no"': (
+        'warning: proxy inet:127.0.0.1:10026 rejected "RCPT TO:…": "550 5.1.1 no"'
+    ),
+    "warning: odd <canary canary": "warning: odd …",
+    "warning: valid_hostname: misplaced delimiter: canary-.example": "warning: valid_hostname: …",
+    "warning: valid_ipv6_hostaddr: too many `:' in IPv6 address: 2001:db8::1::canary": (
+        "warning: valid_ipv6_hostaddr: …"
+    ),
+    'warning: midna_domain_to_ascii_create: Problem translating domain "canäry canary" to ASCII form: empty label': (
+        "warning: midna_domain_to_ascii_create: Problem translating domain … to ASCII form: empty label"
+    ),
+    "warning: hostname canary.example does not resolve to address 203.0.113.77": (
+        "warning: hostname … does not resolve to address …"
+    ),
+    "warning: odd 2001:db8::1::2 at 10:00:00": "warning: odd … at 10:00:00",
     "warning: odd canary@example.com in 2001:db8::77 and ::ffff:203.0.113.77": "warning: odd … in … and …",
     "statistics: max connection rate 1/60s for (smtp:203.0.113.77) at Nov 25 10:00:00": (
         "statistics: max connection rate 1/60s for (smtp:…) at Nov 25 10:00:00"
