@@ -29,7 +29,7 @@ _NAMES = re.compile(r'(?<=: )(valid_\w+: ).*|(\b(?:domain|host|hostname) )("[^"]
 
 _ADDRESS = re.compile(r"[^\s<>,;:=]*@[^\s<>,;]*")
 _IPV4 = re.compile(r"(?<![\w.])(?!127\.0\.0\.1(?![\w.]))\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
-_IPV6 = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]+")
+_IPV6 = re.compile(r"(?<![\w.])[0-9A-Fa-f]*:[0-9A-Fa-f:.]+")
 """What may be one; a time may, too."""
 
 _COLONS = 2
