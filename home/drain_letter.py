@@ -18,7 +18,8 @@ from stack.durable import sync_folder
 _PIECE = 64 * 1024
 _IPV6 = "ipv6:"
 _HELO = re.compile(r"[!-~]{1,255}")
-_VALUE = re.compile(r"[!-<>-~]+")
+_VALUE = re.compile(r"[^\x00-\x20\x7f]+")
+"""What the relay has taken: more than RFC 3461 §4 allows, such as `=`, and with RFC 6533 §3 UTF-8."""
 _END = b"\r\n"
 
 _OF_SENDER = frozenset({"RET", "ENVID"})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from home.control_errors import ControlFailure, Fenced, NotAccepted, OtherRelay, WrongCertificate
 from home.drain_journal import Journal, JournalError
-from home.drain_run import Drain, Progress
+from home.drain_run import INCOMING, Drain, Progress
 from home.drain_state import Doing, Drained, note, progress_line
 from home.drain_traces import FOUND, RUN, WANTED, Wanted, read_found, write_wanted
 from home.hand_over import LostError, NobodyTakesError, hand_over
@@ -192,9 +192,21 @@ def one_round(drain: Drain, relay: RelayQueue, report: Report) -> float:
 def write_down(folder: Path, run: Path = RUN) -> None:
     """Write down which messages have got no answer."""
     journal = Journal(folder)
-    unsure = [Wanted(trace=entry.trace, port=entry.port) for entry in journal.open_entries() if entry.unsure]
+    unsure = [
+        Wanted(trace=entry.trace, port=entry.port, since=_fetched(folder, entry.item.id))
+        for entry in journal.open_entries()
+        if entry.unsure
+    ]
     journal.close()
     write_wanted(run / WANTED, unsure)
+
+
+def _fetched(folder: Path, item: str) -> int:
+    """Give the time at which an item was fetched, in seconds since 1970; 0 when that is not known."""
+    try:
+        return max(int((folder / INCOMING / f"{item}.letter").stat().st_mtime), 0)
+    except OSError:
+        return 0
 
 
 def main() -> None:

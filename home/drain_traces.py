@@ -44,12 +44,14 @@ class Wanted(BaseModel):
     Args:
         trace: what stands on top of it.
         port: from which it was handed over, on this device; 0 when that is not known.
+        since: seconds since 1970; it was handed over no earlier. A device may have been off for weeks since then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trace: Annotated[str, Field(pattern=r"^[0-9a-f]{32}\.[0-9]{1,9}$")]
     port: Annotated[int, Field(ge=0, lt=2**16)]
+    since: Annotated[int, Field(ge=0, lt=2**33)] = 0
 
 
 class Unknown(Exception):
@@ -79,10 +81,11 @@ class Look:
             Unknown: a session is still under way, or a command has failed.
         """
         self._wait({one.port for one in wanted if one.port})
-        missing = {one.trace for one in wanted}
+        missing = {one.trace: one.since for one in wanted}
         for _ in range(_ROUNDS):
-            missing -= self._queued(missing)
-            missing -= {trace for trace in missing if self._delivered(trace)}
+            there = self._queued(set(missing))
+            there |= {trace for trace, since in missing.items() if trace not in there and self._delivered(trace, since)}
+            missing = {trace: since for trace, since in missing.items() if trace not in there}
         return {one.trace: one.trace not in missing for one in wanted}
 
     def _wait(self, ports: set[int]) -> None:
@@ -109,9 +112,10 @@ class Look:
             # It has left the queue meanwhile: then it is in a mailbox, or on its way to somebody else's.
             return ()
 
-    def _delivered(self, trace: str) -> bool:
-        # Dovecot counts days, of its own time zone.
-        day = (self.now() - timedelta(days=2)).strftime("%Y-%m-%d")
+    def _delivered(self, trace: str, since: int) -> bool:
+        # Dovecot counts days, of its own time zone; and a clock that was ahead may have been set back.
+        first = min(self.now(), datetime.fromtimestamp(since, UTC)) - timedelta(days=2)
+        day = max(first, datetime(1970, 1, 1, tzinfo=UTC)).strftime("%Y-%m-%d")
         query = ("mailbox", "*", "savedsince", day, "header", FIELD, trace)
         return bool(self.run(("doveadm", "search", "-A", *query)).strip())
 

@@ -15,6 +15,7 @@ from home.drain_letter import read_letter
 from home.drain_run import Drain
 from home.hand_over import LostError, NobodyTakesError, hand_over
 from home.quarantine import Kind, Quarantine
+from relay.commands import Path as Argument
 from tests.drain import HOME, LocalRelay, envelope, make_drain
 from tests.mail_sink import Sink
 
@@ -100,6 +101,21 @@ def test_the_session_is_the_one_that_the_sender_had(relay: LocalRelay, sink: Sin
         "RCPT TO:<alice@bücher.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;alice@example.com",
         "RCPT TO:<bob@example.com>",
     ]
+
+
+def test_what_the_relay_takes_as_a_parameter_home_says(
+    tmp_path: Path, relay: LocalRelay, sink: Sink, start: Callable[[], Drain]
+) -> None:
+    mail = Argument.parse(b"FROM:<bob@example.net> ENVID=aGk==", "FROM")
+    person = Argument.parse("TO:<jürgen@example.com> ORCPT=utf-8;jürgen@example.com".encode(), "TO")
+    people = ((person.address, dict(person.parameters)),)
+    relay.keep(found=envelope(recipients=people, utf8=True, parameters=dict(mail.parameters)))
+    start().round()
+    assert sink.lines[1:3] == [
+        "MAIL FROM:<bob@example.net> SIZE=22 ENVID=aGk== SMTPUTF8",
+        "RCPT TO:<jürgen@example.com> ORCPT=utf-8;jürgen@example.com",
+    ]
+    assert _quarantine(tmp_path).all() == ([], [])
 
 
 def test_each_recipient_has_a_fate_of_its_own(

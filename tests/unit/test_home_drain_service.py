@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,11 @@ def test_a_lost_answer_ends_the_service_and_is_written_down(
     (wanted,) = read_wanted(tmp_path / WANTED)
     assert wanted.trace == f"{item.id}.1"
     assert wanted.port > 0
+    letter = tmp_path / f"home/incoming/{item.id}.letter"
+    assert wanted.since == int(letter.stat().st_mtime)
+    letter.unlink()
+    write_down(tmp_path / "home", tmp_path)
+    assert read_wanted(tmp_path / WANTED)[0].since == 0
 
 
 def test_who_shows_another_certificate_may_have_new_keys(tmp_path: Path, sink: Sink, report: Report) -> None:
@@ -174,6 +180,26 @@ _WANTED = [Wanted(trace=_TRACE, port=40001)]
 )
 def test_it_is_there_or_it_is_not(answers: Mapping[str, Sequence[str]], *, there: bool) -> None:
     assert _look({**_NOWHERE, **answers}).find(_WANTED) == {_TRACE: there}
+
+
+@pytest.mark.parametrize(
+    ("since", "day"),
+    [
+        (datetime(2026, 10, 1, tzinfo=UTC), "2026-09-29"),  # the device was off for weeks
+        (datetime(2030, 1, 1, tzinfo=UTC), "2026-11-23"),  # its clock was ahead
+        (datetime(1970, 1, 1, tzinfo=UTC), "1970-01-01"),
+    ],
+)
+def test_mailboxes_are_looked_through_since_it_was_fetched(since: datetime, day: str) -> None:
+    asked = []
+
+    def run(command: Sequence[str]) -> str:
+        asked.append(command)
+        return ""
+
+    look = Look(run, lambda: (), lambda _seconds: None, lambda: datetime(2026, 11, 25, tzinfo=UTC))
+    look.find([Wanted(trace=_TRACE, port=0, since=int(since.timestamp()))])
+    assert {command[command.index("savedsince") + 1] for command in asked if command[0] == "doveadm"} == {day}
 
 
 @pytest.mark.parametrize("command", ["postqueue", "doveadm"])
