@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import BinaryIO
@@ -88,7 +88,7 @@ class Letter:
 
 
 def unseal(sealed: Path, to: Path, identities: Sequence[pyrage.x25519.Identity]) -> Letter:
-    """Open an item into a file; on return it is durable, and before that it has another name.
+    """Open an item into a file, which has another name until it is whole; on return it is durable.
 
     Args:
         sealed: the ciphertext.
@@ -99,7 +99,19 @@ def unseal(sealed: Path, to: Path, identities: Sequence[pyrage.x25519.Identity])
         OSError: the disk fails.
     """
     partial = to.with_name(f".{to.name}.new")
-    with sealed.open("rb") as source, partial.open("wb") as target:
+    try:
+        _decrypt(sealed, partial, identities)
+        letter = read_letter(partial)
+    except (LetterError, OSError):
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(to)
+    sync_folder(to.parent)
+    return replace(letter, path=to)
+
+
+def _decrypt(sealed: Path, to: Path, identities: Sequence[pyrage.x25519.Identity]) -> None:
+    with sealed.open("rb") as source, to.open("wb") as target:
         watched = _Watched(target)
         try:
             pyrage.decrypt_io(source, watched, list(identities))
@@ -110,14 +122,6 @@ def unseal(sealed: Path, to: Path, identities: Sequence[pyrage.x25519.Identity])
             raise watched.failure or LetterError(f"it cannot be decrypted: {type(error).__name__}") from None
         target.flush()
         os.fsync(target.fileno())
-    try:
-        read_letter(partial)
-    except LetterError:
-        partial.unlink()
-        raise
-    partial.replace(to)
-    sync_folder(to.parent)
-    return read_letter(to)
 
 
 def read_letter(path: Path) -> Letter:

@@ -7,15 +7,17 @@ answered, and last of all that the relay has forgotten the item.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pyrage import x25519
 
 from home.bucket import note_seen
-from home.control_errors import Garbled
+from home.control_errors import ControlFailure, Garbled
 from home.drain import (
     MOST_REFUSED,
     Entry,
@@ -33,8 +35,10 @@ from home.drain import (
     vanished,
     waiting,
 )
-from home.drain_journal import Journal
-from home.drain_letter import Letter, LetterError, read_letter, unseal
+from home.drain_errands import Errands, Runner
+from home.drain_incoming import Incoming
+from home.drain_journal import Journal, JournalError
+from home.drain_letter import Letter, LetterError
 from home.hand_over import LostError, NobodyTakesError
 from home.quarantine import Quarantine
 from home.relay_queue import GoneError, NotNowError, RelayQueue
@@ -43,9 +47,6 @@ from model.control import BucketStatus, Page, QueuedItem
 INCOMING = "incoming"
 QUARANTINE = "quarantine"
 """Folders beside the journal."""
-
-_DAMAGED = 3
-"""Times that an item is fetched whose checksum is not what the relay has told."""
 
 _MOST_LISTED = 100_000
 """Items of one round: more than a relay of ours ever has. A list without an end would take all memory."""
@@ -79,6 +80,7 @@ class Drain:
         identities: home's keys, of which any may open an item.
         tell: says something to the log, without addresses.
         step: called whenever something was done.
+        errands: the relay is asked by them alone, so that a round leaves none behind.
     """
 
     def __init__(
@@ -90,22 +92,24 @@ class Drain:
         hand_over: HandOver,
         tell: Callable[[str], None],
         step: Callable[[Progress], None] = lambda _: None,
+        errands: Errands | None = None,
     ) -> None:
-        self._incoming, self._journal, self._relay = folder / INCOMING, journal, relay
-        self._identities, self._hand_over, self._step = identities, hand_over, step
+        self._folder, self._journal, self._relay = folder, journal, relay
+        self._hand_over, self._step = hand_over, step
+        self._errands = errands or Runner()
+        under_way = frozenset(entry.item.id for entry in journal.open_entries())
+        self._incoming = Incoming(folder / INCOMING, relay, identities, self._errands, self._tell, under_way)
         self._quarantine = Quarantine(folder / QUARANTINE)
-        for path in (self._incoming, folder / QUARANTINE):
-            path.mkdir(mode=0o700, exist_ok=True)
+        (folder / QUARANTINE).mkdir(mode=0o700, exist_ok=True)
         self._quarantine.tidy()
         self._tell_always = tell
         self._told: set[str] = set()
         self._patience = Patience.none()
-        self._damaged: dict[str, int] = {}
+        self._deleting: tuple[Entry, Callable[[], None]] | None = None
         self._progress = Progress()
         self._listed: dict[str, frozenset[str]] = {}
         self.lost = 0
         """Items that the relay had listed, and has no more, though home did not get them."""
-        self._tidy()
 
     @property
     def patience(self) -> Patience:
@@ -118,7 +122,7 @@ class Drain:
         Raises:
             OSError: the disk fails.
         """
-        note_seen(self._incoming.parent, bucket)
+        note_seen(self._folder, bucket)
 
     def settle(self, found: Mapping[str, bool]) -> None:
         """Note for handings over, by their traces, whether somebody has found them."""
@@ -136,26 +140,38 @@ class Drain:
             JournalError, OSError: the disk fails.
         """
         self._progress = Progress()
+        try:
+            self._go_through()
+        except Exception:
+            with suppress(ControlFailure, JournalError, OSError):
+                self._finish_deleting()
+            self._incoming.wait()
+            raise
+        self._patience = replace(self._patience, pauses=0)
+        return self._progress
+
+    def _go_through(self) -> None:
         after, listed, epoch = 0, set[str](), ""
         while True:
-            page = self._relay.page(after)
+            page = self._errands.begin(partial(self._relay.page, after))()
             if epoch and page.epoch != epoch:
                 break  # the queue has begun anew in the middle
             epoch = page.epoch
             known = self._begin(page)
-            for item in page.items:
+            for number, item in enumerate(page.items):
                 listed.add(item.id)
-                self._advance(page.epoch, item, known.get(item.id))
+                self._advance(page.epoch, item, known, islice(page.items, number + 1, None))
+            self._finish_deleting()
             highest = max((item.sequence for item in page.items), default=after)
             if len(listed) > _MOST_LISTED:
                 raise Garbled(f"found a list of more than {_MOST_LISTED} items")
             if not page.more or highest <= after:
                 self._miss(epoch, listed)
+                self._finish_deleting()
                 self._listed = {epoch: self._listed.get(epoch, frozenset()) | listed}
                 break
             after = highest
-        self._patience = replace(self._patience, pauses=0)
-        return self._progress
+        self._incoming.drop_ahead()
 
     def pause(self) -> float:
         """Give the seconds to wait after a round that failed."""
@@ -178,23 +194,28 @@ class Drain:
             # A cut came between the relay's forgetting and the note of it.
             if entry.settled and entry.item.id not in listed:
                 self._journal.note(replace(entry, deleted=True), soon=True)
-                self._forget_files(entry.item.id)
+                self._incoming.forget(entry.item.id)
         for entry in vanished(under_way, listed):
             if self._is_here(entry):
                 self._tell(f"item {entry.item.id} is listed by the relay no more: home hands over what it has fetched")
-                self._advance(entry.epoch, entry.item, entry)
+                self._advance(entry.epoch, entry.item, {entry.item.id: entry}, iter(()))
                 continue
             which = "" if entry.epoch == epoch else ", which has begun a new queue"
             self._tell(f"item {entry.item.id} is lost: the relay{which} has it no more, and home did not get it")
             self.lost += 1
             self._journal.note(replace(entry, gone=True))
-            self._forget_files(entry.item.id)
+            self._incoming.forget(entry.item.id)
 
     def _is_here(self, entry: Entry) -> bool:
-        return bool(entry.people) and self._path(entry.item.id, "letter").exists()
+        return bool(entry.people) and self._incoming.has(entry.item.id)
 
-    def _advance(self, epoch: str, item: QueuedItem, entry: Entry | None) -> None:
-        """Go on with an item as far as possible."""
+    def _advance(self, epoch: str, item: QueuedItem, known: Mapping[str, Entry], behind: Iterator[QueuedItem]) -> None:
+        """Go on with an item as far as possible.
+
+        Args:
+            behind: the items that come next.
+        """
+        entry = known.get(item.id)
         if entry is not None and entry.gone:
             entry = replace(entry, gone=False)  # the relay has it after all
         while True:
@@ -204,7 +225,7 @@ class Drain:
                     entry = self._open(entry or Entry(epoch, item))
                 case Step.HAND_OVER:
                     assert entry is not None
-                    entry = self._deliver(entry)
+                    entry = self._deliver(entry, next((one for one in behind if self._is_ripe(one, known)), None))
                 case Step.DELETE:
                     assert entry is not None
                     self._delete(entry)
@@ -216,7 +237,14 @@ class Drain:
                 self._put_off(item.id)
                 return
 
+    def _is_ripe(self, item: QueuedItem, known: Mapping[str, Entry]) -> bool:
+        """Tell whether an item is about to be handed over."""
+        step = next_step(known.get(item.id), self._patience.retry(item.id), time.monotonic())
+        return step in {Step.OPEN, Step.HAND_OVER}
+
     def _put_off(self, item: str) -> None:
+        # Nothing is deleted now, by whose answer the relay would tell that it serves this home still.
+        self._incoming.drop_ahead()
         self._patience = self._patience.put_off(item, time.monotonic())
         if self._patience.row >= MOST_REFUSED:
             raise NobodyTakesError(f"{MOST_REFUSED} messages in a row were put off")
@@ -240,36 +268,15 @@ class Drain:
         return now_opened
 
     def _letter(self, entry: Entry) -> Letter | None:
-        """Give the letter in an item, which is fetched unless it is here; None when another one came than was told."""
-        path = self._path(entry.item.id, "letter")
-        sealed = self._path(entry.item.id, "age")
-        if not path.exists():
-            if not self._fetch(entry.item, sealed):
-                return None
-            unseal(sealed, path, self._identities)
-            sealed.unlink()
-        letter = read_letter(path)
-        addresses = [address for address, _ in letter.envelope.recipients]
-        if entry.people and addresses != [person.address for person in entry.people]:
+        letter = self._incoming.letter(entry.item)
+        addresses = [address for address, _ in letter.envelope.recipients] if letter else []
+        if letter and entry.people and addresses != [person.address for person in entry.people]:
             raise LetterError("the relay gives another letter than before under the same id")
         return letter
 
-    def _fetch(self, item: QueuedItem, sealed: Path) -> bool:
-        try:
-            with sealed.open("wb") as file:
-                found = self._relay.fetch(item, file)
-        except BaseException:
-            _drop(sealed)
-            raise
-        if found == item.sha256 and sealed.stat().st_size == item.size:
-            return True
-        self._damaged[item.id] = self._damaged.get(item.id, 0) + 1
-        self._tell(f"item {item.id} is another one than the relay has told: its checksum differs")
-        return self._damaged[item.id] >= _DAMAGED
-
     def _set_aside(self, entry: Entry, reason: str) -> Entry | None:
-        sealed = self._path(entry.item.id, "age")
-        if not sealed.exists() and not self._fetch_again(entry.item, sealed):
+        sealed = self._incoming.sealed(entry.item)
+        if sealed is None:
             return None
         self._quarantine.keep_sealed(entry, sealed, reason, _now())
         self._tell(f"item {entry.item.id} lies in quarantine: {reason}")
@@ -277,20 +284,12 @@ class Drain:
         self._journal.note(aside)
         return aside
 
-    def _fetch_again(self, item: QueuedItem, sealed: Path) -> bool:
-        self._path(item.id, "letter").unlink(missing_ok=True)
-        try:
-            with sealed.open("wb") as file:
-                self._relay.fetch(item, file)
-        except BaseException as error:
-            _drop(sealed)
-            if isinstance(error, GoneError | NotNowError):
-                return False
-            raise
-        return True
+    def _deliver(self, entry: Entry, following: QueuedItem | None) -> Entry | None:
+        """Hand a letter over for those who wait for it; None when all of them have to wait longer.
 
-    def _deliver(self, entry: Entry) -> Entry | None:
-        """Hand a letter over for those who wait for it; None when all of them have to wait longer."""
+        Args:
+            following: what is fetched meanwhile.
+        """
         try:
             letter = self._letter(entry)
         except (GoneError, NotNowError):
@@ -299,10 +298,13 @@ class Drain:
             return self._set_aside(entry, str(error))
         if letter is None:
             return None
+        self._incoming.fetch_ahead(following)
         current = entry
 
         def about_to_end(numbers: Sequence[int], port: int) -> None:
             nonlocal current
+            # Another home may have come while the last letter was handed over: this tells, before it is too late.
+            self._finish_deleting()
             current = begun(current, numbers, port)
             self._journal.note(current)
 
@@ -329,27 +331,22 @@ class Drain:
         return done
 
     def _delete(self, entry: Entry) -> None:
+        """Have the relay forget an item that home has, while the next one is handed over."""
+        self._finish_deleting()
+        self._incoming.forget(entry.item.id)
+        self._deleting = entry, self._errands.begin(partial(self._relay.delete, entry.item.id))
+
+    def _finish_deleting(self) -> None:
+        if self._deleting is None:
+            return
+        entry, wait = self._deleting
+        self._deleting = None
         try:
-            self._relay.delete(entry.item.id)
+            wait()
         except NotNowError as error:
             self._tell(f"the relay cannot forget item {entry.item.id} now: {error}")
-            return
-        self._journal.note(replace(entry, deleted=True), soon=True)
-        self._forget_files(entry.item.id)
-
-    def _forget_files(self, item: str) -> None:
-        for kind in ("letter", "age"):
-            self._path(item, kind).unlink(missing_ok=True)
-
-    def _path(self, item: str, kind: str) -> Path:
-        return self._incoming / f"{item}.{kind}"
-
-    def _tidy(self) -> None:
-        """Remove what belongs to no item that is under way."""
-        under_way = {entry.item.id for entry in self._journal.open_entries()}
-        for path in self._incoming.iterdir():
-            if path.suffix != ".letter" or path.stem not in under_way:
-                path.unlink()
+        else:
+            self._journal.note(replace(entry, deleted=True), soon=True)
 
     def _tell(self, text: str) -> None:
         """Say something once."""
@@ -358,12 +355,6 @@ class Drain:
         if text not in self._told:
             self._told.add(text)
             self._tell_always(text)
-
-
-def _drop(path: Path) -> None:
-    """Let what was cut off take no room until the next try."""
-    with suppress(OSError):
-        path.unlink()
 
 
 def _now() -> int:

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from pyrage import x25519
 
+from home.drain_errands import Errands
 from home.drain_journal import Journal
 from home.drain_run import Drain
 from home.hand_over import hand_over
@@ -21,6 +22,8 @@ from relay.place import Place
 from relay.queue import SETTINGS, Queue
 from relay.queue_api import QueueApi
 from tests.mail_sink import Sink
+
+_T = TypeVar("_T")
 
 HOME = x25519.Identity.generate()
 RECEIVED = 1_795_478_400_000
@@ -124,17 +127,36 @@ class LocalRelay:
         return self._api(Request(method, path, _Nothing(), query or {}))
 
 
+class AtOnce:
+    """Errands that are done before anything else, without a thread."""
+
+    def begin(self, errand: Callable[[], _T]) -> Callable[[], _T]:
+        """See `Errands`."""
+        try:
+            result = errand()
+        except Exception as error:  # raised again where the result is wanted
+            failure = error
+
+            def fail() -> _T:
+                raise failure
+
+            return fail
+        return lambda: result
+
+
 def make_drain(
     folder: Path,
     relay: Any,
     sink: Sink,
     tell: Callable[[str], None] = lambda _text: None,
     identities: Sequence[x25519.Identity] = (HOME,),
+    errands: Errands | None = None,
 ) -> Drain:
     """Make home's drain.
 
     Args:
         relay: a `RelayQueue`.
+        errands: a thread's, if none are given.
     """
     folder.mkdir(exist_ok=True)
     return Drain(
@@ -144,4 +166,5 @@ def make_drain(
         identities,
         lambda letter, who, name, end: hand_over(letter, who, name, end, sink.place),
         tell,
+        errands=errands,
     )

@@ -38,6 +38,7 @@ from relay.smtp import Reply as SmtpReply
 from relay.spool import Spool
 from tests.bucket import SETTINGS, Bucket
 from tests.simulation.disk import Cut, Disk
+from tests.simulation.errands import ChanceErrands
 from tests.simulation.journal import WatchedJournal
 
 _HOME = x25519.Identity.generate()
@@ -206,6 +207,10 @@ class _Place(S3Place):
         with suppress(Cut):
             super()._look_after()
 
+    def stop(self) -> None:
+        super().stop()
+        self._thread.join()  # it writes to the disk that is about to go
+
 
 class _Relay:
     """A relay during one of its lives."""
@@ -237,7 +242,10 @@ class _Home:
         self.disk = Disk(root, world.point_of("home"))
         world.disks.append(self.disk)
         self.journal = WatchedJournal(root, synced=world.plant is not Plant.NO_JOURNAL)
-        self.drain = Drain(root, self.journal, _Api(world), [_HOME], world.hand_over, lambda text: None)
+        self.errands = ChanceErrands(world.chance, lambda: self.disk.dead)
+        self.drain = Drain(
+            root, self.journal, _Api(world), [_HOME], world.hand_over, lambda text: None, errands=self.errands
+        )
         traces = {entry.trace for entry in self.journal.open_entries() if entry.unsure}
         there = set() if world.plant is Plant.NO_LOOK else world.mailbox.traces
         self.drain.settle({trace: trace in there for trace in traces})
@@ -381,10 +389,13 @@ class World:
         """Take a letter, as home.hand_over does with the mail server."""
         if self.point("hand-over") == "error":
             raise NobodyTakesError("planted")
+        self.home.errands.perhaps()
         about_to_end(numbers, 4242)
+        self.home.errands.perhaps()
         if self.point("last-octet") == "error":
             raise LostError("planted")
         self.mailbox.take(letter, trace, self.messages)
+        self.home.errands.perhaps()
         if self.point("reply") == "error":
             raise LostError("planted")
         return {number: Reply(250) for number in numbers}

@@ -25,7 +25,7 @@ from home.hand_over import LostError, stuffed
 from home.quarantine import Quarantine
 from model.control import SEQUENCE_BLOCK, Page, QueuedItem
 from relay.content import Content
-from tests.drain import RECEIVED, LocalRelay, envelope, make_drain
+from tests.drain import RECEIVED, AtOnce, LocalRelay, envelope, make_drain
 from tests.mail_sink import Sink
 from tests.syscalls import Call, Fault, changing_calls, trace_function, why_not
 
@@ -372,7 +372,8 @@ class _Trial:
         journal = Journal(home_folder)
         unsure = [entry.trace for entry in journal.open_entries() if entry.unsure]
         journal.close()
-        drain = make_drain(home_folder, self.relay, self.sink)
+        # strace follows no threads.
+        drain = make_drain(home_folder, self.relay, self.sink, errands=AtOnce())
         self.sink.wait_until_idle()
         drain.settle({name: name in self.sink.traces() for name in unsure})
         drain.round()
