@@ -6,20 +6,29 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.archive import Archive
+from builder.cache import Cache
+from builder.errors import BuildError
 from builder.flock import alone
+from builder.progress import Stages
+from builder.run import run
+from builder.sandbox import remove_tree
+from builder.tools import ToolsTree, open_tools
 
 VERSION = "v1.0.14"
 _MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
-_LONGEST_BUILD = 540
 _OLDEST_GO = (1, 23)
+_GO = ToolsTree("Go for the tests' S3 server", ("golang-go",))
+_TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 _PLACES = (shutil.which("go"), "/usr/local/go/bin/go", "/usr/lib/go/bin/go")
 
 ACCESS_KEY, SECRET_KEY, BUCKET = "tests-access-key", "tests-secret-key", "tests"
@@ -62,26 +71,39 @@ def server_program() -> Path:
 
 
 def _build(scratch: Path, program: Path) -> None:
-    go = next((path for path in _PLACES if _version(path) >= _OLDEST_GO), None)
-    if not go:
-        raise NoServerError("found no Go 1.23 or later; Debian 13 has it: apt install golang-go")
     # What go downloads and compiles is of no use afterwards.
-    own = {"GOPATH": str(scratch / "go"), "GOCACHE": str(scratch / "cache"), "GOBIN": str(scratch / "bin")}
-    environment = {**os.environ, **own, "GOFLAGS": "-modcacherw", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
-    built = subprocess.run(
-        [go, "install", _MODULE],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_LONGEST_BUILD,
-        cwd=scratch,
-    )
-    if built.returncode != 0:
-        raise NoServerError(f"{go} does not build {_MODULE}; it needs Go 1.23 or later: {built.stderr[-1000:]}")
+    go = next((path for path in _PLACES if _version(path) >= _OLDEST_GO), None)
+    folders = {name: str(scratch / name) for name in ("GOPATH", "GOCACHE", "GOBIN")}
+    settings = {"GOFLAGS": "-modcacherw", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    try:
+        if go:
+            run([go, "install", _MODULE], environment={**folders, **settings})
+            built = scratch / "GOBIN/versitygw"
+        else:
+            built = _build_in_tree(scratch, settings)
+    except BuildError as error:
+        raise NoServerError(f"{_MODULE} is not built: {error}") from error
     partial = program.with_suffix(".new")
-    shutil.copy2(scratch / "bin/versitygw", partial)
+    shutil.copy2(built, partial)
     partial.rename(program)
+
+
+def _build_in_tree(scratch: Path, settings: Mapping[str, str]) -> Path:
+    """Build it by Debian 13's Go, since this computer has none that is new enough; gives the program.
+
+    Raises:
+        BuildError: the tree or the program cannot be made.
+    """
+    cache = Cache(scratch / "cache", remove_tree)
+    tree = open_tools(_GO, cache, Archive.from_environment(), Stages())
+    (work := cache.root / "go").mkdir()
+    trusted = Path(os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or _TRUSTED)
+    shutil.copy2(trusted, work / "trusted.pem")
+    folders = {name: f"{tree.inside(work)}/{name}" for name in ("GOPATH", "GOCACHE", "GOBIN", "GOTMPDIR")}
+    (work / "GOTMPDIR").mkdir()
+    own = {**folders, **settings, "SSL_CERT_FILE": tree.inside(work / "trusted.pem")}
+    tree.run(["go", "install", _MODULE], environment=own)
+    return work / "GOBIN/versitygw"
 
 
 def _version(go: str | None) -> tuple[int, int]:
