@@ -15,7 +15,8 @@ _SECONDS = 3.0
 
 _SILENT = {
     True: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay has other keys: it was built anew "
-    "from other user-data, or put back to an old snapshot",
+    "from other user-data, or put back to an old snapshot, or it serves another device that was restored from a backup "
+    "of this one",
     False: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay was made from other or older "
     "user-data than this device, or it belongs to another home already",
 }

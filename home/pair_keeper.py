@@ -288,11 +288,15 @@ def make_own(name: str, pair: tuple[str, str]) -> Own:
     return Own(private, _run("wg", "pubkey", text=private).strip(), pem, certificate_of(pem), *pair)
 
 
-def begin_pairing(keeper: Keeper) -> None:
-    """Offer keys to the relay, unless home is paired or has begun already."""
+def begin_pairing(keeper: Keeper, now: float) -> None:
+    """Offer keys to the relay, unless home is paired or has begun already.
+
+    Args:
+        now: seconds of the keeper's clock.
+    """
     kept = keeper.state.kept
     if kept.base is None and kept.own is None:
-        keeper.happen(Change(time.monotonic(), keeper.make_own()))
+        keeper.happen(Change(now, keeper.make_own()))
 
 
 def _text(path: Path) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from home import pair_push, pairing_file
@@ -53,10 +54,12 @@ class Service:
         folder: home's folder for pairing.
     """
 
-    def __init__(self, document: Document, store: Store, folder: Path = FOLDER) -> None:
-        self._store, self._folder = store, folder
+    def __init__(
+        self, document: Document, store: Store, folder: Path = FOLDER, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._folder, self._clock = store, folder, clock
         self._told = Told(written=time.monotonic(), stage=Stage.CALLING, relay=document.bootstrap.relay)
-        self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart)
+        self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart, clock)
         self._looked = self._pushed = -_PUSH
         self._pushed_for: object = None
         self._trouble = ""
@@ -64,15 +67,15 @@ class Service:
 
     def start(self) -> None:
         """Begin, after a start of the device or of the service."""
-        self._keeper.happen(Start(time.monotonic()))
-        begin_pairing(self._keeper)
+        self._keeper.happen(Start(self._clock()))
+        begin_pairing(self._keeper, self._clock())
 
     def step(self) -> None:
         """Look, act, and say how things are."""
         self._grant_wishes()
         up = self._is_up()
-        self._keeper.happen(Tick(time.monotonic(), up))
-        now = time.monotonic()
+        self._keeper.happen(Tick(self._clock(), up))
+        now = self._clock()
         if now - self._looked >= _LOOK:
             self._looked = now
             self._look(up)
@@ -90,9 +93,9 @@ class Service:
         try:
             if clashes((own.home4, own.relay4), home_networks()):
                 print("a network at home has come to the tunnel's addresses: they move", flush=True)
-                self._keeper.happen(Change(time.monotonic(), self._keeper.make_own(other=True)))
+                self._keeper.happen(Change(self._clock(), self._keeper.make_own(other=True)))
             elif time.time() - kept.changed > _ROTATE and up:
-                self._keeper.happen(Change(time.monotonic(), self._keeper.make_own()))
+                self._keeper.happen(Change(self._clock(), self._keeper.make_own()))
             elif up and self._keeper.state.using is Which.BASE:
                 self._push()
         except ToolError as error:
@@ -100,7 +103,7 @@ class Service:
 
     def _push(self) -> None:
         """Let the relay have settings, recipients and software."""
-        now = time.monotonic()
+        now = self._clock()
         try:
             accounts, relay = read_accounts(self._store.accounts), self._relay()
             if accounts is None or relay is None:
@@ -155,7 +158,7 @@ class Service:
         path.unlink()
 
     def _grant(self, wish: Wish) -> str:
-        now, keeper = time.monotonic(), self._keeper
+        now, keeper = self._clock(), self._keeper
         kept = keeper.state.kept
         match wish:
             case Wish.AGAIN if not kept.rebuilt:
@@ -177,7 +180,7 @@ class Service:
             return "home is not paired yet, and calls its relay by itself"
         if self._is_up():
             return "the relay answers to the paired keys: it was not built anew"
-        self._keeper.happen(Look(time.monotonic()))
+        self._keeper.happen(Look(self._clock()))
         return (
             f"for {PROBE:.0f} seconds home looks whether a relay answers to the bootstrap's keys. `darkpipe pair` "
             "tells when one does; give this command once more then, to claim it"

@@ -115,6 +115,17 @@ def test_the_providers_metadata_are_for_root_only(vps: Vps, internet: Internet, 
             assert "reached" not in asked.splitlines()
 
 
+def test_of_the_relays_own_users_only_root_reaches_its_agent(vps: Vps) -> None:
+    """It is root's already; before pairing, the agent asks nobody in the tunnel for a certificate."""
+    shown = vps.run("ip", "-6", "-oneline", "address", "show", "dev", "home0", "scope", "global")
+    address = shown.split("inet6 ")[1].partition("/")[0]
+    script = f"import socket; socket.create_connection(('{address}', 2601), 5); print('reached')"
+    assert "reached" in vps.run("python3", "-c", script)
+    for user in ("haproxy", "postfix", "darkpipe-queue", "nobody"):
+        asked = vps.run("setpriv", f"--reuid={user}", "--clear-groups", "python3", "-c", script, check=False)
+        assert "reached" not in asked.splitlines()
+
+
 def test_who_writes_to_whom_is_on_no_disk(vps: Vps, internet: Internet) -> None:
     """Nor does the journal know, which is in memory: there stands only what was done."""
     sender, recipient, stranger = "canary.sender@example.net", "canary.recipient@example.com", "203.0.113.77"
