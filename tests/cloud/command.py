@@ -38,9 +38,9 @@ def relay(suites: Sequence[str]) -> None:
 @click.command()
 @click.option("--suite", default=Suite.TRIXIE.value, type=click.Choice(_SUITES), help="Debian version of the relay.")
 def pair(suite: str) -> None:
-    """Let an emulated relay, made by cloud-init, and an emulated home find each other, and cut both off.
+    """Let an emulated relay, made by cloud-init, and an emulated home find each other; cut both off, destroy the relay.
 
-    Takes a quarter of an hour or more, nearly all of it for the emulation.
+    Takes half an hour or more, nearly all of it for the emulation.
 
     \b
     Examples:
