@@ -17,7 +17,7 @@ from pathlib import Path
 from pyrage import x25519
 
 from home.bucket import note_seen
-from home.control_errors import ControlFailure, Garbled
+from home.control_errors import ControlFailure, Garbled, Unreachable
 from home.drain import (
     MOST_REFUSED,
     Entry,
@@ -39,7 +39,7 @@ from home.drain_errands import Errands, Runner
 from home.drain_incoming import Incoming
 from home.drain_journal import Journal, JournalError
 from home.drain_letter import Letter, LetterError
-from home.hand_over import LostError, NobodyTakesError
+from home.hand_over import BrokenOffError, LostError, NobodyTakesError
 from home.quarantine import Quarantine
 from home.relay_queue import GoneError, NotNowError, RelayQueue
 from model.control import BucketStatus, Page, QueuedItem
@@ -47,6 +47,9 @@ from model.control import BucketStatus, Page, QueuedItem
 INCOMING = "incoming"
 QUARANTINE = "quarantine"
 """Folders beside the journal."""
+
+_STUCK = 5
+"""Rounds that ended in the middle of the same item; then others go first."""
 
 _MOST_LISTED = 100_000
 """Items of one round: more than a relay of ours ever has. A list without an end would take all memory."""
@@ -105,6 +108,7 @@ class Drain:
         self._tell_always = tell
         self._told: set[str] = set()
         self._patience = Patience.none()
+        self._stuck = ("", 0)
         self._deleting: tuple[Entry, Callable[[], None]] | None = None
         self._progress = Progress()
         self._listed: dict[str, frozenset[str]] = {}
@@ -160,7 +164,7 @@ class Drain:
             known = self._begin(page)
             for number, item in enumerate(page.items):
                 listed.add(item.id)
-                self._advance(page.epoch, item, known, islice(page.items, number + 1, None))
+                self._pass(page.epoch, item, known, islice(page.items, number + 1, None))
             self._finish_deleting()
             highest = max((item.sequence for item in page.items), default=after)
             if len(listed) > _MOST_LISTED:
@@ -198,7 +202,7 @@ class Drain:
         for entry in vanished(under_way, listed):
             if self._is_here(entry):
                 self._tell(f"item {entry.item.id} is listed by the relay no more: home hands over what it has fetched")
-                self._advance(entry.epoch, entry.item, {entry.item.id: entry}, iter(()))
+                self._pass(entry.epoch, entry.item, {entry.item.id: entry}, iter(()))
                 continue
             which = "" if entry.epoch == epoch else ", which has begun a new queue"
             self._tell(f"item {entry.item.id} is lost: the relay{which} has it no more, and home did not get it")
@@ -208,6 +212,19 @@ class Drain:
 
     def _is_here(self, entry: Entry) -> bool:
         return bool(entry.people) and self._incoming.has(entry.item.id)
+
+    def _pass(self, epoch: str, item: QueuedItem, known: Mapping[str, Entry], behind: Iterator[QueuedItem]) -> None:
+        """Go on with an item as far as possible; one at which everything ends again and again does not stop others."""
+        try:
+            self._advance(epoch, item, known, behind)
+        except (Unreachable, BrokenOffError) as error:
+            name, times = self._stuck
+            self._stuck = (item.id, times + 1 if name == item.id else 1)
+            if self._stuck[1] < _STUCK:
+                raise
+            why = error.found if isinstance(error, Unreachable) else error
+            self._tell(f"item {item.id} has cut everything off {_STUCK} times, and waits now: {why}")
+            self._put_off(item.id)
 
     def _advance(self, epoch: str, item: QueuedItem, known: Mapping[str, Entry], behind: Iterator[QueuedItem]) -> None:
         """Go on with an item as far as possible.

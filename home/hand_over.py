@@ -40,6 +40,10 @@ class NobodyTakesError(Exception):
     """The server takes no letter at all now; nothing was handed over. The text says what it said."""
 
 
+class BrokenOffError(NobodyTakesError):
+    """The connection ended in the middle of a letter; it may be about that one, if it happens again and again."""
+
+
 class LostError(Exception):
     """The connection ended after the last octet had gone out, and before the answer: somebody has to look."""
 
@@ -80,20 +84,24 @@ def hand_over(
 
     Raises:
         NobodyTakesError: it is not about this letter; nothing was handed over.
+        BrokenOffError: the same, and it may be.
         LostError: it may have been.
     """
     with contextlib.closing(_Session(place)) as session:
         try:
             refusal = session.introduce(letter)
-            if refusal:
-                return dict.fromkeys(numbers, refusal)
+        except (smtplib.SMTPException, OSError) as error:
+            raise NobodyTakesError(_in_words(error)) from None
+        if refusal:
+            return dict.fromkeys(numbers, refusal)
+        try:
             replies = {number: session.ask("RCPT TO", *letter.recipient(number)) for number in numbers}
             taken = [number for number in numbers if replies[number].good]
             if not taken:
                 return replies
             answer = session.content(letter, trace, lambda port: about_to_end(taken, port))
         except (smtplib.SMTPException, OSError) as error:
-            raise NobodyTakesError(_in_words(error)) from None
+            raise BrokenOffError(_in_words(error)) from None
         return {**replies, **dict.fromkeys(taken, answer)}
 
 

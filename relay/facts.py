@@ -104,7 +104,8 @@ class FactsFolder:
 
     def all(self) -> frozenset[str]:
         """Give the items that there are facts of."""
-        return frozenset(path.name.removesuffix(_END) for path in self._folder.glob(f"*{_END}"))
+        names = [path.name for path in self._folder.iterdir()]
+        return frozenset(name.removesuffix(_END) for name in names if name.endswith(_END))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{_END}"

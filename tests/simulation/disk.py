@@ -101,7 +101,9 @@ class Disk:
     def _look(self, folder: str) -> _Folder:
         """Note files that have appeared without a wrapped call."""
         known = self._folders.setdefault(folder, _Folder())
-        for entry in os.scandir(folder):
+        with os.scandir(folder) as found:
+            entries = list(found)
+        for entry in entries:
             if entry.is_file() and not _is_base(entry.name) and known.names.get(entry.name) != entry.inode():
                 known.names[entry.name] = self._keep(Path(entry.path))
                 known.since.append((entry.name, entry.inode()))

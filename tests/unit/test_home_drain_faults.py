@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 import home.drain
 import home.drain_run
+from home.control_errors import Unreachable
 from home.drain import Entry, Fate, Reply, Step, answered, begun, looked, next_step, notices, opened, waiting
 from home.drain_journal import NAME, Journal, JournalError
 from home.drain_run import Drain
-from home.hand_over import LostError, stuffed
+from home.hand_over import LostError, NobodyTakesError, stuffed
 from home.quarantine import Quarantine
 from model.control import SEQUENCE_BLOCK, Page, QueuedItem
 from relay.content import Content
@@ -241,6 +242,45 @@ def test_an_item_that_was_hidden_and_comes_back_is_handed_over(
     drain.round()
     assert len(sink.taken) == 1
     assert relay.waits == []
+
+
+class _BadSector(LocalRelay):
+    """A relay whose disk does not give back one of its items: it hangs up in the middle."""
+
+    bad = ""
+
+    def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
+        if item.id == self.bad:
+            raise Unreachable("the relay has hung up")
+        return super().fetch(item, into)
+
+
+def test_an_item_that_the_relay_cannot_read_does_not_stop_the_others(tmp_path: Path, sink: Sink) -> None:
+    relay = _BadSector(tmp_path / "bad")
+    relay.bad = relay.keep().id
+    for _ in range(3):
+        relay.keep()
+    drain = make_drain(tmp_path / "home", relay, sink)
+    for _ in range(4):
+        with pytest.raises(Unreachable):
+            drain.round()
+    assert drain.round().items == 3
+    assert relay.waits == [relay.bad]
+    assert drain.round().put_off == 1
+
+
+def test_a_letter_at_which_the_server_hangs_up_does_not_stop_the_others(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain]
+) -> None:
+    item = relay.keep(found=envelope("poison@example.com"))
+    relay.keep()
+    sink.judge = {"RCPT TO:<poison@example.com>": ""}.get
+    drain = start()
+    for _ in range(4):
+        with pytest.raises(NobodyTakesError):
+            drain.round()
+    assert drain.round().items == 1
+    assert relay.waits == [item.id]
 
 
 class _Liar(LocalRelay):
