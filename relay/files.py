@@ -21,8 +21,8 @@ def _linux() -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-_SYNCFS_TELLS = _linux() >= (5, 8)
-"""Whether syncfs(2) says that something could not be written."""
+_SYNCFS_TELLS = _linux() >= (5, 17)
+"""Whether syncfs(2) says that something could not be written, be it a file's octets (5.8) or the journal."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -39,6 +39,10 @@ def sync_together(descriptors: Sequence[int]) -> dict[int, OSError]:
 
     For one file it is fsync(2). Several are written at once by syncfs(2), with all else that the file system has not
     written yet: a journal is then committed once and not once for each.
+
+    Args:
+        descriptors: the one that was opened first comes first. It is told what has gone wrong since then, also when
+            somebody else was told so before; a younger one is not.
     """
     if len(descriptors) > 1 and _SYNCFS_TELLS:
         if _LIBC.syncfs(descriptors[0]) == 0:

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -89,6 +90,9 @@ class _Ticket:
     draft: QueuedItem
     away: bool
     place: Place | None
+    begun: int
+    """When its file was opened, in nanoseconds of a clock that does not jump."""
+
     entry: Entry | None = None
     failure: OSError | None = None
 
@@ -330,6 +334,7 @@ class Spool:
         sealing = Sealing(envelope, message, self._recipients)
         descriptor: int | None = None
         upload: Upload | None = None
+        begun = time.monotonic_ns()
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             upload = place.begin(name) if place and (away or place.every) else None
@@ -347,7 +352,7 @@ class Spool:
                 raise sealing.failure from None
             raise _told(error) from error
         draft = QueuedItem(name, 0, size, max(envelope.received, 0), sha256)
-        return _Ticket(path, descriptor, draft, away, place if upload else None)
+        return _Ticket(path, descriptor, draft, away, place if upload else None, begun)
 
     @staticmethod
     def _finish(ticket: _Ticket) -> QueuedItem:
@@ -365,7 +370,7 @@ class Spool:
 
     def _commit(self, tickets: Sequence[_Ticket]) -> None:
         """Sync items, give them their numbers and names, and sync those once for all."""
-        failures = sync_together([ticket.descriptor for ticket in tickets])
+        failures = sync_together([ticket.descriptor for ticket in sorted(tickets, key=lambda one: one.begun)])
         named: list[tuple[_Ticket, Entry]] = []
         for ticket in tickets:
             if failure := failures.get(ticket.descriptor):

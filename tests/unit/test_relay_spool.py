@@ -453,3 +453,19 @@ def test_several_files_are_synced_by_one_call_and_its_failure_is_that_of_all(
 
 def _broken(_descriptor: int) -> None:
     raise OSError(errno.EIO, "broken")
+
+
+def test_the_file_that_was_opened_first_is_synced_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is told of what went wrong with it before the others were opened (syncfs(2))."""
+    spool = Spool(tmp_path, _KEYS, 10**9)
+    asked: list[list[int]] = []
+
+    def sync(descriptors: list[int]) -> dict[int, OSError]:
+        asked.append(descriptors)
+        return {}
+
+    monkeypatch.setattr("relay.spool.sync_together", sync)
+    old, young = (spool._write(_ENVELOPE, BytesIO(b"x\r\n")) for _ in range(2))
+    spool._commits.put([young, old])
+    assert asked == [[old.descriptor, young.descriptor]]
+    assert [spool._finish(one).sequence for one in (young, old)] == [1, 2]
