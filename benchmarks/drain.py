@@ -33,7 +33,7 @@ from tests.machine.relay import RELAY as RELAY_ADDRESS
 _SIZES = ((5_000, 100, "5 KB"), (50_000, 50, "50 KB"), (1_000_000, 10, "1 MB"), (25_000_000, 3, "25 MB"))
 """Octets of a message, how many of them in a round, and how that is written."""
 
-_ROUNDS = 5
+_ROUNDS = 3
 """In which both take turns."""
 
 _PORT = 2525
