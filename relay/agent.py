@@ -8,12 +8,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 from model.control import AGENT_PORT
 from model.control_tls import CertificateError, Pins
 from relay import pairing_file
 from relay.agent_api import AgentApi
+from relay.callers import COMMAND, Callers, packets
 from relay.control_server import ControlServer
 from relay.keeper import Folders, Keeper, log
 from relay.link import Link, LinkError, initial_keys
@@ -126,8 +128,11 @@ def main() -> int:
         keeper.start()
         agent = Agent(keeper, folders, system, str(link.tunnel.addresses.relay6))
         agents.append(agent)
+        callers = Callers(lambda: packets(system.try_run(*COMMAND)[1]))
         while not stopped.is_set():
             agent.look()
+            if said := callers.look(time.monotonic()):
+                log(said)
             stopped.wait(_EVERY)
     except (LinkError, pairing_file.DamagedError, CertificateError, Failure, OSError, ValueError) as error:
         log(str(error))

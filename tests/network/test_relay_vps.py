@@ -15,6 +15,7 @@ import pytest
 from builder.bootstrap import make_bootstrap
 from builder.user_data import user_data
 from model.document import parse_site
+from relay import callers
 from tests.cloud.judge import AWAY, OWN, RECIPIENTS, answers, check_answers
 from tests.cloud.site import PORTS, RELAY_NAME, SETTINGS, SITE_TEXT
 from tests.cloud.vps import Vps
@@ -30,6 +31,7 @@ _PRESEEDED = "The following packages were installed and preseeded, but cannot be
 _FSTAB = "/dev/vda / ext4 defaults,noauto 0 1\n/dev/vdb\tnone swap sw 0 0\n"
 """Some providers give a machine a disk to swap to."""
 
+_IPV4, _IPV6 = socket.AF_INET, socket.AF_INET6
 _TRIED = {*PORTS, 22, 80, 2500, 2525, 5355, 10024}
 
 
@@ -124,6 +126,18 @@ def test_of_the_relays_own_users_only_root_reaches_its_agent(vps: Vps) -> None:
     for user in ("haproxy", "postfix", "darkpipe-queue", "nobody"):
         asked = vps.run("setpriv", f"--reuid={user}", "--clear-groups", "python3", "-c", script, check=False)
         assert "reached" not in asked.splitlines()
+
+
+def test_calls_with_keys_that_the_relay_does_not_know_are_counted(vps: Vps, internet: Internet) -> None:
+    before = callers.packets(vps.run(*callers.COMMAND))
+    assert before is not None
+    sockets = [internet.router.call(socket.socket, family, socket.SOCK_DGRAM) for family in (_IPV4, _IPV6)]
+    initiation, other = b"\x01\0\0\0" + bytes(144), b"\x04\0\0\0" + bytes(144)
+    for sender, address in zip(sockets, (_SITE.address, _SITE.address6), strict=True):
+        with sender:
+            for datagram in (initiation, other, initiation[:-1], initiation):
+                sender.sendto(datagram, (address, 51820))
+    wait_for(lambda: callers.packets(vps.run(*callers.COMMAND)) == before + 4, "the firewall has counted them")
 
 
 def test_who_writes_to_whom_is_on_no_disk(vps: Vps, internet: Internet) -> None:

@@ -230,7 +230,7 @@ def _make_relay_anew(scene: Scene) -> None:
 
 
 _NOT_SEEN = ""
-"""Nothing reaches the relay's programs: WireGuard drops it, or it never leaves home."""
+"""WireGuard drops it, if it ever leaves home; of what is dropped, relay.callers tells."""
 
 _REFUSALS: dict[Callable[[Scene], None], tuple[str, str]] = {
     _second_claimant: ("another home has claimed this relay", "refused home: another home has claimed this relay"),
