@@ -1,4 +1,4 @@
-"""Tells of devices that call with keys which this relay does not know. WireGuard answers them nothing, and tells nobody.
+"""Tells of devices that call with keys which this relay does not know; WireGuard itself drops what they send.
 
 The firewall counts what has the form of a call and no answered connection before it (nftables.conf). Home calls once,
 and is answered; whoever is not answered calls every five seconds.
