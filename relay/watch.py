@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from traceback import format_tb
 
 from model.control import QueueSettings
 from relay import alarm
@@ -22,6 +23,9 @@ SECONDS = 60.0
 
 THERE = 600.0
 """Seconds since its last request for which home is there: what waits is its to take, however old it is."""
+
+STEADY = 300.0
+"""Seconds from one look to the next, beyond which the clock has jumped, or the machine was stopped and went on."""
 
 NARROW = 0.8
 """Part of the budget behind which it is nearly used up."""
@@ -63,7 +67,7 @@ class Watch:
     ) -> None:
         self._spool, self._presence, self._expiry = spool, presence, expiry
         self._file, self._now, self._send_out, self._post = folder / _FILE, now, send_out, post
-        self._begun = now()
+        self._begun = self._steady = self._looked = now()
         self._told = Told.read(self._file.read_bytes()) if self._file.exists() else Told({})
         self._stopping = threading.Event()
 
@@ -72,7 +76,15 @@ class Watch:
         # Alarms first: notices wait for servers of strangers.
         if settings.alarm:
             self._alarm(settings, self._absent())
-        self._expiry.look(settings.expiry, settings.name, away=lambda: self._absent() > THERE)
+        # A machine that goes on from a copy of its memory believes what was true then: home may have all of it by now.
+        if not 0 <= self._now() - self._looked <= STEADY:
+            self._steady = self._now()
+        self._expiry.look(settings.expiry, settings.name, away=self._is_away)
+        self._looked = self._now()
+
+    def _is_away(self) -> bool:
+        """Tell whether home had the time to come, and did not."""
+        return min(self._absent(), self._now() - self._steady) > THERE
 
     def _absent(self) -> float:
         """Give the seconds since home was seen."""
@@ -109,8 +121,10 @@ class Watch:
             if found := settings():
                 try:
                     self.look(found)
-                except Exception as error:  # a fault of one look is none of the next
-                    _log(f"{type(error).__name__}: {error}")
+                except Exception as error:  # a fault of one look is none of the next; its text may have an address
+                    _log(
+                        f"the watch has met a fault: {type(error).__name__}\n{''.join(format_tb(error.__traceback__))}"
+                    )
 
     def stop(self) -> None:
         """End `serve`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -65,7 +66,8 @@ class _Relay:
     def start(self) -> None:
         self.spool = Spool(self.folder, [_KEY], 100_000)
         self.presence = Presence(self.folder, lambda: self.now)
-        expiry = Expiry(self.spool, FactsFolder(self.folder), self.mail, lambda: self.now)
+        self.facts = FactsFolder(self.folder)
+        expiry = Expiry(self.spool, self.facts, self.mail, lambda: self.now)
         self.watch = Watch(self.spool, self.presence, expiry, self.folder, lambda: self.now, self.mail, self.post)
 
     def post(self, url: str, content: bytes) -> None:
@@ -158,6 +160,41 @@ def test_one_way_that_works_is_enough_and_without_it_is_tried_again(
     alone.failure = None
     alone.look()
     assert len(alone.posted) + len(alone.mailed) == 1
+
+
+def test_a_relay_that_goes_on_from_a_copy_of_its_memory_waits_for_home(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, {})
+    told = replace(_ENVELOPE, spf={"result": "pass", "identity": "mailfrom", "domain": "example.net"})
+    item = relay.spool.store(told, BytesIO(b"x\r\n"))
+    relay.facts.keep(item, told, "")
+    relay.presence.note(Sign.SEEN)
+    relay.look()
+    relay.look(24 * 30)
+    assert relay.mailed == []
+    for _ in range(9):
+        relay.look(1 / 60)
+    assert relay.mailed == []
+    for _ in range(2):
+        relay.look(1 / 60)
+    assert len(relay.mailed) == 1
+
+
+def test_what_goes_wrong_is_told_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relay, text = _Relay(tmp_path, {}), "no notice to canary@example.com"
+    monkeypatch.setattr("relay.watch.SECONDS", 0.01)
+
+    def fail(*_: object, **_words: object) -> None:
+        relay.watch.stop()
+        raise ValueError(text)
+
+    monkeypatch.setattr(Expiry, "look", fail)
+    relay.watch.serve(lambda: relay.settings)
+    told = capsys.readouterr().err
+    assert "ValueError" in told
+    assert "in look" in told
+    assert "canary" not in told
 
 
 def test_without_settings_nobody_is_told(tmp_path: Path) -> None:
