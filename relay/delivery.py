@@ -23,7 +23,6 @@ _WHOLE = 180.0
 
 _MOST_SERVERS = 5
 _LOOKUP_SECONDS = 20.0
-_READY = 220
 
 
 class LaterError(Exception):
@@ -95,6 +94,8 @@ def _try(
         return _refused(*[code for code, _ in error.recipients.values()])
     except (OSError, smtplib.SMTPException) as error:
         return LaterError(f"no connection: {type(error).__name__}")
+    except ValueError as error:  # of a library; other messages must not wait for this one
+        return LaterError(f"cannot be sent: {type(error).__name__}")
     return None
 
 
@@ -107,11 +108,12 @@ def _refused(code: int) -> LaterError:
 class _Client(smtplib.SMTP):
     """A session that ends in time: a timeout of the socket begins anew with every octet."""
 
-    def __init__(self, name: str, seconds: float) -> None:
-        super().__init__(local_hostname=name, timeout=min(_SECONDS, seconds))
+    def __init__(self, place: tuple[str, int], name: str, seconds: float) -> None:
         self._line: socket.socket | None = None
         self._timer = threading.Timer(seconds, self._cut)
         self._timer.daemon = True
+        # It connects here, and not later: STARTTLS names the server that was given here.
+        super().__init__(*place, local_hostname=name, timeout=min(_SECONDS, seconds))
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         connection = socket.create_connection((host, port), timeout)
@@ -133,10 +135,7 @@ class _Client(smtplib.SMTP):
 
 
 def _send_to(place: tuple[str, int], message: bytes, sender: str, recipient: str, name: str, seconds: float) -> None:
-    with closing(_Client(name, seconds)) as client:
-        code, text = client.connect(*place)
-        if code != _READY:
-            raise smtplib.SMTPConnectError(code, text)
+    with closing(_Client(place, name, seconds)) as client:
         client.ehlo_or_helo_if_needed()
         if client.has_extn("starttls"):
             context = ssl.create_default_context()
