@@ -17,7 +17,7 @@ from builder.user_data import user_data
 from home import pairing_file
 from home.control_errors import ControlFailure
 from home.pair_keeper import STATE_FILE, Keeper, make_own
-from home.pairing import Change, Claim, Kept, Own, Start, Tick, Which
+from home.pairing import Change, Claim, Kept, Look, Own, Start, Tick, Which
 from home.pairing_file import Document
 from model.document import parse_site
 from model.pairing import AgentState
@@ -182,21 +182,50 @@ def test_a_relay_without_power_in_the_middle_of_a_change_is_carried_on_with(home
     assert home.state().paired
 
 
-def test_a_relay_that_was_built_anew_answers_to_the_bootstrap(home: Home) -> None:
-    """As the owner sees it: the disk of the relay is that of before pairing, and consent lets home claim it."""
-    vps = home.ends.vps
+def test_a_relay_that_was_built_anew_is_found_and_claimed_after_consent(home: Home) -> None:
+    _make_anew(home, home.bootstrap)
+    before = home.keeper.state.kept.base
+    home.keeper.happen(Look(time.monotonic()))
+    end = time.monotonic() + 90
+    while not home.keeper.state.kept.rebuilt:
+        assert time.monotonic() < end, home.keeper.state
+        home.step()
+        time.sleep(0.3)
+    assert home.keeper.state.kept.base == before
+    home.keeper.happen(Claim(time.monotonic(), home.own()))
+    home.until("the claim", 240)
+    assert home.state().paired
+
+
+def test_a_relay_from_other_user_data_takes_the_place_of_the_one_before(home: Home) -> None:
+    """Its firewall is that of the one before, and so are its addresses."""
+    before, made = home.keeper.end, make_bootstrap(parse_site(SITE_TEXT, "site.yaml").relays[0])
+    addresses = home.bootstrap.home.addresses
+    other = Bootstrap(
+        home=made.home.model_copy(update={"addresses": addresses}),
+        relay=made.relay.model_copy(update={"addresses": addresses}),
+    )
+    _make_anew(home, other)
+    home.ends.home.call(lambda: home.keeper.replace(other.home))
+    home.until("the other relay", 240)
+    assert home.state().paired
+    for file in ("state.json", "relay.json", "control.pem"):
+        text = (home.folder / file).read_text()
+        assert before.private_key not in text
+        assert before.relay_key not in text
+
+
+def _make_anew(home: Home, bootstrap: Bootstrap) -> None:
+    """Put the relay's disk back to what it was before pairing, with the keys of a bootstrap."""
+    vps, relay = home.ends.vps, bootstrap.relay
     vps.run("rm", "-r", "/var/lib/darkpipe/agent", "/var/lib/darkpipe/control")
     conf = vps.run("cat", "/etc/wireguard/home0.conf")
-    relay = home.bootstrap.relay
     text = conf.replace(_value(conf, "PrivateKey"), relay.private_key).replace(
         _value(conf, "PublicKey"), relay.home_key
     )
     (vps.files / "etc/wireguard/home0.conf").write_text(text)
     vps.pull_plug()
     vps.start()
-    home.keeper.happen(Claim(time.monotonic(), home.own()))
-    home.until("the claim", 240)
-    assert home.state().paired
 
 
 def _value(conf: str, name: str) -> str:
