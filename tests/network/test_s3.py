@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -45,8 +45,14 @@ _MESSAGE = os.urandom(700_000)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with scratch_folder() as folder, running_server(folder) as running:
+def server_folder() -> Iterator[Path]:
+    with scratch_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def server(server_folder: Path) -> Iterator[Server]:
+    with running_server(server_folder) as running:
         yield running
 
 
@@ -303,6 +309,43 @@ def test_what_was_answered_with_250_is_whole_after_a_kill_at_any_time(service: S
         relay.place.stop()
     assert taken
     assert set(taken) <= set(kept)
+
+
+def _holding(folder: Path, texts: Sequence[bytes]) -> set[bytes]:
+    """Say which texts stand in any file, in its name, or in its attributes."""
+    found = [
+        str(path).encode() + (path.read_bytes() if path.is_file() else b"") + _attributes(path)
+        for path in folder.rglob("*")
+    ]
+    return {text for text in texts if any(text in content for content in found)}
+
+
+def _attributes(path: Path) -> bytes:
+    return b"".join(name.encode() + os.getxattr(path, name) for name in os.listxattr(path))
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_nothing_in_the_bucket_leads_to_a_person(server: Server, server_folder: Path, mode: Mode) -> None:
+    """Neither content nor names nor what the store keeps besides, its log included; with a positive control."""
+    canaries = (b"canary-subject", b"canary-body", b"sender@example.net", b"alice@example.com", b"127.0.0.1")
+    prefix = f"canary-{mode}/"
+    settings = replace(_SETTINGS, endpoint=server.endpoint, prefix=prefix, mode=mode)
+    letter = b"Subject: canary-subject\r\n\r\n" + b"canary-body\r\n" * 50_000
+    with scratch_folder() as folder, ExitStack() as stack:
+        service = Service(folder, settings, budget=10**9 if mode is Mode.WRITE_THROUGH else 1000)
+        service.start()
+        stack.callback(service.kill)
+        _until(partial(_sent, service, letter))
+        bucket = server_folder / "buckets" / BUCKET / prefix
+        stored = [path for path in bucket.rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in stored) > len(letter)
+        assert _holding(bucket, canaries) == _holding(server_folder, canaries[:-1]) == set()
+        objects = Objects(open_store(settings), settings.prefix)
+        planted = {**{f"planted-{number}": canary for number, canary in enumerate(canaries)}, "planted-name": b"x"}
+        for name, content in planted.items():
+            objects.put(name, content)
+        assert _holding(bucket, (*canaries, b"planted-name")) == {*canaries, b"planted-name"}
+        objects.delete(list(planted))
 
 
 def test_mail_outlives_the_relay_when_everything_goes_into_the_bucket(server: Server) -> None:
