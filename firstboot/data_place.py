@@ -39,6 +39,7 @@ class Record(BaseModel):
         uuid: of the btrfs, or of the LUKS2 container around it.
         making: the partition that is being encrypted for the first time, by its identifier in the table. Nothing of
             worth is on it until this is empty again.
+        usb_key: whether a key on a USB stick is wanted, too, when it is made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Record(BaseModel):
     uuid: UUID
     encrypted: bool = False
     making: str = ""
+    usb_key: bool = False
 
 
 @dataclass(frozen=True)

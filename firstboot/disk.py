@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -37,16 +38,18 @@ from firstboot.data_place import (
 from firstboot.growing import grow_last, tell_kernel
 from firstboot.luks import MAPPED, LuksError, close, read_luks
 from firstboot.making import ensure_file_system, is_finished
-from firstboot.other_disks import OtherDisk, Volume, find_other_disks
+from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.page.certificate import ensure_page_certificate
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.seed import SeedError, boot_partition
+from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.unlock_socket import serve
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_disk import make_usb_disk
+from firstboot.usb_key import Sticks
 from firstboot.vault import Vault, this_machine
 from model.document import SEED_NAME, SiteError, read_site
 from model.layout import FileSystem, Table
@@ -58,7 +61,6 @@ from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
 _MACHINE_ID = Path("/etc/machine-id")
-_BLOCK_DEVICES = Path("/sys/class/block")
 _STATE = Path("/state")
 _DATA = Path("/data")
 
@@ -133,6 +135,8 @@ def _unlock(found: Found, record: Record) -> Path:
         _mount_data(device)
         keep_recovery_keys(_DATA, recovery)
         run("sync", "--file-system", str(_DATA))
+        if record.usb_key:
+            give_stick(vault.luks, record.uuid, recovery.disk_key, Sticks(), tell, announce)
         vault.finish()
         keep_record(_STATE, record.model_copy(update={"making": ""}))
 
@@ -140,6 +144,9 @@ def _unlock(found: Found, record: Record) -> Path:
     with serve(session, ensure_page_certificate(_STATE)):
         wanted = "needs a passphrase to be made" if record.making else "is locked"
         print(f"the disk for the mail, {found.partition}, {wanted}", flush=True)
+        if not record.making:
+            watch = (session, vault.luks, record.uuid, Sticks(), known_devices)
+            threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
         session.finished.wait()
     if session.view().stage is not Stage.OPEN:
         raise DiskError(session.view().text)
@@ -200,9 +207,10 @@ def find_data(disk: Disk) -> Found:
         return _system_data(disk, record, encrypted=record.encrypted, settled=True)
     wish = None if record else _wish()
     encrypted = wish is not None and wish.unlock is not UnlockPolicy.NONE
+    usb_key = wish is not None and wish.unlock is UnlockPolicy.USB_KEY
     told = ""
     while True:
-        seen = _devices()
+        seen = known_devices()
         closely = record is None and wish is not None and wish.data is DataDisk.USB
         others = find_other_disks(disk.device, closely=closely, seed=read_seed(_STATE), bare=encrypted)
         decision = decide(record, wish.data if wish else None, others)
@@ -217,14 +225,14 @@ def find_data(disk: Disk) -> Found:
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk, encrypted=encrypted)
             if encrypted:
-                record = _begin_on_usb(disk, decision.disk)
+                record = _begin_on_usb(disk, decision.disk, usb_key=usb_key)
         elif isinstance(decision, UseOther):
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
         else:
             settled = isinstance(decision, UseSystem) and decision.settled
-            return _system_data(disk, record, encrypted=encrypted, settled=settled)
+            return _system_data(disk, record, encrypted=encrypted, usb_key=usb_key, settled=settled)
 
 
 def _adopt(volume: Volume, *, encrypted: bool) -> Record:
@@ -238,13 +246,13 @@ def _adopt(volume: Volume, *, encrypted: bool) -> Record:
     return record
 
 
-def _begin_on_usb(system: Disk, made: OtherDisk) -> Record:
+def _begin_on_usb(system: Disk, made: OtherDisk, *, usb_key: bool) -> Record:
     """Record that the one partition of a USB disk is going to be encrypted."""
     others = find_other_disks(system.device, closely=False)
     partitions = [uuid for disk in others if disk.device == made.device for uuid in disk.partitions]
     if len(partitions) != 1:
         raise DiskError(f"{made} does not keep the table that was written to it. Is it broken?")
-    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0])
+    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0], usb_key=usb_key)
     keep_record(_STATE, record)
     return record
 
@@ -259,10 +267,10 @@ def _settle(record: Record, partition: Path) -> Record:
     return record
 
 
-def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled: bool) -> Found:
+def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled: bool, usb_key: bool = False) -> Found:
     partition = disk.existing("data") if record or encrypted else make_file_system(disk, "data")
     if encrypted:
-        return Found(partition, _encrypted_system_data(partition, record))
+        return Found(partition, _encrypted_system_data(partition, record, usb_key=usb_key))
     found = read_btrfs(partition)
     if found is None or (record and found.uuid != record.uuid):
         raise DiskError(f"{partition}, which held its data, is damaged: restore a backup, or write the image again")
@@ -272,14 +280,16 @@ def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled:
     return Found(partition, record)
 
 
-def _encrypted_system_data(partition: Path, record: Record | None) -> Record:
+def _encrypted_system_data(partition: Path, record: Record | None, *, usb_key: bool) -> Record:
     container = read_luks(partition)
     if record is None:
         if container and container.label == label("data"):
             record = Record(place=Place.SYSTEM, uuid=container.uuid, encrypted=True)
         else:
             # What may be there is the empty file system that this disk has got a moment ago.
-            record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION)
+            record = Record(
+                place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, usb_key=usb_key
+            )
         keep_record(_STATE, record)
     elif record.making:
         record = _settle(record, partition)
@@ -309,20 +319,8 @@ def _wish() -> Wish | None:
         return read_site(seed).disk if seed and seed.is_file() else None
 
 
-def _devices() -> frozenset[tuple[str, str]]:
-    """Name the disks and partitions that the kernel knows; a medium that was changed has another number."""
-    return frozenset((entry.name, _diskseq(entry)) for entry in _BLOCK_DEVICES.iterdir())
-
-
-def _diskseq(entry: Path) -> str:
-    try:
-        return (entry / "diskseq").read_text()
-    except OSError:  # a partition, or a disk that has gone
-        return ""
-
-
 def _wait_for_change(seen: frozenset[tuple[str, str]]) -> None:
-    while _devices() == seen:
+    while known_devices() == seen:
         time.sleep(_LOOK_AGAIN)
     run("udevadm", "settle")
 

@@ -203,6 +203,18 @@ class Luks:
                 self._run(("token", "remove", "--token-id", token, str(self.partition)))
         self._run(("luksKillSlot", str(self.partition), str(number)))
 
+    def name_unnamed(self, key: bytes, use: Use) -> Slot | None:
+        """Say what a key's slot is for, if a power cut came before that; None when the key opens no such slot.
+
+        Raises:
+            LuksError: nobody can tell.
+        """
+        for slot in self.slots():
+            if slot.use is None and self.fits_slot(key, slot.number):
+                self._name(slot.number, use)
+                return Slot(slot.number, use)
+        return None
+
     def slots(self) -> tuple[Slot, ...]:
         """List the keys that open the container.
 

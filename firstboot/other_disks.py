@@ -19,6 +19,8 @@ from model.problems import printable
 # Without NAME there would be no tree.
 _COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,MODEL,RO,LOG-SEC,FSTYPE,LABEL,PARTUUID"
 
+_BLOCK_DEVICES = Path("/sys/class/block")
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -73,6 +75,18 @@ def find_other_disks(
     """
     listed = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))["blockdevices"]
     return tuple(_look(row, closely, seed, bare) for row in candidates(listed, system))
+
+
+def known_devices() -> frozenset[tuple[str, str]]:
+    """Name the disks and partitions that the kernel knows; a medium that was changed has another number."""
+    return frozenset((entry.name, _diskseq(entry)) for entry in _BLOCK_DEVICES.iterdir())
+
+
+def _diskseq(entry: Path) -> str:
+    try:
+        return (entry / "diskseq").read_text()
+    except OSError:  # a partition, or a disk that has gone
+        return ""
 
 
 def candidates(rows: Sequence[Mapping[str, Any]], system: Path) -> list[Mapping[str, Any]]:

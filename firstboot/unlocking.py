@@ -174,10 +174,19 @@ class Session:
                 raise Refused("this is neither the passphrase nor the recovery secret")
             self._open()
 
-    def opened(self) -> None:
-        """Take note that somebody else has unlocked the disk (a key on a stick, for instance)."""
+    def offer(self, attempt: Callable[[], bool]) -> bool:
+        """Try a key that nobody has typed, from a stick for instance; waits while somebody else's answer is tried.
+
+        Args:
+            attempt: unlocks the disk, and tells whether it did.
+
+        Returns:
+            Whether the disk is open.
+        """
         with self._busy:
-            self._open()
+            if self._stage is Stage.LOCKED and attempt():
+                self._open()
+            return self._stage is Stage.OPEN
 
     def _open(self) -> None:
         self._stage, self._text = Stage.OPEN, ""

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 import click
 
 from firstboot.data_place import Record, read_record
-from firstboot.luks import Luks, LuksError, Use, mapped_partition
+from firstboot.luks import Luks, LuksError, Slot, Use, mapped_partition
 from firstboot.partitions import DiskError
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 from firstboot.recovery_keys import is_recovery_secret_of
 from firstboot.unlock_dialog import Dialog, Tty
 from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
+from firstboot.usb_key import StickError, Sticks, add_stick
 from firstboot.vault import PassphraseError, check_passphrase, encode_passphrase, this_machine
 
 _STATE, _DATA = Path("/state"), Path("/data")
 _WORDS = {Use.PASSPHRASE: "passphrase", Use.RECOVERY: "recovery secret", Use.USB_KEY: "key on a USB stick"}
+_THAT_WORKS = "Passphrase or recovery secret that works:"
+
+
+class _Policy(StrEnum):
+    """What unlocks the disk at a start; the passphrase and the recovery secret always do."""
+
+    PASSPHRASE = "passphrase"
+    USB_KEY = "usb-key"
 
 
 class _DiskRefused(click.ClickException):
@@ -32,7 +43,9 @@ class _DiskRefused(click.ClickException):
 def _in_words() -> Iterator[None]:
     try:
         yield
-    except (LuksError, DiskError, Refused, RecoveryError, PassphraseError, OSError) as error:
+    except subprocess.CalledProcessError as error:
+        raise _DiskRefused(f"{error.cmd[0]} failed: {error.output.strip()}") from error
+    except (LuksError, DiskError, Refused, RecoveryError, PassphraseError, StickError, OSError) as error:
         text = str(error)
         raise _DiskRefused(f"{text[:1].upper()}{text[1:].rstrip('.')}.") from error
 
@@ -67,11 +80,17 @@ def status(as_json: bool) -> None:
     with _in_words():
         record = _record()
         if not record.encrypted:
-            found: dict[str, object] = {"encrypted": False, "place": str(record.place), "slots": []}
+            found: dict[str, object] = {"encrypted": False, "policy": "none", "place": str(record.place), "slots": []}
         else:
             luks = Luks(mapped_partition())
             slots = [{"slot": slot.number, "use": slot.use and str(slot.use)} for slot in luks.slots()]
-            found = {"encrypted": True, "place": str(record.place), "partition": str(luks.partition), "slots": slots}
+            found = {
+                "encrypted": True,
+                "policy": _policy(luks.slots()),
+                "place": str(record.place),
+                "partition": str(luks.partition),
+                "slots": slots,
+            }
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -79,22 +98,27 @@ def status(as_json: bool) -> None:
     if not record.encrypted:
         click.echo("It is NOT encrypted.")
         return
-    click.echo(f"It is encrypted ({luks.partition}). It is unlocked by:")
+    click.echo(f"It is encrypted ({luks.partition}; policy {_policy(luks.slots())}). It is unlocked by:")
     for slot in luks.slots():
         click.echo(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else 'something that DarkPipe has not made'}")
 
 
 @disk.command("add-key")
-def add_key() -> None:
-    """Add a passphrase, for instance for another person; asks for it, and for one that works already.
+@click.option("--usb-stick", is_flag=True, help="Make a key on the USB stick that is plugged in, not a passphrase.")
+def add_key(usb_stick: bool) -> None:
+    """Add a passphrase, for instance for another person, or a key on a USB stick; asks for a passphrase that works.
 
     \b
     Examples:
       darkpipe disk add-key
+      darkpipe disk add-key --usb-stick
     """
     with _in_words():
         luks = _luks()
-        known = _known_key(luks, _ask("Passphrase or recovery secret that works:"))
+        if usb_stick:
+            _add_stick(luks)
+            return
+        known = _known_key(luks, _ask(_THAT_WORKS))
         new = check_passphrase(_ask("New passphrase:"))
         if luks.fits(new, Use.PASSPHRASE):
             raise Refused("this passphrase works already")
@@ -102,6 +126,43 @@ def add_key() -> None:
             raise Refused("these are two different passphrases; nothing was changed")
         slot = luks.add(known, new, Use.PASSPHRASE, this_machine().costs)
     click.echo(f"The passphrase unlocks the disk: slot {slot.number}.")
+
+
+@disk.command("change-policy")
+@click.argument("policy", type=click.Choice([str(policy) for policy in _Policy]))
+def change_policy(policy: str) -> None:
+    """Change what unlocks the disk at a start: a key on a USB stick (usb-key), or the passphrase alone (passphrase).
+
+    With usb-key the passphrase still works, for the day on which the stick is lost. Going back to passphrase destroys
+    the keys of all sticks.
+
+    \b
+    Examples:
+      darkpipe disk change-policy usb-key
+      darkpipe disk change-policy passphrase
+    """
+    with _in_words():
+        luks = _luks()
+        if policy == _policy(luks.slots()):
+            hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""
+            raise Refused(f"this is the policy already{hint}")
+        if policy == _Policy.USB_KEY:
+            _add_stick(luks)
+            return
+        slots = luks.slots()
+        sticks = [slot.number for slot in slots if slot.use is Use.USB_KEY]
+        _ask_for_what_remains(luks, slots, sticks)
+        for number in sticks:
+            luks.remove(number)
+    click.echo("From now on the passphrase unlocks the disk, and no stick does.")
+
+
+def _add_stick(luks: Luks) -> None:
+    sticks = Sticks()
+    sticks.only()  # before anybody types
+    known = _known_key(luks, _ask(_THAT_WORKS))
+    slot = add_stick(luks, _record().uuid, known, sticks)
+    click.echo(f"The stick unlocks the disk: slot {slot.number}. Without it the passphrase does.")
 
 
 @disk.command("revoke")
@@ -122,9 +183,7 @@ def revoke(slot: int) -> None:
             raise Refused(f"there is no slot {slot}; found: {', '.join(map(str, slots))}")
         if slots[slot].use is Use.RECOVERY:
             raise Refused("the recovery secret stays: without it nothing opens the disk when a passphrase is forgotten")
-        key = encode_passphrase(_ask("A passphrase that remains:"))
-        if not any(luks.fits_slot(key, number) for number, found in slots.items() if _remains(found.use, number, slot)):
-            raise Refused("this opens no slot that would remain; nothing was changed")
+        _ask_for_what_remains(luks, tuple(slots.values()), [slot])
         luks.remove(slot)
     click.echo(f"Slot {slot} is destroyed.")
 
@@ -174,8 +233,21 @@ def _check(luks: Luks, secret: RecoverySecret) -> None:
         raise Refused("it opens the disk, but the key for what waits on the relay is another one's")
 
 
-def _remains(use: Use | None, number: int, revoked: int) -> bool:
-    return number != revoked and use is not Use.RECOVERY
+def _policy(slots: Sequence[Slot]) -> _Policy:
+    return _Policy.USB_KEY if any(slot.use is Use.USB_KEY for slot in slots) else _Policy.PASSPHRASE
+
+
+def _ask_for_what_remains(luks: Luks, slots: Sequence[Slot], revoked: Sequence[int]) -> None:
+    """Have somebody prove that a passphrase opens the disk without some slots.
+
+    Raises:
+        Refused: none does.
+    """
+    key = encode_passphrase(_ask("A passphrase that remains:"))
+    # A stick or the recovery secret may be lost; a slot without a name is one that somebody has made by hand.
+    remain = [slot.number for slot in slots if slot.number not in revoked and slot.use in {Use.PASSPHRASE, None}]
+    if not any(luks.fits_slot(key, number) for number in remain):
+        raise Refused("this opens no slot that would remain; nothing was changed")
 
 
 def _known_key(luks: Luks, typed: str) -> bytes:

@@ -219,8 +219,10 @@ class Disk(_Strict):
 
     unlock: UnlockPolicy = Field(
         description="How the data disk is unlocked after each start. `none`: the disk is not encrypted, and who takes "
-        "it reads the mail. `passphrase`: somebody types it. `tpm2`: by this very machine. `usb-key`: by a stick. "
+        "it reads the mail. `passphrase`: somebody types it. `tpm2`: by this very machine. `usb-key`: by a key on a "
+        "USB stick, or, without the stick, by a passphrase. "
         "`relay`: by the relay, as long as you have not cut the device off. "
+        "Counts at the first start only; after that, `darkpipe disk change-policy` changes it. "
         "There is no default: mail on a disk that is not encrypted must be your own decision.",
         examples=["none"],
     )

@@ -9,28 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 import subprocess
-import time
 from collections.abc import Iterator
-from http.client import HTTPSConnection
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
 
 from builder.greeting import greets
-from firstboot.page.certificate import fingerprint
 from tests.images.conftest import PASSWORD, SITE
+from tests.images.locked import PASSPHRASE, SECONDS, Page, choose, confirm, shown_fingerprint
 from tests.images.machine import REPOSITORY, Machine
 from tests.mail import fetch, mailbox, swaks
 
-_PASSPHRASE = "eleven quiet geese at dawn"
 _CANARY = "ZQ7-canary-of-the-letter-ZQ7"
 _NAMES = {"example.com": "zq7-house.example", "example.org": "zq7-club.example", "alice": "zq7anna", "bob": "zq7ben"}
 """Names that stand nowhere in the system itself, whose own examples name the others."""
 _USER = "zq7anna@zq7-house.example"
-_SECONDS = 900
 _TORN = 8 * 2**30 + 2**20 + 16 * 2**20 + 65536 + 4096 - 512
 """Where the last sector of btrfs's superblock lies: behind ESP, roots and state (docs/architecture.md), the table's
 MiB, and the 16 MiB that cryptsetup's header usually has."""
@@ -58,13 +52,13 @@ def machine(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
 def recovery(machine: Machine) -> str:
     """The recovery secret of the device, which has made its disk and has got a letter."""
     machine.boot()
-    _confirm(machine, _choose(machine))
-    assert machine.expect(["unlocking it, as at every later start", "Not done", "cannot use"], _SECONDS) == 0
+    confirm(machine, choose(machine))
+    assert machine.expect(["unlocking it, as at every later start", "Not done", "cannot use"], SECONDS) == 0
     machine.cut_power()  # the container is there, and has no file system: the next start begins again
     machine.boot()
-    secret = _choose(machine)
-    _confirm(machine, secret)
-    assert machine.expect(["The disk is made and unlocked", "Not done", "cannot use"], _SECONDS) == 0
+    secret = choose(machine)
+    confirm(machine, secret)
+    assert machine.expect(["The disk is made and unlocked", "Not done", "cannot use"], SECONDS) == 0
     machine.up()
     return secret
 
@@ -79,7 +73,7 @@ def test_a_disk_is_made_on_the_console(machine: Machine, recovery: str, tmp_path
     assert "argon2id" in dump
     assert machine.lines("cat /data/queue-keys/recovery.pub")[0].startswith("age1")
     assert machine.run(f"journalctl --no-pager | grep --count --fixed-strings -- '{recovery}'").output == "0"
-    checked = machine.run(f"echo {recovery.lower()} | darkpipe recovery check", _SECONDS)
+    checked = machine.run(f"echo {recovery.lower()} | darkpipe recovery check", SECONDS)
     assert "This is the recovery secret of this disk" in checked.output
     wrong = "0000-" * 7 + "0000"
     assert "checksum" in machine.run(f"echo {wrong} | darkpipe recovery check").output
@@ -89,14 +83,14 @@ def test_a_disk_is_made_on_the_console(machine: Machine, recovery: str, tmp_path
     assert swaks(machine.smtp, "carol@example.net", _USER, message).returncode == 0
     with mailbox(machine.imaps, _USER, PASSWORD) as box:
         assert _CANARY.encode() in fetch(box, "sealed")
-    assert machine.run(f"journalctl --no-pager | grep --count --fixed-strings -- '{_PASSPHRASE}'").output == "0"
+    assert machine.run(f"journalctl --no-pager | grep --count --fixed-strings -- '{PASSPHRASE}'").output == "0"
 
 
 def test_a_thief_reads_nothing(machine: Machine, recovery: str, password_hash: str) -> None:
     """The whole disk, switched off: no mail, no address, no key, no password; what is planted outside is found."""
     backup_key = machine.lines("cat /data/recovery/backup.key")[0]
     tls_key = machine.lines("sed -n 2p /data/tls/mail.pem")[0]
-    secrets = [_CANARY, *_NAMES.values(), _PASSPHRASE, recovery, PASSWORD, password_hash, backup_key, tls_key]
+    secrets = [_CANARY, *_NAMES.values(), PASSPHRASE, recovery, PASSWORD, password_hash, backup_key, tls_key]
     assert all(len(secret) > 5 for secret in secrets)
     machine.lines("echo planted-for-the-thief > /state/planted && sync && echo done")
     machine.off()
@@ -110,9 +104,9 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     _tear(machine.disk)
     os.truncate(machine.disk, 18 * 10**9)
     machine.boot()
-    assert machine.expect(["the disk for the mail is locked", "login:"], _SECONDS) == 0
-    shown = _fingerprint(machine)
-    page = _Page(machine.page)
+    assert machine.expect(["the disk for the mail is locked", "login:"], SECONDS) == 0
+    shown = shown_fingerprint(machine)
+    page = Page(machine.page)
     assert page.fingerprint == shown
     assert "The disk is locked" in page.get()
     assert not greets(machine.smtp, 25)
@@ -122,7 +116,7 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     assert machine.lines("systemctl --failed --no-legend") == []
     assert machine.run("findmnt /data").status == 1
     assert "neither the passphrase" in page.post("/unlock", passphrase="a wrong passphrase")
-    page.post("/unlock", passphrase=_PASSPHRASE)
+    page.post("/unlock", passphrase=PASSPHRASE)
     machine.up()
     assert machine.run("systemctl is-system-running").output == "running"
     assert machine.lines("systemctl --failed --no-legend") == []
@@ -133,41 +127,6 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     assert int(machine.lines("findmnt --bytes --noheadings --output SIZE /data")[0]) > 9 * 10**9
     ended = "for i in $(seq 60); do systemctl is-active -q darkpipe-page || break; sleep 1; done"
     assert machine.run(f"{ended}; systemctl is-active darkpipe-page.service").output.strip() == "inactive"
-
-
-def _choose(machine: Machine) -> str:
-    assert machine.expect(["A new passphrase", "login:", "cannot use"], _SECONDS) == 0
-    machine.type(_PASSPHRASE)
-    machine.expect(["Once more:"], 60)
-    machine.type(_PASSPHRASE)
-    machine.expect([r"Group \d of 8"], _SECONDS)
-    rows = re.findall(r"^    ((?:[0-9A-Z]{4} ?){4})$", machine.console_text(), re.MULTILINE)
-    return "-".join(" ".join(rows[-2:]).split())
-
-
-def _confirm(machine: Machine, secret: str) -> None:
-    groups = secret.split("-")
-    for number in _asked(machine):
-        machine.type(groups[number - 1])
-
-
-def _asked(machine: Machine) -> Iterator[int]:
-    for count in (1, 2):
-        deadline = time.monotonic() + 60
-        while True:
-            text = machine.console_text().rpartition("RECOVERY SECRET")[2]
-            asked = re.findall(r"Group (\d) of 8", text)
-            if len(asked) == count:
-                break
-            assert time.monotonic() < deadline, text
-            machine.expect([r"Group \d of 8"], 60)
-        yield int(asked[-1])
-
-
-def _fingerprint(machine: Machine) -> str:
-    machine.expect(["Passphrase or recovery secret"], 60)
-    text = machine.console_text().rpartition("fingerprint")[2]
-    return ":".join(re.findall(r"[0-9A-F]{2}(?::[0-9A-F]{2})+", text)[:2])
 
 
 def _found(disk: Path, words: list[str]) -> set[str]:
@@ -190,34 +149,3 @@ def _tear(disk: Path) -> None:
     with disk.open("r+b") as file:
         file.seek(_TORN)
         file.write(b"before".ljust(512, b"\0"))
-
-
-class _Page:
-    """The page as a browser without scripts sees it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._token, self._cookie = "", ""
-        certificate = ssl.get_server_certificate(("127.0.0.1", port), timeout=60)
-        self.fingerprint = fingerprint(certificate)
-
-    def get(self) -> str:
-        return self._ask("GET", "/", "")
-
-    def post(self, path: str, **fields: str) -> str:
-        return self._ask("POST", path, urlencode({"token": self._token, **fields}))
-
-    def _ask(self, method: str, path: str, body: str) -> str:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = HTTPSConnection("127.0.0.1", self._port, timeout=_SECONDS, context=context)
-        headers = {"cookie": self._cookie, "content-type": "application/x-www-form-urlencoded"}
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        text = response.read().decode()
-        if cookie := response.getheader("set-cookie"):
-            self._cookie = cookie.split(";")[0]
-        if token := re.search(r'name="token" value="(\w+)"', text):
-            self._token = token[1]
-        connection.close()
-        return text

@@ -18,6 +18,7 @@ from firstboot.unlock_dialog import Tty
 from home import disk_commands
 from home.cli import main
 from tests.unit.test_firstboot_luks import Header2
+from tests.unit.test_firstboot_usb_key import Plugged
 
 _OLD, _NEW = "eleven quiet geese", "nineteen loud geese"
 _SECRET, _OTHER = RecoverySecret(bytes(16)), RecoverySecret(bytes(range(16)))
@@ -66,6 +67,35 @@ def test_a_passphrase_is_changed(device: Device) -> None:
     assert revoked.exit_code == 0, revoked.output
     assert not device.luks.fits(_OLD.encode(), Use.PASSPHRASE)
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(2, Use.PASSPHRASE))
+
+
+def test_a_stick_comes_and_goes(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    plugged = Plugged(stick)
+    monkeypatch.setattr(disk_commands, "Sticks", lambda: plugged.sticks)
+    assert "(/dev/sda1; policy passphrase)" in device.run("disk", "status").output
+    assert "policy already" in device.run("disk", "change-policy", "passphrase").output
+    added = device.run("disk", "change-policy", "usb-key", answers=(_OLD,))
+    assert (added.exit_code, "slot 2" in added.output) == (0, True), added.output
+    assert json.loads(device.run("disk", "status", "--json").output)["policy"] == "usb-key"
+    assert "policy already; another stick" in device.run("disk", "change-policy", "usb-key").output
+    assert "unlocks this disk already" in device.run("disk", "add-key", "--usb-stick", answers=(_OLD,)).output
+    (key,) = plugged.sticks.keys(uuid.UUID(int=7))
+    refused = device.run("disk", "revoke", "1", answers=(key.hex(),))
+    assert "no slot that would remain" in refused.output, "with the stick lost, only the recovery secret would be left"
+    other = tmp_path / "other"
+    other.mkdir()
+    plugged.folders = [other]
+    assert device.run("disk", "add-key", "--usb-stick", answers=(str(_SECRET),)).exit_code == 0
+    assert [slot.use for slot in device.luks.slots()][2:] == [Use.USB_KEY, Use.USB_KEY]
+    assert "no slot that would remain" in device.run("disk", "change-policy", "passphrase", answers=("wrong",)).output
+    assert len(device.luks.slots()) == 4
+    assert device.run("disk", "change-policy", "passphrase", answers=(_OLD,)).exit_code == 0
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+    plugged.folders = []
+    none = device.run("disk", "change-policy", "usb-key")
+    assert (none.exit_code, "no USB stick" in none.output) == (1, True)
 
 
 def test_who_has_forgotten_the_passphrase_sets_one_by_the_recovery_secret(device: Device) -> None:

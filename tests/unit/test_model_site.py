@@ -102,7 +102,7 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("value", sorted(set(UnlockPolicy) - {UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE}))
+@pytest.mark.parametrize("value", sorted({UnlockPolicy.TPM2, UnlockPolicy.RELAY}))
 def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
     _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
 
