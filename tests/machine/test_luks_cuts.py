@@ -1,0 +1,230 @@
+"""A power cut at each point of each change of the keys, with the device's own cryptsetup(8) on a file.
+
+strace(1) records what is written and when it is flushed. Replayed is each prefix of it, torn within a write, and each
+choice of the writes that no flush has forced onto the disk. Then a key that worked before has to work, and giving the
+command again has to end where it would have ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from firstboot.cipher import AES_XTS
+from firstboot.luks import Luks, LuksError, Slot, Use, read_luks
+from tests.syscalls import why_not
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+_RECOVERY, _OLD, _NEW = b"r" * 16, b"eleven quiet geese", b"nineteen loud geese"
+_DISK = UUID(int=7)
+_SIZE = 17 * 2**20
+_SECTOR = 512
+_LINE = re.compile(r"^\d+ +(\w+)\((\d+)<([^>]*)>(?:, (.*))?\) += (-?\d+)")
+_WRAPPER = """\
+#!/bin/sh
+[ -z "$RECORD" ] || set -- strace -f -A -qq -y -xx -s {size} -o "$RECORD" -e trace=read,write,pwrite64,lseek,fsync \\
+  {loader} --library-path {library} {tool} "$@"
+[ -n "$RECORD" ] || set -- {loader} --library-path {library} {tool} "$@"
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Write:
+    """What was written where, in bytes."""
+
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of the keys.
+
+    Args:
+        make: makes it, or ends it when it was cut off.
+        slots: what there is when it is made.
+    """
+
+    make: Callable[[Luks], object]
+    slots: tuple[Slot, ...]
+
+
+def _add(luks: Luks) -> None:
+    if not luks.fits(_NEW, Use.PASSPHRASE):
+        luks.add(_OLD, _NEW, Use.PASSPHRASE, None)
+
+
+def _add_stick(luks: Luks) -> None:
+    if not luks.fits(_NEW, Use.USB_KEY) and not luks.name_unnamed(_NEW, Use.USB_KEY):
+        luks.add(_OLD, _NEW, Use.USB_KEY, None)
+
+
+def _remove(luks: Luks) -> None:
+    if any(slot.number == 2 for slot in luks.slots()):
+        luks.remove(2)
+
+
+_FIRST = (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+_CHANGES = {
+    "add": Change(_add, (*_FIRST, Slot(2, Use.PASSPHRASE))),
+    "add-stick": Change(_add_stick, (*_FIRST, Slot(2, Use.USB_KEY))),
+    "revoke": Change(_remove, _FIRST),
+    "finish": Change(lambda luks: luks.finish("darkpipe-data"), _FIRST),
+}
+
+
+@pytest.fixture
+def luks(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Luks:
+    """A container in a file, with the device's cryptsetup(8)."""
+    library = root / "usr/lib/x86_64-linux-gnu"
+    loader, tool = root / "usr/lib64/ld-linux-x86-64.so.2", root / "usr/sbin/cryptsetup"
+    wrapper = tmp_path / "bin/cryptsetup"
+    wrapper.parent.mkdir()
+    wrapper.write_text(_WRAPPER.format(size=2**20, loader=loader, library=library, tool=tool))
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:/usr/sbin:/usr/bin:/sbin:/bin")
+    monkeypatch.delenv("RECORD", raising=False)
+    partition = tmp_path / "disk"
+    with partition.open("wb") as file:
+        file.truncate(_SIZE)
+    made = Luks(partition)
+    made.format(_DISK, AES_XTS, _RECOVERY, Use.RECOVERY)
+    made.add(_RECOVERY, _OLD, Use.PASSPHRASE, None)
+    return made
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], list[list[Write]]]:
+    """Runs something and gives what was written to the disk, in groups that a flush ends."""
+
+    def record(work: Callable[[], object]) -> list[list[Write]]:
+        log = tmp_path / "strace"
+        log.unlink(missing_ok=True)
+        monkeypatch.setenv("RECORD", str(log))
+        try:
+            work()
+        finally:
+            monkeypatch.delenv("RECORD")
+        return [group for group in _groups(log.read_text().splitlines(), tmp_path / "disk") if group]
+
+    return record
+
+
+def _groups(lines: Sequence[str], disk: Path) -> list[list[Write]]:
+    groups: list[list[Write]] = [[]]
+    places: dict[str, int] = {}
+    for line in lines:
+        found = _LINE.match(line)
+        if not found or _text(found[3]) != str(disk):
+            continue
+        name, file, rest, result = found[1], found[2], found[4] or "", int(found[5])
+        if name == "fsync":
+            groups.append([])
+        elif name == "lseek":
+            places[file] = result
+        elif name == "pwrite64":
+            groups[-1].append(Write(int(rest.split(", ")[-1]), _octets(rest)[:result]))
+        else:
+            if name == "write":
+                groups[-1].append(Write(places.get(file, 0), _octets(rest)[:result]))
+            places[file] = places.get(file, 0) + result
+    return groups
+
+
+def _text(path: str) -> str:
+    return _octets(f'"{path}"').decode() if "\\x" in path else path
+
+
+def _octets(rest: str) -> bytes:
+    return bytes.fromhex(rest.split('"')[1].replace("\\x", ""))
+
+
+def _states(before: bytes, groups: Sequence[Sequence[Write]]) -> Iterator[bytes]:
+    """What a cut may leave on a disk that keeps each sector whole, and all that was flushed."""
+    image = bytearray(before)
+    for group in groups:
+        for count in range(len(group) + 1):
+            for chosen in itertools.combinations(group, count):
+                yield _with(image, chosen)
+                if chosen:
+                    *whole, last = chosen
+                    for sectors in {1, len(last.content) // _SECTOR - 1} - {0, -1}:
+                        yield _with(image, [*whole, Write(last.offset, last.content[: sectors * _SECTOR])])
+        image = bytearray(_with(image, group))
+
+
+def _with(image: bytes | bytearray, writes: Sequence[Write]) -> bytes:
+    made = bytearray(image)
+    for write in writes:
+        made[write.offset : write.offset + len(write.content)] = write.content
+    return bytes(made)
+
+
+def _opens(luks: Luks) -> bool:
+    try:
+        return luks.fits(_OLD, Use.PASSPHRASE)
+    except LuksError:
+        return False
+
+
+@pytest.mark.parametrize("name", _CHANGES)
+def test_cut_anywhere_a_key_opens_it_and_the_command_ends_the_change(
+    luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]], name: str
+) -> None:
+    change = _CHANGES[name]
+    if name == "revoke":
+        luks.add(_OLD, _NEW, Use.PASSPHRASE, None)
+    before = luks.partition.read_bytes()
+    groups = recorded(lambda: change.make(luks))
+    assert luks.slots() == change.slots
+    after = luks.partition.read_bytes()
+    assert len(after) == _SIZE
+    assert after != before
+    assert _with(before, [write for group in groups for write in group]) == after, "this is all that was written"
+    seen: set[bytes] = set()
+    for state in _states(before, groups):
+        if (digest := hashlib.sha256(state).digest()) in seen:
+            continue
+        seen.add(digest)
+        luks.partition.write_bytes(state)
+        assert _opens(luks)
+        header = read_luks(luks.partition)
+        assert header is not None
+        assert header.uuid == _DISK
+        change.make(luks)
+        uses = [slot.use for slot in luks.slots()]
+        # Cut before its name, a passphrase works without one.
+        assert uses == [slot.use for slot in change.slots] or (name == "add" and uses == [*_uses(_FIRST), None])
+        assert _opens(luks)
+        assert luks.fits(_NEW, Use.PASSPHRASE) is (name == "add")
+    assert len(seen) >= 5
+
+
+def _uses(slots: Sequence[Slot]) -> list[Use | None]:
+    return [slot.use for slot in slots]
+
+
+def test_a_disk_without_flushes_is_found_out(
+    luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]]
+) -> None:
+    """The control: with both headers in one group, some cut leaves none, and the check above says so."""
+    before = luks.partition.read_bytes()
+    groups = recorded(lambda: luks.finish("darkpipe-data"))
+    flat = [write for group in groups for write in group]
+    assert len(groups) > 1
+    found = False
+    for state in _states(before, [flat]):
+        luks.partition.write_bytes(state)
+        if not _opens(luks):
+            found = True
+            break
+    assert found
