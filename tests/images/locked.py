@@ -63,8 +63,7 @@ class Page:
     def __init__(self, port: int) -> None:
         self._port = port
         self._token, self._cookie = "", ""
-        certificate = ssl.get_server_certificate(("127.0.0.1", port), timeout=60)
-        self.fingerprint = fingerprint(certificate)
+        self.fingerprint = fingerprint(_certificate(port))
 
     def get(self) -> str:
         """Give the page."""
@@ -88,6 +87,19 @@ class Page:
             self._token = token[1]
         connection.close()
         return text
+
+
+def _certificate(port: int) -> str:
+    """Get the page's certificate; it comes some seconds after the console's text, on an emulated processor a minute."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return ssl.get_server_certificate(("127.0.0.1", port), timeout=60)
+        except OSError:
+            # QEMU takes each connection, and resets it while the device does not listen.
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(2)
 
 
 _SECTORS, _SECTORS_OF_A_FAT = 32768, 32

@@ -66,7 +66,7 @@ def test_a_stick_unlocks_it_and_without_the_stick_the_page_does(machine: Machine
     assert "The disk is locked" in page.get()
     page.post("/unlock", passphrase=PASSPHRASE)
     assert machine.expect([_THERE, "cannot use"], SECONDS) == 0
-    machine.off()
+    machine.cut_power()
     machine.usb_disks = (stick,)
     machine.boot()
     assert machine.expect([_THERE, "cannot use"], SECONDS) == 0
