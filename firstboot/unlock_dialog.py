@@ -195,7 +195,9 @@ class Dialog:
                 self._terminal.show(f"  {told} …")
         if failed:
             raise failed[0]
-        self._terminal.show("The disk is made and unlocked. From now on, each start asks for the passphrase.")
+        self._terminal.show(
+            "The disk is made and unlocked. From now on, each start wants the passphrase, or a stick that has a key."
+        )
 
     def _ask(self, question: str, *, hidden: bool) -> str | None:
         return self._terminal.ask(question, hidden=hidden, until=self._is_over)
