@@ -43,5 +43,20 @@ def is_ours(host: str, hostname: str) -> bool:
     return True
 
 
+def is_neighbour(client: str) -> bool:
+    """Tell whether a client's address is one of the home's own networks, of the same link, or of the device itself.
+
+    The firewall lets nobody else get there; this is for the day on which it does not.
+    """
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        # A socket for both protocols shows IPv4 so (RFC 4291 §2.5.5.2).
+        address = address.ipv4_mapped or address
+    return address.is_loopback or (address.version == 6 and address.is_link_local) or _is_home(address)
+
+
 def _is_home(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return any(address in network for network in _HOME if network.version == address.version)

@@ -1,4 +1,4 @@
-"""The socket by which page, console and SSH ask darkpipe-disk.service about the disk: one line of JSON in, one out.
+"""What page, console and SSH ask darkpipe-disk.service about the disk.
 
 The page is nobody on this device: it may ask (by its group) and no more. What a stranger must not know or do without
 the code on the console is decided on this side, by who is at the other end.
@@ -6,27 +6,18 @@ the code on the console is decided on this side, by who is at the other end.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-import socket
-import socketserver
-import struct
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstboot.questions import ask, serve_questions
 from firstboot.unlocking import Refused, Session, Stage, View
 
 SOCKET = Path("/run/darkpipe-disk/control")
 GROUP = "darkpipe-unlock"
 
-_LONGEST_LINE = 16384
-_PEER = struct.Struct("3i")
 _SECONDS = 600.0
 """A slow processor may try a passphrase for so long, and a slow disk takes its time to be made."""
 
@@ -74,17 +65,9 @@ class UnlockClient:
         self._ask({"do": "unlock", "typed": typed})
 
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_SECONDS)
-            try:
-                connection.connect(str(self._path))
-                connection.sendall(json.dumps(question).encode() + b"\n")
-                line = connection.makefile("rb").readline()
-            except OSError:
-                line = b""
-        if not line:
+        answer = ask(self._path, question, _SECONDS)
+        if answer is None:
             raise Refused("the disk is not waiting for anything")
-        answer: dict[str, Any] = json.loads(line)
         if "refused" in answer:
             raise Refused(answer["refused"])
         return answer
@@ -100,23 +83,10 @@ def serve(session: Session, fingerprint: str, path: Path = SOCKET, group: str | 
     Raises:
         OSError: the socket cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # mkdir(2) is subject to the umask, which lets nobody in.
-    path.parent.chmod(0o755)
-    path.unlink(missing_ok=True)
-    server = _Server(str(path), lambda question, stranger: _answer(session, fingerprint, question, stranger=stranger))
-    if group:
-        shutil.chown(path, group=group)
-    path.chmod(0o660)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.2}, daemon=True)
-    thread.start()
-    try:
+    with serve_questions(
+        lambda question, stranger: _answer(session, fingerprint, question, stranger=stranger), path, group
+    ):
         yield
-    finally:
-        # Who has asked last hears the answer: server_close() waits for them.
-        path.unlink(missing_ok=True)
-        server.shutdown()
-        server.server_close()
 
 
 def _answer(session: Session, fingerprint: str, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any]:
@@ -138,43 +108,3 @@ def _answer(session: Session, fingerprint: str, question: Mapping[str, Any], *, 
     view = session.view()
     seen = {"stage": view.stage, "text": view.text, "asked": view.asked, "wait": view.wait, "fingerprint": fingerprint}
     return {**seen, "code": "" if stranger or view.stage is not Stage.NEW else session.code}
-
-
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    block_on_close = True
-
-    def __init__(self, path: str, answer: Callable[[Mapping[str, Any], bool], Mapping[str, Any]]) -> None:
-        self.answer = answer
-        # Nobody but root until the group is set.
-        before = os.umask(0o177)
-        try:
-            super().__init__(path, _Connection)
-        finally:
-            os.umask(before)
-
-
-class _Connection(socketserver.StreamRequestHandler):
-    timeout = 10.0
-    server: _Server
-
-    def handle(self) -> None:
-        try:
-            line = self.rfile.readline(_LONGEST_LINE)
-            question = json.loads(line)
-            if not isinstance(question, dict):
-                raise TypeError
-            answer = self.server.answer(question, self._uid() != 0)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            answer = {"refused": "this is no question"}
-        except TimeoutError:
-            return
-        self._reply(answer)
-
-    def _reply(self, answer: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # who asked has gone
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
-
-    def _uid(self) -> int:
-        # unix(7): struct ucred has pid, uid and gid.
-        option = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        return int(_PEER.unpack(option)[1])

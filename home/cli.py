@@ -15,6 +15,7 @@ from home.disk_commands import disk, recovery
 from home.dkim_command import dkim
 from home.dns_commands import dns_group
 from home.domain_commands import domain
+from home.page_commands import page
 from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
@@ -89,7 +90,7 @@ def _show_changes() -> None:
     click.echo(f"Nothing was changed. Services that an apply would restart, if they run: {restarted}.")
 
 
-for group in (domain, user, alias, dkim, dns_group, quarantine, relay, disk, recovery):
+for group in (domain, user, alias, dkim, dns_group, quarantine, relay, disk, recovery, page):
     main.add_command(group)
 for command in (recover_bucket, s3_key):
     relay.add_command(command)

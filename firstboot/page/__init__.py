@@ -1,1 +1,1 @@
-"""The device's page, in the home's network: so far it makes and unlocks the encrypted disk."""
+"""The device's page while its disk is locked: it makes and unlocks the encrypted disk."""

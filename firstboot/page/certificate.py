@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+import sys
 from pathlib import Path
 
 from stack.certificate import ensure_certificate
@@ -39,3 +40,7 @@ def fingerprint(pem: str) -> str:
     start = pem.index("-----BEGIN CERTIFICATE-----")
     certificate = ssl.PEM_cert_to_DER_cert(pem[start : pem.index(_END, start) + len(_END)])
     return hashlib.sha256(certificate).digest().hex(":").upper()
+
+
+if __name__ == "__main__":
+    ensure_page_certificate(Path(sys.argv[1]))

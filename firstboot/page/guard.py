@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from firstboot.lan import is_ours
+from firstboot.lan import is_neighbour, is_ours
 
 COOKIE = "__Host-darkpipe"
 """Only over HTTPS, only for this very host (RFC 6265bis §4.1.3.2)."""
@@ -59,26 +59,30 @@ class Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if refused := self._refuse(scope["method"], headers):
+        if refused := self._refuse(scope["method"], headers, (scope.get("client") or ("",))[0]):
             await PlainTextResponse(f"{refused[1]}\n", refused[0])(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
 
-    def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
+    def _refuse(self, method: str, headers: Headers, client: str) -> tuple[int, str] | None:
+        if not is_neighbour(client):
+            return 403, "This page is for the home's own network."
         host = headers.get("host", "")
         if not is_ours(host, self._hostname()):
             return 421, "This is another name than this device has. Open the page by the address on its console."
-        if method != "POST":
-            return None
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "Another site has sent this form. Open the page by the address on the device's console."
-        length = headers.get("content-length", "")
-        if not length.isascii() or not length.isdigit():
-            return 411, "The length is missing."
-        if int(length) > _MOST_BYTES:
-            return 413, "This is too long."
-        return None
+        return _refuse_form(host, headers) if method == "POST" else None
+
+
+def _refuse_form(host: str, headers: Headers) -> tuple[int, str] | None:
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        return 403, "Another site has sent this form. Open the page by the address on the device's console."
+    length = headers.get("content-length", "")
+    if not length.isascii() or not length.isdigit():
+        return 411, "The length is missing."
+    if len(length) > 9 or int(length) > _MOST_BYTES:
+        return 413, "This is too long."
+    return None
 
 
 class Tokens:

@@ -98,6 +98,12 @@ _CAGES = [
     ("darkpipe-ready", "", set()),
     ("darkpipe-drain", "", set()),  # systemd hands it copies of its keys
     ("darkpipe-pair", "", {"site", "accounts", "users", "relay"}),  # what the relay is told follows from them
+    (
+        "darkpipe-desk",
+        "",
+        {"key", "site", "accounts", "users", "queue", "dkim", "relay", "socket"},
+    ),  # a status is made of them
+    ("darkpipe-home-page", "", set()),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,78 +10,14 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from starlette.applications import Starlette
 
 from firstboot.lan import is_ours
 from firstboot.page.app import make_app
 from firstboot.page.certificate import ensure_page_certificate
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Session, Stage
+from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
-
-_HOST = "192.168.1.20"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a browser gets."""
-
-    status: int
-    headers: dict[str, str]
-    text: str
-
-
-class Browser:
-    """Keeps the cookie, and fills in the form that it has seen last."""
-
-    def __init__(self, app: Starlette) -> None:
-        self._app = app
-        self.cookie = ""
-        self.token = ""
-
-    def get(self, path: str = "/", host: str = _HOST) -> Answer:
-        return self._keep(self.send("GET", path, {"host": host}))
-
-    def post(self, path: str, **fields: str) -> Answer:
-        headers = {"host": _HOST, "origin": f"https://{_HOST}"}
-        return self._keep(self.send("POST", path, headers, urlencode({"token": self.token, **fields}).encode()))
-
-    def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
-        headers = {"cookie": self.cookie, "content-length": str(len(body)), **headers}
-        headers.setdefault("content-type", "application/x-www-form-urlencoded")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "https",
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("192.168.1.7", 50000),
-            "server": (_HOST, 443),
-        }
-        sent: list[dict[str, object]] = []
-
-        async def receive() -> dict[str, object]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: dict[str, object]) -> None:
-            sent.append(message)
-
-        asyncio.run(self._app(scope, receive, send))  # type: ignore[arg-type]
-        start = sent[0]
-        pairs: list[tuple[bytes, bytes]] = start["headers"]  # type: ignore[assignment]
-        text = b"".join(bytes(message.get("body", b"")) for message in sent[1:])  # type: ignore[call-overload]
-        return Answer(int(str(start["status"])), {k.decode(): v.decode() for k, v in pairs}, text.decode())
-
-    def _keep(self, answer: Answer) -> Answer:
-        self.cookie = answer.headers.get("set-cookie", self.cookie).split(";")[0]
-        if found := re.search(r'name="token" value="([0-9a-f]+)"', answer.text):
-            self.token = found[1]
-        return answer
 
 
 @dataclass
@@ -101,7 +36,7 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
     session = disk.session(new=getattr(request, "param", "locked") == "new")
     path = tmp_path / "run/control"
     with pytest.MonkeyPatch.context() as patch, serve(session, "AB", path, group=None):
-        patch.setattr("firstboot.unlock_socket._Connection._uid", lambda _: 1234)
+        patch.setattr("firstboot.questions._Connection._uid", lambda _: 1234)
         yield Device(disk, session, Browser(make_app(UnlockClient(path), lambda: "darkpipe")))
 
 
@@ -143,9 +78,9 @@ def test_a_form_of_another_site_is_not_heard(device: Device) -> None:
     browser = device.browser
     browser.get()
     body = urlencode({"token": browser.token, "passphrase": _GOOD}).encode()
-    foreign = {"host": _HOST, "origin": "https://evil.example"}
+    foreign = {"host": HOST, "origin": "https://evil.example"}
     assert browser.send("POST", "/unlock", foreign, body).status == 403
-    own = {"host": _HOST, "origin": f"https://{_HOST}"}
+    own = {"host": HOST, "origin": f"https://{HOST}"}
     forged = urlencode({"token": "0" * 64, "passphrase": _GOOD}).encode()
     assert browser.send("POST", "/unlock", own, forged).status == 403
     assert browser.send("POST", "/unlock", {**own, "cookie": "__Host-darkpipe=" + "0" * 32}, body).status == 403
@@ -181,7 +116,7 @@ def test_who_is_meant(host: str, expected: bool) -> None:
 
 
 def test_what_is_too_long_is_not_read(device: Device) -> None:
-    own = {"host": _HOST, "origin": f"https://{_HOST}"}
+    own = {"host": HOST, "origin": f"https://{HOST}"}
     assert device.browser.send("POST", "/unlock", own, b"x" * 9000).status == 413
     assert device.browser.send("POST", "/unlock", {**own, "content-length": "x"}).status == 411
 

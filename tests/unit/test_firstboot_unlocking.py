@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from firstboot import unlock_socket
+from firstboot import questions
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret
 from firstboot.unlock_dialog import Dialog
@@ -183,7 +183,7 @@ def stranger(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Decides who seems to be at the other end."""
 
     def decide(is_one: bool) -> None:
-        monkeypatch.setattr(unlock_socket._Connection, "_uid", lambda _: 1234 if is_one else 0)
+        monkeypatch.setattr(questions._Connection, "_uid", lambda _: 1234 if is_one else 0)
 
     return decide
 

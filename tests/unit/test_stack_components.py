@@ -71,7 +71,7 @@ def test_each_service_has_its_unit(component: Component) -> None:
 @pytest.mark.parametrize("component", SHIPPED, ids=lambda component: component.name)
 def test_each_service_has_templates_and_a_check(component: Component) -> None:
     for service in component.services:
-        if component.name in {"drain", "pairing", "tunnel", "valkey"}:  # nothing of them is rendered
+        if component.name in {"drain", "page", "pairing", "tunnel", "valkey"}:  # nothing of them is rendered
             assert not component.templates.exists()
             continue
         assert service.check
@@ -92,16 +92,16 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
     # Two run where the device's settings want them; mail does not depend on them. Five are there for the relay: three
-    # say by themselves how they are, and the others are themselves the answer to this question. The page is there only
-    # while nothing else is.
+    # say by themselves how they are, and the others are themselves the answer to this question. The page that
+    # unlocks is there only while nothing else is; the administrator's and its desk are the status, not a part of it.
     for_relay = {"darkpipe-drain", "darkpipe-pair", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
-    others = {"ssh", "darkpipe-wifi@", "darkpipe-page", *for_relay}
+    others = {"ssh", "darkpipe-wifi@", "darkpipe-page", "darkpipe-desk", "darkpipe-home-page", *for_relay}
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 
 def test_only_ssh_and_the_page_are_open_to_neighbours() -> None:
     ports = [(port.name, port.port, port.protocol) for port in Stack(SHIPPED).home_ports]
-    assert ports == [("ssh", 22, Protocol.TCP), ("unlock-page", 443, Protocol.TCP)]
+    assert ports == [("ssh", 22, Protocol.TCP), ("page", 443, Protocol.TCP)]
 
 
 def test_numbers_stay_clear_of_those_that_debian_gives_out() -> None:

@@ -1,0 +1,195 @@
+"""The administrator's page: claim, sign in, the state of the device, and what has to stand in DNS. It needs no script.
+
+It runs as nobody and asks darkpipe-desk.service, which judges all that is typed and every session (`home/desk.py`).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from firstboot.page.guard import COOKIE, Guard, Tokens
+from home.administrator import LONGEST, Denied, SignedOut
+from home.desk_client import DeskClient
+from home.page.overview import cards
+from stack.passwords import SHORTEST
+
+SESSION = "__Host-darkpipe-session"
+"""Only over HTTPS, only for this very host (RFC 6265bis §4.1.3.2)."""
+
+_HERE = Path(__file__).parent
+_STYLE = (_HERE / "style.css").read_bytes()
+_FIELDS = ("token", "code", "password", "again")
+_OLD_FORM = "This form was too old. Here is a new one."
+
+_Answer = Callable[[Request, str], Awaitable[Response]]
+
+
+class Page:
+    """What the routes have in common."""
+
+    def __init__(self, client: DeskClient, tokens: Tokens, hostname: Callable[[], str]) -> None:
+        self._client, self._tokens, self._hostname = client, tokens, hostname
+        loader = jinja2.FileSystemLoader(_HERE / "templates")
+        self._templates = jinja2.Environment(
+            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+
+    def inside(self, answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
+        """Let only those pass who have a session; others are shown how to get one."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await answer(request, _session(request))
+            except SignedOut:
+                return await self._outside(request)
+            except Denied as error:
+                return self._render(request, "trouble.html", _sentence(error), status=503)
+
+        return guarded
+
+    async def home(self, request: Request, session: str) -> Response:
+        """Show how the device is."""
+        status = await run_in_threadpool(self._client.status, session)
+        return self._render(request, "home.html", inside=True, problems=status.problems, cards=cards(status))
+
+    async def records(self, request: Request, session: str) -> Response:
+        """Show what has to stand in DNS."""
+        found = await run_in_threadpool(self._client.records, session, check=False)
+        return self._render(request, "dns.html", inside=True, found=found, checked=False)
+
+    async def check_records(self, request: Request, session: str) -> Response:
+        """Ask the name servers, and show what stands there."""
+        found = await run_in_threadpool(self._client.records, session, check=True)
+        return self._render(request, "dns.html", inside=True, found=found, checked=True)
+
+    async def zone(self, _: Request, session: str) -> Response:
+        """Give the records as a zone file."""
+        found = await run_in_threadpool(self._client.records, session, check=False)
+        headers = {"content-disposition": 'attachment; filename="darkpipe.zone"'}
+        return PlainTextResponse(found["zone"], headers=headers)
+
+    async def claim(self, request: Request) -> Response:
+        """Make whoever knows the code the administrator."""
+        form = await self._form(request)
+        if form is None:
+            return await self._outside(request, _OLD_FORM, status=403)
+        if form["password"] != form["again"]:
+            return await self._outside(request, "These are two different passwords.", status=422)
+        return await self._enter(request, lambda: self._client.claim(form["code"], form["password"]))
+
+    async def sign_in(self, request: Request) -> Response:
+        """Begin a session."""
+        form = await self._form(request)
+        if form is None:
+            return await self._outside(request, _OLD_FORM, status=403)
+        return await self._enter(request, lambda: self._client.sign_in(form["password"]))
+
+    async def sign_out(self, request: Request) -> Response:
+        """End the session."""
+        form = await self._form(request)
+        if form is None:
+            return await self._outside(request, _OLD_FORM, status=403)
+        await run_in_threadpool(self._client.sign_out, _session(request))
+        response = RedirectResponse("/", 303)
+        response.delete_cookie(SESSION, path="/", secure=True, httponly=True, samesite="strict")
+        return response
+
+    async def _enter(self, request: Request, ask: Callable[[], str]) -> Response:
+        try:
+            session = await run_in_threadpool(ask)
+        except Denied as error:
+            return await self._outside(request, _sentence(error), status=422)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(
+            SESSION, session, max_age=int(LONGEST), path="/", secure=True, httponly=True, samesite="strict"
+        )
+        return response
+
+    async def _outside(self, request: Request, complaint: str = "", *, status: int = 200) -> Response:
+        try:
+            seen = await run_in_threadpool(self._client.see)
+        except Denied as error:
+            return self._render(request, "trouble.html", _sentence(error), status=503)
+        name = "sign-in.html" if seen.claimed else "claim.html"
+        return self._render(request, name, complaint, status=status, shortest=SHORTEST)
+
+    async def _form(self, request: Request) -> Mapping[str, str] | None:
+        async with request.form(max_files=0, max_fields=8) as sent:
+            form = {name: str(sent.get(name, "")) for name in _FIELDS}
+        return form if self._tokens.fits(self._tokens.cookie(request.headers), form["token"]) else None
+
+    def _render(
+        self,
+        request: Request,
+        template: str,
+        complaint: str = "",
+        *,
+        status: int = 200,
+        inside: bool = False,
+        **values: Any,
+    ) -> Response:
+        cookie = self._tokens.cookie(request.headers)
+        common = {
+            "complaint": complaint,
+            "hostname": self._hostname(),
+            "inside": inside,
+            "path": request.url.path,
+            "token": self._tokens.token(cookie),
+        }
+        response = HTMLResponse(self._templates.get_template(template).render(common, **values), status)
+        response.set_cookie(COOKIE, cookie, path="/", secure=True, httponly=True, samesite="strict")
+        return response
+
+
+def make_app(
+    client: DeskClient, hostname: Callable[[], str] = socket.gethostname, tokens: Tokens | None = None
+) -> Starlette:
+    """Make the page.
+
+    Args:
+        client: asks about the device.
+        hostname: gives the device's name now.
+    """
+    page = Page(client, tokens or Tokens(), hostname)
+    return Starlette(
+        routes=[
+            Route("/", page.inside(page.home)),
+            Route("/dns", page.inside(page.records)),
+            Route("/dns/check", page.inside(page.check_records)),
+            Route("/dns/darkpipe.zone", page.inside(page.zone)),
+            Route("/claim", page.claim, methods=["POST"]),
+            Route("/sign-in", page.sign_in, methods=["POST"]),
+            Route("/sign-out", page.sign_out, methods=["POST"]),
+            Route("/style.css", _style),
+        ],
+        middleware=[Middleware(Guard, hostname=hostname)],
+    )
+
+
+async def _style(_: Request) -> Response:
+    return Response(_STYLE, media_type="text/css")
+
+
+def _session(request: Request) -> str:
+    try:
+        sent = SimpleCookie(request.headers.get("cookie", "")).get(SESSION)
+    except CookieError:
+        return ""
+    return sent.value if sent else ""
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,132 @@
+"""The home page's cards: what of a status somebody wants to know at first sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from home.readings import Disk, Queue
+from home.status import LITTLE_FREE, ServiceState, Status, megabytes
+from home.tunnel_state import Tunnel
+
+
+class Mood(StrEnum):
+    """How something stands; the page says it in a word and a sign, besides the colour."""
+
+    GOOD = "good"
+    WATCH = "watch"
+    BAD = "bad"
+    NONE = "none"
+    """It is not there, which is no fault."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One subject.
+
+    Args:
+        headline: the answer, in a few words.
+        lines: what else there is to know.
+        share: of the disk that is in use, from 0 to 1; None on all other cards.
+    """
+
+    title: str
+    mood: Mood
+    headline: str
+    lines: tuple[str, ...] = ()
+    share: float | None = None
+
+
+def cards(status: Status) -> tuple[Card, ...]:
+    """Give the cards of mail, relay, disk, queue and services, in this order."""
+    now = status.clock.now
+    return (
+        _mail(status),
+        _relay(status.tunnel, now),
+        _disk(status.disk),
+        _queue(status.queue),
+        _services(status.services),
+        _system(status),
+    )
+
+
+def age(duration: timedelta) -> str:
+    """Write a duration for people, in its largest unit: `3 days`."""
+    seconds = max(0, int(duration.total_seconds()))
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= length:
+            number = seconds // length
+            return f"{number} {unit}{'s' if number > 1 else ''}"
+    return "a moment"
+
+
+def _mail(status: Status) -> Card:
+    if not status.ready:
+        return Card("Mail", Mood.BAD, "No mail is taken", ("What keeps it away stands above.",))
+    if status.problems:
+        return Card("Mail", Mood.WATCH, "Mail is taken", ("Something wants your attention; it stands above.",))
+    return Card("Mail", Mood.GOOD, "Mail is taken", ("Everything that was asked has answered.",))
+
+
+def _relay(tunnel: Tunnel | None, now: datetime) -> Card:
+    if tunnel is None or tunnel.relay is None:
+        why = (tunnel.error,) if tunnel and tunnel.error else ("Mail to other servers waits here.",)
+        return Card("Relay", Mood.BAD if tunnel else Mood.NONE, "There is none", why)
+    since = f"for {age(now - tunnel.since)}"
+    at = (tunnel.relay, *((f"at {tunnel.endpoint}",) if tunnel.endpoint else ()))
+    heard = (
+        () if tunnel.handshake_seconds is None else (f"heard {age(timedelta(seconds=tunnel.handshake_seconds))} ago",)
+    )
+    if not tunnel.up:
+        return Card("Relay", Mood.BAD, f"Not reached {since}", at + ((tunnel.error,) if tunnel.error else ()))
+    return Card("Relay", Mood.WATCH if tunnel.error else Mood.GOOD, f"Connected {since}", at + heard)
+
+
+def _disk(disk: Disk | None) -> Card:
+    if disk is None:
+        return Card("Disk", Mood.BAD, "It does not answer")
+    faults = [f"It cannot be written: {disk.write_error}"] if disk.write_error else []
+    faults += [f"{number} errors of kind {name}" for name, number in sorted(disk.errors.items()) if number]
+    free = disk.free / disk.size if disk.size else 0.0
+    mood = Mood.BAD if disk.write_error else Mood.WATCH if faults or free < LITTLE_FREE else Mood.GOOD
+    return Card("Disk", mood, f"{megabytes(disk.free)} of {megabytes(disk.size)} free", tuple(faults), 1.0 - free)
+
+
+def _queue(queue: Queue | None) -> Card:
+    if queue is None:
+        return Card("Queue", Mood.WATCH, "It cannot be listed")
+    total = sum(queue.messages.values())
+    if not total:
+        return Card("Queue", Mood.GOOD, "Nothing waits")
+    parts = tuple(f"{number} {name}" for name, number in queue.messages.items() if number)
+    oldest = () if queue.oldest_seconds is None else (f"the oldest for {age(timedelta(seconds=queue.oldest_seconds))}",)
+    return Card("Queue", Mood.GOOD, f"{total} message{'s' if total > 1 else ''} on the way", parts + oldest)
+
+
+def _services(services: Sequence[ServiceState]) -> Card:
+    bad = tuple(_complaints(services))
+    if bad:
+        return Card("Services", Mood.BAD, f"{len(bad)} of {len(services)} in trouble", bad)
+    return Card("Services", Mood.GOOD, f"All {len(services)} are well")
+
+
+def _complaints(services: Sequence[ServiceState]) -> Iterator[str]:
+    for service in services:
+        wrong = [probe.text for probe in service.probes if not probe.good]
+        if wrong:
+            yield f"{service.unit.name}: {wrong[0]}"
+        elif service.unit.state in {"failed", "unknown"}:
+            yield f"{service.unit.name}: {service.unit.state}"
+
+
+def _system(status: Status) -> Card:
+    now = status.clock.now
+    lines = [f"version {status.image.version} for {status.image.profile}", f"clock {now:%Y-%m-%d %H:%M} UTC"]
+    for certificate in status.certificates:
+        kind = "self-signed, " if certificate.self_signed else ""
+        lines.append(f"certificate {', '.join(certificate.names)}: {kind}{age(certificate.expires - now)} left")
+    mood = Mood.WATCH if status.clock.synchronized is False else Mood.GOOD
+    confirmed = "The clock is not confirmed" if mood is Mood.WATCH else "The system is up"
+    return Card("System", mood, confirmed, tuple(lines))

@@ -1,0 +1,39 @@
+"""Serves the administrator's page over HTTPS; darkpipe-home-page.service runs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from firstboot.page.server import PORT, listening_socket, server
+from home.desk_client import DeskClient
+from home.page.app import make_app
+
+_PATIENCE = 90.0
+"""Seconds to wait for the port: the page that unlocks the disk keeps it for a while to say that it is done."""
+
+
+def _wait_for_port() -> socket.socket:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return listening_socket(PORT)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
+        time.sleep(1.0)
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    certificate = Path(os.environ["CREDENTIALS_DIRECTORY"]) / "page.pem"
+    server(make_app(DeskClient()), certificate).run([_wait_for_port()])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

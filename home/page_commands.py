@@ -1,0 +1,67 @@
+"""`darkpipe page`: where the page is, and what it asks for."""
+
+from __future__ import annotations
+
+import socket
+
+import click
+
+from firstboot.lan import home_addresses
+from home.administrator import Denied
+from home.command import HELP, in_words, json_option, print_json
+from home.desk import greeting
+from home.desk_client import DeskClient
+
+
+class NoPageError(OSError):
+    """The page does not answer."""
+
+
+@click.group("page", context_settings=HELP)
+def page() -> None:
+    """The device's page for its administrator, in a browser at home.
+
+    \b
+    Examples:
+      darkpipe page show
+      darkpipe page forget-password
+    """
+
+
+@page.command("show")
+@json_option
+def show_command(as_json: bool) -> None:
+    """Show where the page is, the fingerprint of its certificate, and, until somebody has claimed it, the code."""
+    with in_words(as_json=as_json):
+        try:
+            seen = DeskClient().see()
+        except Denied as error:
+            raise NoPageError(str(error)) from None
+        name, addresses = socket.gethostname(), home_addresses()
+        places = [f"https://{place}" for place in (*addresses, name)]
+        if as_json:
+            told = {"claimed": seen.claimed, "code": seen.code, "fingerprint": seen.fingerprint, "places": places}
+            print_json(told)
+        elif seen.claimed:
+            click.echo("\n".join((*places, f"certificate: SHA-256 {seen.fingerprint}")))
+        else:
+            click.echo(greeting(name, addresses, seen.fingerprint, seen.code))
+
+
+@page.command("forget-password")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def forget_command(yes: bool, as_json: bool) -> None:
+    """Forget the administrator's password. All sessions end, and the page can be claimed anew, with a new code."""
+    if not yes:
+        click.confirm("Forget the password of the page?", abort=True)
+    with in_words(as_json=as_json):
+        try:
+            DeskClient().forget()
+        except Denied as error:
+            raise NoPageError(str(error)) from None
+        told = "The password is forgotten. `darkpipe page show` shows the code to claim the page anew."
+        if as_json:
+            print_json({"claimed": False})
+        else:
+            click.echo(told)

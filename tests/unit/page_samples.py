@@ -1,0 +1,107 @@
+"""States of a device, as the page gets them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from home.readings import Clock, Configuration, Disk, Image, Problem, Queue, Unit
+from home.status import CertificateState, Probed, ServiceState, Status
+from home.tunnel_state import Tunnel
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+GOOD_PROBE = Probed(probe="smtp", target="127.0.0.1:25", good=True, text="takes mail", to_receive=True)
+
+
+def service(name: str, *probes: Probed, state: str = "active") -> ServiceState:
+    """Make a service that has run for an hour."""
+    return ServiceState(unit=Unit(name=name, state=state, since=NOW - timedelta(hours=1)), probes=probes)
+
+
+def tunnel(**changes: Any) -> Tunnel:
+    """Make a tunnel that is up."""
+    return Tunnel(
+        relay="mx.example.com",
+        up=True,
+        handshake_seconds=42,
+        endpoint="203.0.113.7:51820",
+        since=NOW - timedelta(days=3),
+        error=None,
+    ).model_copy(update=changes)
+
+
+def status(**changes: Any) -> Status:
+    """Make the state of a device that is well."""
+    return Status(
+        ready=True,
+        problems=(),
+        image=Image(version="0.1.0", profile="x64", project="0" * 64),
+        configuration=Configuration(generation="0123456789abcdef", refused=False),
+        disk=Disk(size=64 * 10**9, free=48 * 10**9, write_error=None, errors={}),
+        queue=Queue(messages={"active": 0, "deferred": 0, "hold": 0, "incoming": 0}, oldest_seconds=None),
+        services=(service("postfix", GOOD_PROBE), service("dovecot", GOOD_PROBE)),
+        certificates=(
+            CertificateState(
+                path="/x", names=("mail.example.com",), expires=NOW + timedelta(days=60), self_signed=True
+            ),
+        ),
+        clock=Clock(now=NOW, synchronized=True, kept=True, built=NOW - timedelta(days=30)),
+        tunnel=tunnel(),
+        waiting=None,
+    ).model_copy(update=changes)
+
+
+TROUBLED = status(
+    ready=False,
+    problems=(
+        Problem(
+            found="dovecot does not work (lmtp): connection refused",
+            remedy="see what it says: journalctl -b -u dovecot; start it anew: systemctl restart dovecot",
+            blocks_mail=True,
+        ),
+        Problem(found="the disk has 3.1 GB of 64.0 GB left", remedy="remove mail, or take a larger disk"),
+    ),
+    disk=Disk(size=64 * 10**9, free=31 * 10**8, write_error=None, errors={"read_io_errs": 2}),
+    queue=Queue(messages={"active": 1, "deferred": 2, "hold": 0, "incoming": 0}, oldest_seconds=90_000),
+    services=(
+        service("postfix", GOOD_PROBE),
+        service("dovecot", GOOD_PROBE.model_copy(update={"good": False, "text": "connection refused"})),
+        service("unbound", state="failed"),
+    ),
+    tunnel=tunnel(up=False, error="no answer of the relay"),
+)
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """Make a record as `darkpipe dns records --json` has it."""
+    return {
+        "name": "example.com",
+        "type": "MX",
+        "value": "10 mx.example.com.",
+        "domain": "example.com",
+        "role": "mx",
+        "need": "required",
+        "place": "zone",
+        "purpose": "Where mail for the domain goes.",
+        "why": "Without it nothing arrives.",
+        "ttl": 3600,
+        "data": "10 mx.example.com.",
+        **changes,
+    }
+
+
+def checked(outcome: str, **changes: Any) -> dict[str, Any]:
+    """Make a record as `darkpipe dns check --json` has it."""
+    found = record(**changes)
+    del found["data"]
+    return {
+        **found,
+        "expected": found["value"],
+        "outcome": outcome,
+        "found": [found["value"]] if outcome == "good" else ["10 mail.other.example."],
+        "text": "it is published" if outcome == "good" else "another value is published",
+        "remedy": "" if outcome == "good" else "replace it",
+        "zone": "example.com",
+        "servers": [],
+    }

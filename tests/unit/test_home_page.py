@@ -1,0 +1,314 @@
+"""The administrator's page, request by request: what it shows, and whom it does not serve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from firstboot.lan import is_neighbour
+from firstboot.questions import ask, serve_questions
+from home.administrator import IDLE, Gate
+from home.desk import Desk, Fresh, Look, greeting
+from home.desk_client import DeskClient
+from home.dns_checks import Check
+from home.dns_commands import record_json
+from home.dns_judges import Outcome
+from home.dns_records import Need, Place, Record, RecordType, Role
+from home.page.app import SESSION, make_app
+from home.status import Status
+from tests.unit.browser import HOST, Answer, Browser
+from tests.unit.page_samples import TROUBLED, checked, record, status
+
+_GOOD = "correct horse battery"
+_OWN = {"host": HOST, "origin": f"https://{HOST}"}
+_INSIDE = ("/", "/dns", "/dns/check", "/dns/darkpipe.zone")
+
+
+@dataclass
+class Device:
+    """A device with a desk; its page may be seen by several browsers."""
+
+    path: Path
+    now: float = 1000.0
+    kept: str | None = None
+    status: Status = field(default_factory=status)
+    looked: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    is_root: bool = False
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(
+            self.kept,
+            keep=self._keep,
+            hash_password=lambda password: f"#{password}",
+            fits=lambda kept, password: kept == f"#{password}",
+            clock=lambda: self.now,
+        )
+        self.desk = Desk(self.gate, Look(self._status, self._records), "AB:CD", lambda _: None)
+        self.browser = self.another()
+
+    def another(self, address: str = "192.168.1.7") -> Browser:
+        return Browser(make_app(DeskClient(self.path), lambda: "darkpipe"), address)
+
+    def enter(self) -> Browser:
+        self.browser.get()
+        assert self.browser.post("/claim", code=self.gate.code, password=_GOOD, again=_GOOD).status == 303
+        return self.browser
+
+    def _keep(self, kept: str | None) -> None:
+        self.kept = kept
+
+    def _status(self) -> Mapping[str, Any]:
+        self.looked.append("status")
+        return self.status.model_dump(mode="json")
+
+    def _records(self, check: bool) -> Mapping[str, Any]:
+        self.looked.append("check" if check else "records")
+        rows = self.rows or [checked("good") if check else record()]
+        return {"records": rows, "unknown": [], "zone": "$ORIGIN example.com.\n"}
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """A device that nobody has claimed."""
+    made = Device(tmp_path / "run/control")
+    monkeypatch.setattr("firstboot.questions._Connection._uid", lambda _: 0 if made.is_root else 1234)
+    with serve_questions(made.desk.answer, made.path, None):
+        yield made
+
+
+def _is_outside(answer: Answer) -> bool:
+    return 'action="/sign-in"' in answer.text or 'action="/claim"' in answer.text
+
+
+def test_the_device_is_claimed_and_shows_how_it_is(device: Device) -> None:
+    browser = device.browser
+    assert "Nobody looks after this device" in browser.get().text
+    other = browser.post("/claim", code=device.gate.code, password=_GOOD, again=f"{_GOOD}x")
+    assert (other.status, "two different passwords" in other.text) == (422, True)
+    wrong = browser.post("/claim", code="1", password=_GOOD, again=_GOOD)
+    assert (wrong.status, "not the one that the device shows" in wrong.text) == (422, True)
+    assert _GOOD not in wrong.text
+    assert device.kept is None
+    done = browser.post("/claim", code=device.gate.code, password=_GOOD, again=_GOOD)
+    assert (done.status, done.headers["location"]) == (303, "/")
+    assert device.gate.claimed
+    cookie = next(line for line in done.cookies if line.startswith(SESSION)).lower()
+    assert all(word in cookie for word in ("__host-", "httponly", "secure", "samesite=strict", "path=/"))
+    assert "domain=" not in cookie
+    home = browser.get()
+    assert all(f">{title} <" in home.text for title in ("Mail", "Relay", "Disk", "Queue", "Services", "System"))
+    assert "Mail is taken" in home.text
+    assert "Connected for 3 days" in home.text
+    assert "48.0 GB of 64.0 GB free" in home.text
+
+
+def test_a_second_claimant_is_refused(device: Device) -> None:
+    late = device.another("192.168.1.66")
+    late.get()
+    code = device.gate.code
+    device.enter()
+    refused = late.post("/claim", code=code, password="a password of mine", again="a password of mine")
+    assert (refused.status, "has an administrator already" in refused.text) == (422, True)
+    assert device.kept == f"#{_GOOD}"
+    assert _is_outside(late.get())
+
+
+def test_signing_in_and_out(device: Device) -> None:
+    old = device.enter().cookies[SESSION]
+    browser = device.another()
+    assert 'action="/sign-in"' in browser.get().text
+    wrong = browser.post("/sign-in", password="<script>")
+    assert (wrong.status, "<script>" in wrong.text) == (422, False)
+    assert "This is not the password." in wrong.text
+    assert browser.post("/sign-in", password=_GOOD).status == 303
+    assert "How the device is" in browser.get().text
+    kept = browser.cookies[SESSION]
+    assert browser.post("/sign-out").status == 303
+    assert SESSION not in browser.cookie
+    browser.cookies[SESSION] = kept  # somebody has copied it before
+    assert _is_outside(browser.get())
+    browser.cookies[SESSION] = old
+    assert not _is_outside(browser.get()), "the other session goes on"
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "a" * 43, "../../etc/passwd", "{}"])
+def test_nothing_is_shown_without_a_session(device: Device, cookie: str) -> None:
+    device.enter()
+    stranger = device.another()
+    stranger.cookies[SESSION] = cookie
+    for path in _INSIDE:
+        assert _is_outside(stranger.get(path)), path
+    assert device.looked == []
+    # The same paths look when there is a session: the checks above can fail.
+    assert not any(_is_outside(device.browser.get(path)) for path in _INSIDE)
+    assert device.looked == ["status", "records", "check", "records"]
+
+
+def test_the_desk_itself_shows_nothing_without_a_session(device: Device) -> None:
+    """Whoever has broken into the page can ask what it can ask: nothing, as long as nobody signs in."""
+    device.enter()
+    for question in ({"do": "status"}, {"do": "status", "session": "x"}, {"do": "dns", "check": True, "session": ""}):
+        answer = ask(device.path, question, 5) or {}
+        assert answer in ({"signed-out": True}, {"refused": "this is no question"})
+    assert ask(device.path, {"do": "forget"}, 5) == {"refused": "there is no such question"}
+    assert (device.gate.claimed, device.looked) == (True, [])
+    device.is_root = True
+    assert ask(device.path, {"do": "forget"}, 5) == {}
+    assert not device.gate.claimed
+
+
+def test_code_and_fingerprint_are_for_root(device: Device) -> None:
+    assert asdict(DeskClient(device.path).see()) == {"claimed": False, "code": "", "fingerprint": ""}
+    device.is_root = True
+    seen = DeskClient(device.path).see()
+    assert (seen.code, seen.fingerprint) == (device.gate.code, "AB:CD")
+    assert device.gate.code not in device.browser.get().text
+
+
+def test_a_session_that_nobody_uses_ends(device: Device) -> None:
+    browser = device.enter()
+    device.now += IDLE + 1
+    assert 'action="/sign-in"' in browser.get().text
+
+
+def test_passwords_are_not_guessed_quickly(device: Device) -> None:
+    device.enter()
+    thief = device.another("192.168.1.66")
+    thief.get()
+    answers = [thief.post("/sign-in", password=f"guess {number}").text for number in range(20)]
+    assert sum("not the password" in text for text in answers) == 3
+    assert "wait 1 seconds" in answers[-1]
+    assert 'action="/sign-in"' in thief.get().text
+
+
+@pytest.mark.parametrize("path", ["/claim", "/sign-in", "/sign-out"])
+def test_a_form_of_another_site_is_not_heard(device: Device, path: str) -> None:
+    browser = device.browser if path == "/claim" else device.enter()
+    browser.get("/dns") if path == "/sign-out" else browser.get()
+    fields = {"code": device.gate.code, "password": _GOOD, "again": _GOOD}
+    body = urlencode({"token": browser.token, **fields}).encode()
+    before = (device.kept, browser.cookies.get(SESSION))
+    assert browser.send("POST", path, {**_OWN, "origin": "https://evil.example"}, body).status == 403
+    assert browser.send("POST", path, {**_OWN, "origin": "null"}, body).status == 403
+    forged = urlencode({"token": "0" * 64, **fields}).encode()
+    assert browser.send("POST", path, _OWN, forged).status == 403
+    assert browser.send("POST", path, {**_OWN, "cookie": "__Host-darkpipe=" + "0" * 32}, body).status == 403
+    assert (device.kept, browser.cookies.get(SESSION)) == before
+    assert path != "/sign-out" or not _is_outside(browser.get())
+    assert browser.send("POST", path, _OWN, body).status == 303, "as it is meant, it is heard"
+
+
+@pytest.mark.parametrize("path", ["/claim", "/sign-in", "/sign-out"])
+def test_a_link_changes_nothing(device: Device, path: str) -> None:
+    browser = device.enter()
+    assert browser.get(f"{path}").status == 405
+    assert not _is_outside(browser.get())
+
+
+@pytest.mark.parametrize("host", ["evil.example", "192.168.1.20.evil.example", "darkpipe.evil.example", ""])
+def test_another_name_is_not_served(device: Device, host: str) -> None:
+    browser = device.enter()
+    for path in (*_INSIDE, "/style.css"):
+        answer = browser.get(path, host=host)
+        assert (answer.status, "<" in answer.text) == (421, False)
+    body = urlencode({"token": browser.token}).encode()
+    assert browser.send("POST", "/sign-out", {"host": host, "origin": f"https://{host}"}, body).status == 421
+    assert device.looked == []
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.168.1.7", True),
+        ("10.0.2.2", True),
+        ("::ffff:192.168.1.7", True),
+        ("fe80::1%lan0", True),
+        ("fd00::7", True),
+        ("127.0.0.1", True),
+        ("203.0.113.9", False),
+        ("::ffff:203.0.113.9", False),
+        ("2001:db8::1", False),
+        ("", False),
+        ("x", False),
+    ],
+)
+def test_who_is_a_neighbour(device: Device, address: str, expected: bool) -> None:
+    assert is_neighbour(address) is expected
+    assert (device.another(address).get().status == 200) is expected
+
+
+def test_nothing_foreign_is_loaded_or_frames_it(device: Device) -> None:
+    browser = device.enter()
+    for path in (*_INSIDE, "/style.css", "/nothing"):
+        answer = browser.get(path)
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'")
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "<script" not in answer.text
+        assert not re.search(r'style="|src=|http:', answer.text)
+
+
+def test_what_is_wrong_stands_on_top(device: Device) -> None:
+    device.status = TROUBLED
+    text = device.enter().get().text
+    assert text.index("Keeps mail away: dovecot does not work") < text.index("No mail is taken")
+    assert "journalctl -b -u dovecot" in text
+    assert "Not reached for 3 days" in text
+    assert "2 errors of kind read_io_errs" in text
+    assert "2 of 3 in trouble" in text
+    assert "3 messages on the way" in text
+    assert "the oldest for 1 day" in text
+
+
+def test_records_are_shown_to_be_copied_and_checked(device: Device) -> None:
+    browser = device.enter()
+    assert ">10 mx.example.com.</textarea>" in browser.get("/dns").text
+    device.rows = [checked("good"), checked("wrong", value="<b>v=spf1", type="TXT")]
+    text = browser.get("/dns/check").text
+    assert "it is published" in text
+    assert all(word in text for word in ("10 mail.other.example.", "replace it", "&lt;b&gt;v=spf1"))
+    zone = browser.get("/dns/darkpipe.zone")
+    assert zone.headers["content-type"].startswith("text/plain")
+    assert zone.text == "$ORIGIN example.com.\n"
+
+
+def test_the_pages_samples_are_what_the_commands_print() -> None:
+    shown = record()
+    own = Record("example.com", RecordType.MX, "", "example.com", Role.MX, Need.REQUIRED, "", "", Place.ZONE)
+    assert record_json(own).keys() == shown.keys()
+    assert checked("good").keys() == Check(own, Outcome.GOOD, (), "", "").as_json().keys()
+
+
+def test_a_desk_that_is_away_is_told(tmp_path: Path) -> None:
+    browser = Browser(make_app(DeskClient(tmp_path / "nothing"), lambda: "darkpipe"))
+    answer = browser.get()
+    assert (answer.status, "does not answer" in answer.text) == (503, True)
+
+
+def test_many_readers_ask_the_services_once() -> None:
+    now, looked = [0.0], []
+
+    def look() -> Mapping[str, Any]:
+        looked.append(now[0])
+        return {"at": now[0]}
+
+    fresh = Fresh(look, 3.0, lambda: now[0])
+    assert [fresh()["at"] for _ in range(5)] == [0.0] * 5
+    now[0] = 4.0
+    assert (fresh()["at"], looked) == (4.0, [0.0, 4.0])
+
+
+def test_the_console_says_all_that_one_needs() -> None:
+    text = greeting("darkpipe", (HOST, "[fd00::1]"), ":".join(["AB"] * 32), "12345678")
+    assert f"https://{HOST}\n" in text
+    assert "https://darkpipe\n" in text
+    assert "1234 5678" in text
+    assert text.count("AB") == 32
+    assert max(map(len, text.splitlines())) <= 110
