@@ -7,7 +7,7 @@ import ssl
 import sys
 from pathlib import Path
 
-from stack.certificate import ensure_certificate
+from stack.certificate import CertificateError, ensure_certificate
 
 PATH = Path("page/page.pem")
 """On `state`: it is needed while data is locked."""
@@ -42,5 +42,15 @@ def fingerprint(pem: str) -> str:
     return hashlib.sha256(certificate).digest().hex(":").upper()
 
 
+def main(state: str) -> int:
+    """Make it, for darkpipe-page-certificate.service; exit status 1 when that fails."""
+    try:
+        ensure_page_certificate(Path(state))
+    except (CertificateError, OSError) as error:
+        print(error, flush=True)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    ensure_page_certificate(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1]))

@@ -260,6 +260,7 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     text = device.enter().get().text
     assert text.index("Keeps mail away: dovecot does not work") < text.index("No mail is taken")
     assert "journalctl -b -u dovecot" in text
+    assert "The disk has 3.1 GB" in text
     assert "Not reached for 3 days" in text
     assert "2 errors of kind read_io_errs" in text
     assert "2 of 3 in trouble" in text
@@ -272,7 +273,7 @@ def test_records_are_shown_to_be_copied_and_checked(device: Device) -> None:
     assert ">10 mx.example.com.</textarea>" in browser.get("/dns").text
     device.rows = [checked("good"), checked("wrong", value="<b>v=spf1", type="TXT")]
     text = browser.get("/dns/check").text
-    assert "it is published" in text
+    assert "It is published" in text
     assert all(word in text for word in ("10 mail.other.example.", "replace it", "&lt;b&gt;v=spf1"))
     zone = browser.get("/dns/darkpipe.zone")
     assert zone.headers["content-type"].startswith("text/plain")

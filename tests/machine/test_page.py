@@ -1,0 +1,104 @@
+"""The administrator's page on the device: who gets there, and what it shows of the real services."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import socket
+import ssl
+from urllib.parse import urlencode
+
+import pytest
+
+from firstboot.page.certificate import fingerprint
+from tests.machine.machine import (
+    HOME_ADDRESS,
+    HOME_ADDRESS_6,
+    STRANGER_ADDRESS,
+    TUNNEL_ADDRESS,
+    Client,
+    Machine,
+    wait_for,
+)
+
+_PASSWORD = "four words are good"
+
+
+class _Browser:
+    """Keeps cookies, fills in the form that it has seen last, and judges the certificate by its fingerprint alone."""
+
+    def __init__(self, client: Client, certificate: str) -> None:
+        self._client, self._certificate = client, certificate
+        self._cookies: dict[str, str] = {}
+        self._token = ""
+
+    def get(self, path: str = "/") -> tuple[int, str]:
+        return self._client.call(self._ask, "GET", path, "")
+
+    def post(self, path: str, **fields: str) -> tuple[int, str]:
+        return self._client.call(self._ask, "POST", path, urlencode({"token": self._token, **fields}))
+
+    def _ask(self, method: str, path: str, body: str) -> tuple[int, str]:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(HOME_ADDRESS, 443, context=context, timeout=60)
+        with contextlib.closing(connection):
+            return self._exchange(connection, method, path, body)
+
+    def _exchange(self, connection: http.client.HTTPSConnection, method: str, path: str, body: str) -> tuple[int, str]:
+        connection.connect()
+        shown = connection.sock.getpeercert(binary_form=True)
+        assert fingerprint(ssl.DER_cert_to_PEM_cert(shown or b"")) == self._certificate
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        headers = {"cookie": cookies, "origin": f"https://{HOME_ADDRESS}"}
+        kind = {"content-type": "application/x-www-form-urlencoded"} if method == "POST" else {}
+        connection.request(method, path, body, {**headers, **kind})
+        answer = connection.getresponse()
+        for line in answer.headers.get_all("set-cookie", []):
+            name, _, value = line.partition(";")[0].partition("=")
+            self._cookies[name] = value
+        text = answer.read().decode()
+        if found := re.search(r'name="token" value="([0-9a-f]+)"', text):
+            self._token = found[1]
+        return answer.status, text
+
+
+def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Machine) -> None:
+    shown = json.loads(device.run("darkpipe", "page", "show", "--json"))
+    assert shown["claimed"] is False
+    assert f"{shown['code'][:4]} {shown['code'][4:]}" in device.console
+    assert shown["fingerprint"][:47] in device.console
+    with device.lan() as client:
+        wait_for(lambda: client.can_connect(443), "the page listens")
+        assert client.can_connect(443, HOME_ADDRESS_6)
+        browser = _Browser(client, shown["fingerprint"])
+        assert "Nobody looks after this device" in browser.get()[1]
+        claimed = browser.post("/claim", code=shown["code"], password=_PASSWORD, again=_PASSWORD)
+        assert claimed[0] == 303, claimed
+        status, home = browser.get()
+        assert (status, "Mail is taken" in home) == (200, True), home
+        assert " free</p>" in home
+        assert "Nothing waits" in home or "on the way" in home
+        assert "are well" in home, re.sub(r"<[^>]*>|\n", " ", home)
+        assert "v=DKIM1" in browser.get("/dns")[1]
+        # A second start of both forgets the sessions, and not the administrator.
+        device.run("systemctl", "restart", "darkpipe-desk.service", "darkpipe-home-page.service")
+        wait_for(lambda: client.can_connect(443), "the page listens again")
+        assert 'action="/sign-in"' in browser.get()[1]
+        assert browser.post("/sign-in", password=_PASSWORD)[0] == 303
+        assert "How the device is" in browser.get()[1]
+        # From an address that no home has, nobody gets there.
+        with pytest.raises(OSError, match="timed out"):
+            client.call(socket.create_connection, (HOME_ADDRESS, 443), 1.5, (STRANGER_ADDRESS, 0))
+    with device.tunnel() as relay:
+        assert not relay.can_connect(443, TUNNEL_ADDRESS)
+    device.run("darkpipe", "page", "forget-password", "--yes")
+    assert json.loads(device.run("darkpipe", "page", "show", "--json"))["claimed"] is False
+    assert device.failed_units() == []
+
+
+def test_no_password_is_in_a_log(device: Machine) -> None:
+    assert _PASSWORD not in device.run("journalctl", "-b", "--no-pager", "--output=cat")
+    assert "$argon2id" not in device.run("journalctl", "-b", "--no-pager", "--output=cat", "-u", "darkpipe-desk")
