@@ -85,12 +85,13 @@ def write_kept(path: Path, kept: str | None) -> None:
 
 def fits(kept: str, password: str) -> bool:
     """Tell whether a password belongs to a hash of argon2id."""
+    # Debian 13's version knows this error by its older name only.
     from argon2 import PasswordHasher
-    from argon2.exceptions import Argon2Error, InvalidHashError
+    from argon2.exceptions import Argon2Error, InvalidHash
 
     try:
         return PasswordHasher().verify(kept, password)
-    except (Argon2Error, InvalidHashError, UnicodeEncodeError):
+    except (Argon2Error, InvalidHash, UnicodeEncodeError):
         return False
 
 

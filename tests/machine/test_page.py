@@ -87,7 +87,8 @@ def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Mac
         device.run("systemctl", "restart", "darkpipe-desk.service", "darkpipe-home-page.service")
         wait_for(lambda: client.can_connect(443), "the page listens again")
         assert 'action="/sign-in"' in browser.get()[1]
-        assert browser.post("/sign-in", password=_PASSWORD)[0] == 303
+        signed_in = browser.post("/sign-in", password=_PASSWORD)
+        assert signed_in[0] == 303, signed_in
         assert "How the device is" in browser.get()[1]
         # From an address that no home has, nobody gets there.
         with pytest.raises(OSError, match="timed out"):
