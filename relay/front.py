@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from model.control import QueuedItem
 from model.envelope import Envelope
 from relay.header import END_OF_HEADER
-from relay.reception import CHUNK, PATIENCE, Incoming, Reception, TooLargeError, refusal, serve
+from relay.reception import CHUNK, KEPT, PATIENCE, Incoming, Reception, TooLargeError, refusal, serve
 from relay.server import BUSY, MOST
-from relay.smtp import Data, End, Piece, Reply
+from relay.smtp import Data, End, Event, Piece, Reply
 from relay.spool import Spool, SpoolError, SpoolFullError
 
 SMALL = 64 * 1024
@@ -268,8 +268,11 @@ class Front:
                 case End():
                     if self._ends(client):
                         return
-                case _:
+                case _ if reception.is_quick(event):
                     reception.do(event)
+                case _:
+                    self._give_thread(client, event)
+                    return
         self._send(client)
 
     def _ends(self, client: _Client) -> bool:
@@ -346,11 +349,15 @@ class Front:
 
     # ---- Those who are not quick
 
-    def _give_thread(self, client: _Client) -> None:
-        """Serve a client in a thread of its own from now on."""
-        message = client.take_message()
+    def _give_thread(self, client: _Client, event: Event | None = None) -> None:
+        """Serve a client in a thread of its own from now on.
+
+        Args:
+            event: that is to be done first.
+        """
+        message = client.take_message() if client.message else None
         connection = self._let_go(client)
-        thread = threading.Thread(target=self._serve_slow, args=(client.reception, message))
+        thread = threading.Thread(target=self._serve_slow, args=(client.reception, message, event))
         with self._lock:
             self._slow[thread] = connection
         try:
@@ -359,12 +366,13 @@ class Front:
             print(f"darkpipe-queue: {error}", file=sys.stderr, flush=True)
             with self._lock:
                 del self._slow[thread]
-            message.kept.close()
+            if message:
+                message.kept.close()
             connection.close()
 
-    def _serve_slow(self, reception: Reception, message: Incoming) -> None:
+    def _serve_slow(self, reception: Reception, message: Incoming | None, event: Event | None) -> None:
         try:
-            serve(reception, message)
+            serve(reception, message, event)
         finally:
             with self._lock:
                 del self._slow[threading.current_thread()]
@@ -375,7 +383,11 @@ def _reply(whole: _Whole, result: QueuedItem | Exception) -> Reply:
     """Give the last answer to a message, whether it was kept or not."""
     if isinstance(result, Exception):
         return refusal(result)
-    return whole.client.reception.keep(result, whole.envelope, whole.top)
+    try:
+        return whole.client.reception.keep(result, whole.envelope, whole.top)
+    except Exception as fault:  # it is there all the same
+        _tell(fault)
+        return KEPT
 
 
 def _tell(fault: Exception) -> None:

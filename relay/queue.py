@@ -130,6 +130,7 @@ class Queue:
             Policy(settings.policy),
             self._sender_policy,
             self._facts.keep,
+            self.recipients.is_quick,
         )
 
     def status(self) -> QueueStatus:

@@ -36,7 +36,8 @@ _OK = Reply(250, "2.1.0 Ok")
 _NO_ROOM = Reply(452, "4.3.1 There is no room for it now, please try again later")
 _NO_DISK = Reply(451, "4.3.0 It cannot be kept now, please try again later")
 _TOO_LARGE = Reply(552, "5.3.4 The message is too large")
-_KEPT = Reply(250, "2.0.0 Kept until the recipient is back")
+KEPT = Reply(250, "2.0.0 Kept until the recipient is back")
+"""The answer that acknowledges a message."""
 
 _LATER = Reply(451, "4.3.2 Home is away, please try again later")
 _NEVER = Reply(550, "5.3.2 Home is away, and mail for it is not kept")
@@ -78,6 +79,7 @@ class Terms:
         policy: for those that are known.
         sender_policy: asks the sender's domain about the client.
         kept: is told of each item that was taken.
+        is_quick: tells whether the judge knows an address at once.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Terms:
     policy: Policy = Policy.QUEUE
     sender_policy: SenderPolicy | None = None
     kept: Kept = lambda _item, _envelope, _message_id: None
+    is_quick: Callable[[str], bool] = lambda _: True
 
     def answer(self, address: str) -> Reply:
         """Give the answer to RCPT."""
@@ -103,14 +106,17 @@ def converse(connection: socket.socket, terms: Terms, spool: Spool, now: Callabl
     serve(Reception(connection, terms, spool, now))
 
 
-def serve(reception: Reception, message: Incoming | None = None) -> None:
+def serve(reception: Reception, message: Incoming | None = None, event: Event | None = None) -> None:
     """Serve a client, who may have begun already, until it goes.
 
     Args:
         message: that is on its way, if one is.
+        event: that is to be done first, if one is.
     """
     reception.connection.settimeout(PATIENCE)
     with suppress(OSError):
+        if event:
+            reception.do(event)
         if message:
             reception.take_rest(message)
         reception.serve()
@@ -157,6 +163,10 @@ class Reception:
     def _send(self) -> None:
         if output := self.session.take_output():
             self.connection.sendall(output)
+
+    def is_quick(self, event: Event) -> bool:
+        """Whether `do` keeps nobody waiting."""
+        return not isinstance(event, Recipient) or self._terms.is_quick(event.address)
 
     def do(self, event: Event) -> None:
         """Do what an event asks for, but for a message's content."""
@@ -238,7 +248,7 @@ class Reception:
             top: of the message.
         """
         self._terms.kept(stored, envelope, message_id_of(top))
-        return _KEPT
+        return KEPT
 
 
 def refusal(error: Exception) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Mapping
@@ -31,3 +32,27 @@ def judge(message: bytes, records: Mapping[str, str]) -> list[Verdict]:
         check=True,
     )
     return [Verdict(**found) for found in json.loads(done.stdout)]
+
+
+_SIGN = """
+import sys, dkim
+message = sys.stdin.buffer.read()
+sys.stdout.buffer.write(dkim.sign(message, b"s1", b"example.net", open(sys.argv[1], "rb").read()) + message)
+"""
+
+
+def signed(message: bytes, folder: Path) -> tuple[bytes, Mapping[str, str]]:
+    """Sign a message by dkimpy for example.net, with a new key; gives it, and the record for `judge`.
+
+    Args:
+        folder: for the key.
+    """
+    key = folder / "key"
+    subprocess.run(["openssl", "genrsa", "-traditional", "-out", str(key), "2048"], check=True, capture_output=True)
+    public = subprocess.run(
+        ["openssl", "rsa", "-in", str(key), "-pubout", "-outform", "DER"], check=True, capture_output=True
+    ).stdout
+    made = subprocess.run(
+        ["/usr/bin/python3", "-c", _SIGN, str(key)], input=message, capture_output=True, check=True
+    ).stdout
+    return made, {"s1._domainkey.example.net": f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"}

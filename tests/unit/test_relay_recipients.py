@@ -114,3 +114,17 @@ def test_who_asks_again_costs_nothing_and_not_everybody_is_remembered(monkeypatc
 def test_whatever_is_asked_there_is_an_answer(address: str) -> None:
     few = RecipientList(1, {"example.com": DomainRule(catch_all=True)}, b"", frozenset())
     assert Recipients(few).judge(address).code in {250, 554}
+
+
+def test_what_was_asked_before_is_quick_and_a_guess_is_not() -> None:
+    recipients = Recipients()
+    assert recipients.is_quick("alice@example.com"), "without a list the answer is there"
+    rules = {"example.com": DomainRule(separator="+"), "example.org": DomainRule(catch_all=True)}
+    recipients.replace(RecipientList.make(1, rules, ["alice@example.com"]))
+    for address in ("anybody@example.org", "a@example.net", "postmaster"):
+        assert recipients.is_quick(address), address
+    for address, code in (("alice@example.com", 250), ("alice+x@example.com", 250), ("guess@example.com", 550)):
+        assert not recipients.is_quick(address), address
+        assert recipients.judge(address).code == code
+        assert recipients.is_quick(address), address
+    assert not recipients.is_quick("guess+x@example.com")
