@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import imaplib
 import json
 import re
 import smtplib
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from model.envelope import Envelope
 from relay.fence import Identity
-from tests import mail
+from tests import mail, signatures
 from tests.drain import envelope
 from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import HOME_ADDRESS, STRANGER_ADDRESS, Client, Machine, wait_for
@@ -112,6 +114,33 @@ def test_what_waited_comes_as_it_was_sent_and_the_true_client_is_judged(
     assert "alice" not in log
 
 
+_SIGN = """
+import sys, dkim
+message = sys.stdin.buffer.read()
+sys.stdout.buffer.write(dkim.sign(message, b"s1", b"sender.example", open(sys.argv[1], "rb").read()) + message)
+"""
+
+
+def test_a_signature_still_holds_in_the_mailbox(queue: Queue, lan: Client, tmp_path: Path) -> None:
+    """Dots that SMTP doubles, octets of 8 bits, white space at ends of lines, and a line of 100 KB."""
+    key = tmp_path / "key"
+    subprocess.run(["openssl", "genrsa", "-traditional", "-out", str(key), "2048"], check=True, capture_output=True)
+    public = subprocess.run(
+        ["openssl", "rsa", "-in", str(key), "-pubout", "-outform", "DER"], check=True, capture_output=True
+    ).stdout
+    body = ".dot\r\n..\r\nä \xff  \r\n\t\r\n" + "y" * 100_000 + "\r\n\r\n."
+    signed = subprocess.run(
+        ["/usr/bin/python3", "-c", _SIGN, str(key)], input=_message("signed", body), capture_output=True, check=True
+    ).stdout
+    queue.keep(signed, _envelope("alice@example.com"))
+    queue.wait_until_empty()
+    received = _received(lan, "signed")
+    assert received.endswith(b"\r\n" + signed)
+    records = {"s1._domainkey.sender.example": f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"}
+    assert [verdict.good for verdict in signatures.judge(received, records)] == [True]
+    assert [verdict.good for verdict in signatures.judge(received.replace(b"\n..\r", b"\n.\r"), records)] == [False]
+
+
 def test_another_client_fails_spf(queue: Queue, lan: Client) -> None:
     forged = {"ADDR": "198.51.100.78", "PORT": "1", "HELO": "mail.sender.example"}
     queue.keep(_message("forged-client"), _envelope("alice@example.com", client=forged))
@@ -149,6 +178,31 @@ def test_a_refusal_becomes_quarantine(home: Machine, queue: Queue, lan: Client) 
     kept = json.loads(home.run("cat", f"/data/drain/quarantine/{item.id}.json"))
     assert [(one["address"], one["reply"][:9]) for one in kept["recipients"]] == [("nobody@example.com", "550 5.1.1")]
     assert not home.run("postqueue", "-j").strip(), "and nobody is told"
+
+
+def test_what_is_in_quarantine_is_listed_shown_released_and_deleted(home: Machine, queue: Queue, lan: Client) -> None:
+    """By the device's command, into a mailbox of Dovecot."""
+    messages = [_message(f"kept-{number}", ".\r\n..\r\nbody") for number in range(2)]
+    items = [queue.keep(message, _envelope("nobody@example.com")) for message in messages]
+    queue.wait_until_empty()
+    listed = json.loads(home.run("darkpipe", "quarantine", "list", "--json"))
+    assert {item.id for item in items} <= {one["id"] for one in listed["quarantine"]}
+    shown = home.run("darkpipe", "quarantine", "show", items[0].id)
+    assert "nobody@example.com" in shown
+    assert "550 5.1.1" in shown
+    assert "Subject: kept-0" in shown
+    refused = home.run("darkpipe", "quarantine", "release", items[0].id, check=False)
+    assert "Traceback" not in refused
+    assert "--to" in refused, refused
+    home.run("darkpipe", "quarantine", "release", items[0].id, "--to", "alice@example.com")
+    received = _received(lan, "kept-0")
+    assert received.endswith(b"\r\n" + messages[0])
+    home.run("darkpipe", "quarantine", "delete", items[1].id)
+    left = json.loads(home.run("darkpipe", "quarantine", "list", "--json"))
+    assert not {item.id for item in items} & {one["id"] for one in left["quarantine"]}
+    assert "Traceback" not in home.run("darkpipe", "quarantine", "release", items[0].id, check=False)
+    assert [_count(home, f"kept-{number}") for number in range(2)] == [1, 0]
+    assert list((home.data / "drain/quarantine").glob(f"{items[0].id}.*")) == []
 
 
 _SLOW = b"""
