@@ -253,6 +253,7 @@ def test_what_is_refused_is_told_on_both_sides(
 ) -> None:
     at_home, at_the_relay = _REFUSALS[refusal]
     refusal(scene)
+    scene.relay.stop()  # what it has to say about its last connections, it has said then
     logs = capsys.readouterr()
     assert at_home in scene.words or at_home in logs.out
     assert at_the_relay in logs.err
