@@ -19,6 +19,7 @@ import pytest
 from model.envelope import Envelope
 from relay.fence import Identity
 from tests import mail, signatures
+from tests.corpus import samples
 from tests.drain import envelope
 from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import HOME_ADDRESS, STRANGER_ADDRESS, Client, Machine, wait_for
@@ -203,6 +204,26 @@ def test_what_is_in_quarantine_is_listed_shown_released_and_deleted(home: Machin
     assert "Traceback" not in home.run("darkpipe", "quarantine", "release", items[0].id, check=False)
     assert [_count(home, f"kept-{number}") for number in range(2)] == [1, 0]
     assert list((home.data / "drain/quarantine").glob(f"{items[0].id}.*")) == []
+
+
+def test_whatever_was_sent_comes_home_octet_for_octet(queue: Queue, lan: Client) -> None:
+    """The corpus of awkward messages, each with the field that the relay's Postfix puts on top."""
+    trace = b"Received: from client.example.net by mx.example.com; Mon, 23 Nov 2026 01:02:03 +0000\r\n"
+    same = [sample for sample in samples() if sample.kept is None or sample.name == "NUL"]
+    assert len(same) > 25
+    ids = {
+        sample.name: queue.keep(trace + sample.sent, _envelope("alice@example.com", utf8=True)).id for sample in same
+    }
+    queue.wait_until_empty()
+    mailbox: imaplib.IMAP4_SSL = lan.call(mail.mailbox, 993, "alice@example.com", PASSWORD, host=HOME_ADDRESS)
+    try:
+        for sample in same:
+            received = mail.fetch_by(mailbox, "DarkPipe-Item", f"{ids[sample.name]}.1")
+            _, _, rest = received.partition(f"DarkPipe-Item: {ids[sample.name]}.1\r\n".encode())
+            # What looks like spam is marked below the sender's fields, where no signature speaks of it.
+            assert rest.replace(b"X-Spam: Yes\r\n", b"", 1) == trace + sample.expected(chunks=False), sample.name
+    finally:
+        mailbox.logout()
 
 
 _SLOW = b"""
