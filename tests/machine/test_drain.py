@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import email.utils
 import imaplib
 import json
 import re
 import smtplib
 import sqlite3
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,29 +113,14 @@ def test_what_waited_comes_as_it_was_sent_and_the_true_client_is_judged(
     assert "alice" not in log
 
 
-_SIGN = """
-import sys, dkim
-message = sys.stdin.buffer.read()
-sys.stdout.buffer.write(dkim.sign(message, b"s1", b"sender.example", open(sys.argv[1], "rb").read()) + message)
-"""
-
-
 def test_a_signature_still_holds_in_the_mailbox(queue: Queue, lan: Client, tmp_path: Path) -> None:
     """Dots that SMTP doubles, octets of 8 bits, white space at ends of lines, and a line of 100 KB."""
-    key = tmp_path / "key"
-    subprocess.run(["openssl", "genrsa", "-traditional", "-out", str(key), "2048"], check=True, capture_output=True)
-    public = subprocess.run(
-        ["openssl", "rsa", "-in", str(key), "-pubout", "-outform", "DER"], check=True, capture_output=True
-    ).stdout
     body = ".dot\r\n..\r\nä \xff  \r\n\t\r\n" + "y" * 100_000 + "\r\n\r\n."
-    signed = subprocess.run(
-        ["/usr/bin/python3", "-c", _SIGN, str(key)], input=_message("signed", body), capture_output=True, check=True
-    ).stdout
+    signed, records = signatures.signed(_message("signed", body), tmp_path)
     queue.keep(signed, _envelope("alice@example.com"))
     queue.wait_until_empty()
     received = _received(lan, "signed")
     assert received.endswith(b"\r\n" + signed)
-    records = {"s1._domainkey.sender.example": f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"}
     assert [verdict.good for verdict in signatures.judge(received, records)] == [True]
     assert [verdict.good for verdict in signatures.judge(received.replace(b"\n..\r", b"\n.\r"), records)] == [False]
 
