@@ -31,7 +31,13 @@ def page() -> None:
 @page.command("show")
 @json_option
 def show_command(as_json: bool) -> None:
-    """Show where the page is, the fingerprint of its certificate, and, until somebody has claimed it, the code."""
+    """Show where the page is, the fingerprint of its certificate, and, until somebody has claimed it, the code.
+
+    \b
+    Examples:
+      darkpipe page show
+      darkpipe page show --json
+    """
     with in_words(as_json=as_json):
         try:
             seen = DeskClient().see()
@@ -52,7 +58,12 @@ def show_command(as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def forget_command(yes: bool, as_json: bool) -> None:
-    """Forget the administrator's password. All sessions end, and the page can be claimed anew, with a new code."""
+    """Forget the administrator's password. All sessions end, and the page can be claimed anew, with a new code.
+
+    \b
+    Example:
+      darkpipe page forget-password
+    """
     if not yes:
         click.confirm("Forget the password of the page?", abort=True)
     with in_words(as_json=as_json):

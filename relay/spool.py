@@ -394,6 +394,9 @@ class Spool:
                 ticket.failure = error
                 with suppress(OSError):
                     (self._folder / entry.name).unlink()
+            # Else a cut could bring back what its sender sends again.
+            with suppress(OSError):
+                sync_folder(self._folder)
             return
         with self._lock:
             for ticket, entry in named:

@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Disk:
     def __init__(self, root: Path, point: Point, *, blind: Callable[[str], bool] = lambda path: False) -> None:
         self.root, self._point, self._blind = root, point, blind
         self.dead = False
+        self.lock = threading.RLock()
+        """Held at each call, and while what is known is looked at: the bucket's thread writes to the disk as well."""
         self._attic = root.with_name(f"{root.name}.attic")
         self._attic.mkdir()
         self._sizes: dict[int, int] = {}
@@ -72,17 +75,18 @@ class Disk:
         raise Cut
 
     def call(self, name: str, path: str, do: Callable[[], Any]) -> Any:
-        if self.dead:
-            raise Cut
-        what = self._point(name)
-        if what == "before":
-            self.cut()
-        if what in {"error", "full"}:
-            raise OSError(errno.EIO if what == "error" else errno.ENOSPC, "planted", path)
-        result = do()
-        if what == "after":
-            self.cut()
-        return result
+        with self.lock:
+            if self.dead:
+                raise Cut
+            what = self._point(name)
+            if what == "before":
+                self.cut()
+            if what in {"error", "full"}:
+                raise OSError(errno.EIO if what == "error" else errno.ENOSPC, "planted", path)
+            result = do()
+            if what == "after":
+                self.cut()
+            return result
 
     def is_full(self) -> bool:
         """Tell whether there is neither room nor an inode now."""
@@ -122,11 +126,12 @@ class Disk:
     def before_removal(self, path: str) -> None:
         """See a file before its name goes."""
         folder = str(Path(path).parent)
-        known = self._folders.setdefault(folder, _Folder())
-        name = Path(path).name
-        if name not in known.names and Path(path).is_file():
-            known.names[name] = self._keep(Path(path))
-            known.since.append((name, known.names[name]))
+        with self.lock:
+            known = self._folders.setdefault(folder, _Folder())
+            name = Path(path).name
+            if name not in known.names and Path(path).is_file():
+                known.names[name] = self._keep(Path(path))
+                known.since.append((name, known.names[name]))
 
     def synced(self, descriptor: int, path: str) -> None:
         if self._blind(path):
