@@ -41,7 +41,7 @@ def test_detached_machine_has_greeted_and_ends_without_a_trace(image: Path) -> N
     try:
         assert greets(imaps, 993)
         assert swaks(smtp, "carol@example.net", "alice@example.com").returncode == 0
-        assert "the disk is ready" in Path(answer["console"]).read_text(errors="replace")
+        assert "the disk for the mail is there" in Path(answer["console"]).read_text(errors="replace")
     finally:
         os.kill(answer["pid"], signal.SIGTERM)
     _wait_for_end(answer["pid"])
