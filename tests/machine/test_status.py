@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import smtplib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from home.status import LEAST_FREE
 from stack.component import Service
 from stack.health import DEADLINE
 from stack.stack import Stack
+from tests import mail
 from tests.machine.conftest import SEED
-from tests.machine.machine import Machine
+from tests.machine.machine import HOME_ADDRESS, Client, Machine, wait_for
 from tests.unit.stack_samples import COMPONENTS
 
 STACK = Stack.load(COMPONENTS)
@@ -211,6 +213,44 @@ def test_a_full_disk_is_named(small: Machine, free: int, postfix_refuses: bool) 
         # A full disk is not a broken one.
         assert not [problem for problem in found["problems"] if "replace" in problem["remedy"]]
         assert bool([reason for reason in reasons if "452" in reason]) is postfix_refuses
+
+
+def test_a_full_disk_loses_no_letter(small: Machine) -> None:
+    """What was taken before waits in the queue, what comes is refused for now, and all arrives when there is room."""
+    with small.lan() as client, _damage(small, "true", "rm -f /data/filler; systemctl start dovecot"):
+        small.run("systemctl", "stop", "dovecot")
+        taken = [_letter(client, f"before-{number}", 500_000) for number in range(3)]
+        _fill(small, 0)
+        small.run("systemctl", "start", "dovecot", check=False)
+        small.run("postqueue", "-f")
+        with pytest.raises(smtplib.SMTPSenderRefused) as refused:
+            _letter(client, "while", 0)
+        assert refused.value.smtp_code == 452
+        wait_for(lambda: _count(small, "status=deferred") >= len(taken), "each was tried", 60)
+        small.run("rm", "-f", "/data/filler")
+        small.run("postqueue", "-f")
+        taken.append(_letter(client, "after", 0))
+        wait_for(lambda: set(taken) <= _subjects(small), "all have arrived", 120)
+        assert _count(small, "status=bounced") == 0
+
+
+def _letter(client: Client, subject: str, size: int) -> str:
+    sender, recipient = "a@example.net", "alice@example.com"
+    body = ("x" * 98 + "\r\n") * (size // 100 + 1)
+    with client.call(smtplib.SMTP, HOME_ADDRESS, 25, "client.example.net", 30) as session:
+        session.sendmail(sender, recipient, mail.letter(subject, sender, recipient, body))
+    return subject
+
+
+def _count(machine: Machine, text: str) -> int:
+    return machine.run("journalctl", "--no-pager", "--unit=postfix*").count(text)
+
+
+def _subjects(machine: Machine) -> set[str]:
+    found = machine.run(
+        "doveadm", "fetch", "-u", "alice@example.com", "hdr.subject", "mailbox", "*", "all", check=False
+    )
+    return {line.removeprefix("hdr.subject: ").strip() for line in found.splitlines() if line.startswith("hdr.subject")}
 
 
 def test_a_queue_that_cannot_be_written_is_named(small: Machine) -> None:
