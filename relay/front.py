@@ -2,8 +2,8 @@
 
 Messages that have come whole while the disk was busy are kept together: they share the calls that wait for it, and few
 threads wait for each other. Whoever would keep the others waiting gets a thread of his own (`serve` in
-relay/reception.py): with a large message, with one whose sender's domain has not answered yet, or with a place besides
-the disk.
+relay/reception.py): with a large message, with one whose sender's domain has not answered yet, with a recipient whom
+nobody has asked for lately, or with a place besides the disk.
 """
 
 from __future__ import annotations
