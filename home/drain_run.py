@@ -223,7 +223,7 @@ class Drain:
             if self._stuck[1] < _STUCK:
                 raise
             why = error.found if isinstance(error, Unreachable) else error
-            self._tell(f"item {item.id} has cut everything off {_STUCK} times, and waits now: {why}")
+            self._tell(f"item {item.id} has stopped everything {_STUCK} times, and waits now: {why}")
             self._put_off(item.id)
 
     def _advance(self, epoch: str, item: QueuedItem, known: Mapping[str, Entry], behind: Iterator[QueuedItem]) -> None:

@@ -41,7 +41,7 @@ class NobodyTakesError(Exception):
 
 
 class BrokenOffError(NobodyTakesError):
-    """The connection ended in the middle of a letter; it may be about that one, if it happens again and again."""
+    """All ended in the middle of a letter; it may be about that one, if it happens again and again."""
 
 
 class LostError(Exception):
@@ -89,12 +89,16 @@ def hand_over(
     """
     with contextlib.closing(_Session(place)) as session:
         try:
-            refusal = session.introduce(letter)
+            session.introduce(letter)
         except (smtplib.SMTPException, OSError) as error:
             raise NobodyTakesError(_in_words(error)) from None
-        if refusal:
-            return dict.fromkeys(numbers, refusal)
         try:
+            answer = session.ask("MAIL FROM", *letter.sender)
+            if answer.final:
+                return dict.fromkeys(numbers, answer)
+            if not answer.good:
+                # No room for as many octets as are announced is no answer to a smaller letter.
+                raise BrokenOffError(f"the mail server answers MAIL with {answer.code} {answer.text}")
             replies = {number: session.ask("RCPT TO", *letter.recipient(number)) for number in numbers}
             taken = [number for number in numbers if replies[number].good]
             if not taken:
@@ -118,8 +122,8 @@ class _Session:
                 self._client.putcmd("quit")
         self._client.close()
 
-    def introduce(self, letter: Letter) -> Reply | None:
-        """Go as far as the sender; give an answer that refuses this letter, if that is what comes."""
+    def introduce(self, letter: Letter) -> None:
+        """Say who the client is."""
         connection = socket.create_connection(self._place, _CONNECT)
         connection.settimeout(_ANSWER)
         # Without it the last line waits for an ACK of what is before it, which Linux delays by 40 ms (tcp(7)).
@@ -128,11 +132,6 @@ class _Session:
         self._client.sock = connection
         self._needs(self._answer(), "greets")
         self._needs(self._say(f"EHLO {letter.helo}"), "answers EHLO")
-        answer = self.ask("MAIL FROM", *letter.sender)
-        if answer.final:
-            return answer
-        self._needs(answer, "answers MAIL")
-        return None
 
     def ask(self, command: str, address: str, words: Sequence[str]) -> Reply:
         """Say who sends, or who gets it."""

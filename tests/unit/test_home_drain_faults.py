@@ -269,12 +269,16 @@ def test_an_item_that_the_relay_cannot_read_does_not_stop_the_others(tmp_path: P
     assert drain.round().put_off == 1
 
 
-def test_a_letter_at_which_the_server_hangs_up_does_not_stop_the_others(
-    relay: LocalRelay, sink: Sink, start: Callable[[], Drain]
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [("RCPT TO:<poison@example.com>", ""), ("MAIL FROM:<poison@example.net> SIZE=22", "452 4.3.1 not that much")],
+)
+def test_a_letter_at_which_all_ends_does_not_stop_the_others(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain], line: str, answer: str
 ) -> None:
-    item = relay.keep(found=envelope("poison@example.com"))
+    item = relay.keep(found=envelope("poison@example.com", sender="poison@example.net"))
     relay.keep()
-    sink.judge = {"RCPT TO:<poison@example.com>": ""}.get
+    sink.judge = {line: answer}.get
     drain = start()
     for _ in range(4):
         with pytest.raises(NobodyTakesError):
