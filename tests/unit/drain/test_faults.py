@@ -34,23 +34,6 @@ _ITEM = QueuedItem("0" * 32, 1, 100, RECEIVED, "f" * 64)
 
 
 @pytest.fixture
-def relay(tmp_path: Path) -> LocalRelay:
-    return LocalRelay(tmp_path / "relay")
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    made = Sink()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def told() -> list[str]:
-    return []
-
-
-@pytest.fixture
 def start(tmp_path: Path, relay: LocalRelay, sink: Sink, told: list[str]) -> Callable[[], Drain]:
     return lambda: make_drain(tmp_path / "home", relay, sink, told.append)
 

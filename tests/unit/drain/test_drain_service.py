@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,18 +23,6 @@ from tests.drain import LocalRelay, make_drain
 from tests.mail_sink import Sink
 
 _TRACE = "0" * 32 + ".1"
-
-
-@pytest.fixture
-def relay(tmp_path: Path) -> LocalRelay:
-    return LocalRelay(tmp_path / "relay")
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    made = Sink()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,13 +67,6 @@ class _Relay(LocalRelay):
 @pytest.fixture
 def relay(tmp_path: Path) -> _Relay:
     return _Relay(tmp_path / "relay")
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    made = Sink()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyrage
@@ -16,7 +16,7 @@ from home.drain_run import Drain
 from home.hand_over import LostError, NobodyTakesError, hand_over
 from home.quarantine import Kind, Quarantine
 from relay.commands import Path as Argument
-from tests.drain import HOME, LocalRelay, envelope, make_drain
+from tests.drain import HOME, LocalRelay, envelope
 from tests.mail_sink import Sink
 
 _NASTY = (
@@ -24,29 +24,6 @@ _NASTY = (
     + b"l" * 100_000
     + b"\r\n.\r\n"
 )
-
-
-@pytest.fixture
-def relay(tmp_path: Path) -> LocalRelay:
-    return LocalRelay(tmp_path / "relay")
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    made = Sink()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def told() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def start(tmp_path: Path, relay: LocalRelay, sink: Sink, told: list[str]) -> Callable[[], Drain]:
-    """Starts home's drain, or starts it anew."""
-    return lambda: make_drain(tmp_path / "home", relay, sink, told.append)
 
 
 def _quarantine(folder: Path) -> Quarantine:
