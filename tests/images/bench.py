@@ -11,24 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from builder.cache import Cache
+from builder.container import CHECKOUT
 from builder.flock import grab
 from builder.sandbox import remove_tree
 from builder.workshop import Stage
 from tests.images.machine import REPOSITORY
 
 SITE = (REPOSITORY / "examples/home.yaml").read_text(encoding="utf-8")
-_CODE: tuple[str, ...] = (
-    "builder",
-    "components",
-    "darkpipe",
-    "examples",
-    "firstboot",
-    "home",
-    "model",
-    "profiles",
-    "pyproject.toml",
-)
-_CODE += ("requirements.lock", "stack")
+_CODE = (*CHECKOUT, "examples", "pyproject.toml")
 _EXPENSIVE = (Stage.TOOLS, Stage.PACKAGES)
 
 
