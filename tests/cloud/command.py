@@ -7,28 +7,32 @@ from collections.abc import Sequence
 
 import click
 
-from tests.cloud.root import Suite
+from tests.cloud.root import Architecture, Suite
 from tests.tiers import run_tiers, summary
 
 _SUITES = [suite.value for suite in Suite]
+_ARCHITECTURES = [architecture.value for architecture in Architecture]
 
 
 @click.command()
 @click.option("--suite", "suites", multiple=True, type=click.Choice(_SUITES), help="Only this Debian; repeatable.")
-def relay(suites: Sequence[str]) -> None:
+@click.option("--architecture", default=Architecture.AMD64.value, type=click.Choice(_ARCHITECTURES), help="Processor.")
+def relay(suites: Sequence[str], architecture: str) -> None:
     """Have cloud-init make a relay of an emulated cloud machine, and do it once more; for each Debian version.
 
-    Takes five to ten minutes each, nearly all of it for the emulation; the images tier does it once, for the newest.
+    Takes five to ten minutes each, nearly all of it for the emulation.
 
     \b
     Examples:
       ./dev test relay
       ./dev test relay --suite bookworm
+      ./dev test relay --architecture arm64
     """
     failed = False
     for suite in suites or _SUITES:
-        click.echo(f"\n=== {suite} ===")
-        options = ("-k", "test_relay_vps", f"--relay-suite={suite}", "--relay-again")
+        click.echo(f"\n=== {suite}, {architecture} ===")
+        chosen = (f"--relay-suite={suite}", f"--relay-architecture={architecture}")
+        options = ("-k", "test_relay_vps", *chosen, "--relay-again")
         outcomes = run_tiers(["images"], options)
         click.echo(summary(outcomes, ["images"]))
         failed = failed or any(outcome.failed or not outcome.passed for outcome in outcomes)

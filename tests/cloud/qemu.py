@@ -12,14 +12,14 @@ from pathlib import Path
 
 from builder.emulator import Forward, accelerator
 from builder.sandbox import Sandbox
-from builder.tools import EMULATOR, open_tools
+from builder.tools import EMULATOR, EMULATOR_ARM64, ToolsTree, open_tools
 from builder.workshop import Workshop
-from tests.cloud.root import CloudRoot
+from tests.cloud.root import Architecture, CloudRoot
 from tests.cloud.seed import Seed
 from tests.console import Console
 from tests.network.net import Namespace
 
-_BOOT_SECONDS = 600
+_BOOT_SECONDS = 900
 _SCRIPT = Path(__file__).with_name("disk.sh")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _ROOT_SHELL = """\
@@ -27,7 +27,35 @@ _ROOT_SHELL = """\
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --noclear --keep-baud 115200 %I linux
 """
-_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console=ttyS0,115200 quiet mitigations=off net.ifnames=0"
+_COMMAND_LINE = "root=LABEL=cloudimg-rootfs rw console={},115200 quiet mitigations=off net.ifnames=0"
+
+
+@dataclass(frozen=True)
+class _Board:
+    """What an emulated machine is.
+
+    Args:
+        console: name of its serial console.
+        processor: options for an emulated one; None to have this computer's, where that works.
+    """
+
+    tools: ToolsTree
+    program: str
+    machine: str
+    console: str
+    processor: tuple[str, ...] | None = None
+
+
+_BOARDS = {
+    Architecture.AMD64: _Board(EMULATOR, "qemu-system-x86_64", "q35", "ttyS0"),
+    Architecture.ARM64: _Board(
+        EMULATOR_ARM64,
+        "qemu-system-aarch64",
+        "virt,gic-version=3",
+        "ttyAMA0",
+        ("-accel", "tcg,tb-size=512", "-cpu", "cortex-a72", "-smp", "1"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +110,14 @@ def emulated_vps(
     Raises:
         BuildError: a tool is missing.
     """
-    emulator = open_tools(EMULATOR, shop.cache, shop.archive, shop.stages)
+    board = _BOARDS[root.architecture]
+    emulator = open_tools(board.tools, shop.cache, shop.archive, shop.stages)
     with shop.cache.workspace() as work:
         disks = _make_disks(shop, root, seed, work, online=cable is None)
+        processor = board.processor or accelerator(emulator, work)
+        network = _tap(cable) if cable else _slirp(forwards)
         argv = emulator.command(
-            _command(emulator, root, disks, accelerator(emulator, work), _tap(cable) if cable else _slirp(forwards))
+            _command(emulator, root, disks, [board.program, "-machine", board.machine, *processor], network)
         )
         vps = EmulatedVps(lambda: Console(cable.place.command(*argv) if cable else argv, log, _BOOT_SECONDS))
         try:
@@ -108,15 +139,15 @@ def _tap(cable: Cable) -> str:
 
 
 def _command(
-    emulator: Sandbox, root: CloudRoot, disks: Sequence[Path], accelerated: Sequence[str], network: str
+    emulator: Sandbox, root: CloudRoot, disks: Sequence[Path], machine: Sequence[str], network: str
 ) -> list[str]:
     # What was flushed survives the machine's power cut, since this computer has none.
     drives = [f"if=virtio,format=raw,cache=unsafe,file={emulator.inside(disk)}" for disk in disks]
+    command_line = _COMMAND_LINE.format(_BOARDS[root.architecture].console)
     return [
-        "qemu-system-x86_64",
-        *("-machine", "q35", *accelerated, "-m", "1024"),
+        *(*machine, "-m", "1024"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-user-config"),
-        *("-kernel", emulator.inside(root.kernel), "-initrd", emulator.inside(root.initrd), "-append", _COMMAND_LINE),
+        *("-kernel", emulator.inside(root.kernel), "-initrd", emulator.inside(root.initrd), "-append", command_line),
         *(word for drive in drives for word in ("-drive", drive)),
         *("-nic", network),
         *("-device", "virtio-rng-pci"),
@@ -127,7 +158,7 @@ def _make_disks(shop: Workshop, root: CloudRoot, seed: Seed, work: Path, *, onli
     layer, files, scratch = work / "layer", work / "seed", work / "scratch"
     for folder in (layer, files, scratch):
         folder.mkdir()
-    _lay_over(layer)
+    _lay_over(layer, _BOARDS[root.architecture].console)
     if not online:  # what would be installed is there already
         (layer / "etc/apt/sources.list").touch()
         (layer / "etc/apt/sources.list.d").mkdir()
@@ -141,10 +172,10 @@ def _make_disks(shop: Workshop, root: CloudRoot, seed: Seed, work: Path, *, onli
     return disk, seed_disk
 
 
-def _lay_over(layer: Path) -> None:
+def _lay_over(layer: Path, console: str) -> None:
     """Write what this computer's surroundings ask for, and a shell on the console, as a provider's rescue console."""
     files = {
-        "etc/systemd/system/serial-getty@ttyS0.service.d/root-shell.conf": _ROOT_SHELL,
+        f"etc/systemd/system/serial-getty@{console}.service.d/root-shell.conf": _ROOT_SHELL,
         "etc/apt/apt.conf.d/99test-network": _apt_settings(),
     }
     for name, text in files.items():

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from builder import foreign
 from builder.archive import SUITE
 from builder.bundle import PACKAGES
 from builder.digests import content_id, file_digest
+from builder.tools import open_tools
 from builder.workshop import Workshop
 
 _KIND = "cloud"
@@ -51,7 +53,7 @@ _PACKAGES = (
 )
 """Of Debian's images `genericcloud` what a program could meet; these have neither ifupdown nor NetworkManager."""
 
-_BOOTABLE = ("cloud-initramfs-growroot", "initramfs-tools", "linux-image-cloud-amd64")
+_BOOTABLE = ("cloud-initramfs-growroot", "initramfs-tools")
 
 RELAY_PACKAGES = (*PACKAGES, "tcpdump", "wireguard-go")
 """What a relay installs, and what its tests look with."""
@@ -62,6 +64,13 @@ class Suite(StrEnum):
 
     BOOKWORM = "bookworm"
     TRIXIE = "trixie"
+
+
+class Architecture(StrEnum):
+    """The processors that a provider may give, by Debian's names."""
+
+    AMD64 = "amd64"
+    ARM64 = "arm64"
 
 
 @dataclass(frozen=True)
@@ -76,11 +85,13 @@ class CloudSystem:
     suite: Suite = Suite.TRIXIE
     bootable: bool = False
     installed: tuple[str, ...] = ()
+    architecture: Architecture = Architecture.AMD64
 
     @property
     def packages(self) -> list[str]:
         """What is installed beside Debian's essential packages and apt."""
-        return sorted({*_PACKAGES, *(_BOOTABLE if self.bootable else ()), *self.installed})
+        bootable = (*_BOOTABLE, f"linux-image-cloud-{self.architecture}") if self.bootable else ()
+        return sorted({*_PACKAGES, *bootable, *self.installed})
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ class CloudRoot:
     """
 
     folder: Path
+    architecture: Architecture = Architecture.AMD64
 
     @property
     def tar(self) -> Path:
@@ -118,6 +130,7 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
     mirrors = [mirror.replace(SUITE, system.suite) for mirror in shop.archive.mirrors]
     inputs = {
         "suite": system.suite,
+        "architecture": system.architecture,
         "packages": system.packages,
         "bootable": system.bootable,
         "mirrors": mirrors,
@@ -126,23 +139,34 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
         "code": [file_digest(path) for path in (Path(__file__), _SCRIPT)],
     }
     if entry := shop.cache.find(_KIND, content_id(inputs)):
-        return CloudRoot(entry)
-    title = f"Cloud machine, {system.suite}{', with kernel' if system.bootable else ''}"
+        return CloudRoot(entry, system.architecture)
+    is_foreign = foreign.is_foreign(system.architecture)
+    tools = open_tools(foreign.FOREIGN_TOOLS, shop.cache, shop.archive, shop.stages) if is_foreign else shop.tools
+    title = f"Cloud machine, {system.suite}, {system.architecture}{', with kernel' if system.bootable else ''}"
     with shop.stages.stage(title, "Debian packages; a minute or two") as advance:
 
         def make(made: Path) -> None:
             scratch, script = made.parent / "scratch", made.parent / _SCRIPT.name
             scratch.mkdir()
+            across = foreign.Foreign()
+            if is_foreign:
+                (made.parent / "foreign").mkdir()
+                across = foreign.prepare(tools, made.parent / "foreign")
             script.write_text(_SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
-            seen, result = shop.tools.inside(script), shop.tools.inside(made)
-            shop.tools.run(
+            seen, result = tools.inside(script), tools.inside(made)
+            tools.run(
                 [
+                    *across.prefix,
                     "mmdebstrap",
+                    *across.options,
                     *("--variant=minbase", "--mode=root", "--format=tar", "--verbose"),
+                    f"--arch={system.architecture}",
                     f"--include={','.join(system.packages)}",
                     # locale-gen(8) needs /usr/share/locale, and cloud-init needs locale-gen.
                     *(option for option in shop.archive.path_exclusions if "/locale/" not in option),
+                    *across.after_packages,
                     f'--customize-hook=sh {seen} "$1" {result}',
+                    *across.last_hook,
                     *(system.suite, f"{result}/root.tar", *mirrors),
                 ],
                 environment={"DEBIAN_FRONTEND": "noninteractive"},
@@ -150,4 +174,4 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
                 scratch=scratch,
             )
 
-        return CloudRoot(shop.cache.produce(_KIND, title, inputs, make))
+        return CloudRoot(shop.cache.produce(_KIND, title, inputs, make), system.architecture)
