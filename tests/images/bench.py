@@ -83,7 +83,7 @@ def abandoned_workspaces() -> list[Path]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[Path, list[str]]:
     """Wait for a build; gives the result and the stages that were made."""
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
     return Path(out.splitlines()[-1]), re.findall(r"^(.+): [0-9.]+ s$", err, re.MULTILINE)
 
