@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import secrets
@@ -45,6 +46,8 @@ from stack.durable import write_atomically
 
 STATE_FILE = "state.json"
 _IN_USE = "in-use.pem"
+_PUBLISHED = "published"
+"""A digest of what home's other programs were last told of."""
 
 _TUNNELS = IPv4Network("10.128.0.0/9")
 """Where the tunnel's IPv4 addresses come from: the half of 10.0.0.0/8 that routers for homes do not start with."""
@@ -206,9 +209,8 @@ class Keeper:
     def _publish(self, kept: Kept) -> None:
         """Write what home's other programs read."""
         if kept.base is None:
-            if (self._folder / PEER).exists():
-                (self._folder / PEER).unlink()
-                self._published()
+            (self._folder / PEER).unlink(missing_ok=True)
+            self._tell("")
             return
         # While keys change, the relay's queue may show the one certificate or the other.
         certificates = kept.base.relay.certificate + (kept.answer.certificate if kept.answer else "")
@@ -224,7 +226,14 @@ class Keeper:
             write_atomically(self._folder / name, wanted[name].encode(), 0o600)
         if changed or _text(self._folder / PEER) != f"{peer.model_dump_json()}\n":
             write_peer(self._folder, peer)
+        self._tell(hashlib.sha256("\0".join([*wanted.values(), peer.model_dump_json()]).encode()).hexdigest())
+
+    def _tell(self, digest: str) -> None:
+        """Let other programs read their files, if these have changed since they were last told."""
+        if _text(self._folder / _PUBLISHED) != digest:
             self._published()
+            # Written last: after a kill before it, they are told once more.
+            write_atomically(self._folder / _PUBLISHED, digest.encode(), 0o600)
 
 
 def home_end(bootstrap: HomeEnd, keys: Keys | None) -> HomeEnd:

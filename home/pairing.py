@@ -263,7 +263,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noq
         case Look(now):
             return _look(state, now) if kept.base else (state, ())
         case Claim(now, own):
-            fresh = replace(kept, base=None, own=own, answer=None, rebuilt=False)
+            fresh = replace(kept, base=None, own=own, answer=None, rebuilt=False, changed=0)
             return State(fresh, since=now, heard=now), (Use(Which.BASE), Publish())
         case Restored(now, own):
             raised = replace(kept, epoch=kept.epoch + 1, own=own, answer=None)

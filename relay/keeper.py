@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -18,7 +19,23 @@ from relay import files, pairing_file
 from relay.control import Response
 from relay.fence import Identity
 from relay.link import LinkError, new_key
-from relay.pairing import Answer, Event, Kept, Keys, Made, Publish, Refuse, Settle, Start, State, Tick, Use, step
+from relay.pairing import (
+    Action,
+    Answer,
+    Event,
+    Kept,
+    Keys,
+    Made,
+    Publish,
+    Refuse,
+    Settle,
+    Start,
+    State,
+    Tick,
+    Use,
+    standing,
+    step,
+)
 
 
 class Tunnel(Protocol):
@@ -48,6 +65,16 @@ class Folders:
     def state(self) -> Path:
         """How far it is with its keys."""
         return self.base / "agent" / "pairing.json"
+
+    @property
+    def published(self) -> Path:
+        """A digest of what the relay's other programs were last told of."""
+        return self.base / "agent" / "published"
+
+    @property
+    def given(self) -> Path:
+        """What of home's settings and recipients is in force; see relay/given.py."""
+        return self.base / "agent" / "given.json"
 
     @property
     def control(self) -> Path:
@@ -82,6 +109,7 @@ class Keeper:
         self._tunnel, self._folders, self._clock = tunnel, folders, clock
         self._told, self._settled = told, settled
         self._lock = threading.RLock()
+        self._owes = False
 
     @property
     def state(self) -> State:
@@ -119,9 +147,12 @@ class Keeper:
 
         Raises:
             LinkError: the tunnel does not do as it is told.
-            OSError: the disk has failed, and nothing was done.
+            OSError: the disk has failed.
+                What could not be done for either is done before the next event.
         """
         with self._lock:
+            if self._owes:
+                self._do(standing(self._state))
             if under is not None and under != self._state.in_use:
                 return Response.refuse(409, "the relay has just changed its keys; ask again")
             state, actions = step(self._state, event)
@@ -129,22 +160,27 @@ class Keeper:
                 pairing_file.write(self._folders.state, state.kept)
                 self._written = state.kept
             self._state = state
-            answer = None
-            for action in actions:
-                match action:
-                    case Use(keys):
-                        self._tunnel.use(keys)
-                    case Settle():
-                        self._tunnel.settle(state.kept.base)
-                        self._settled()
-                    case Publish():
-                        self._publish(state.kept)
-                    case Answer(message):
-                        answer = Response.of(message)
-                    case Refuse(status, problem):
-                        log(f"refused home: {problem}")
-                        answer = Response.refuse(status, problem)
-            return answer
+            return self._do(actions)
+
+    def _do(self, actions: Sequence[Action]) -> Response | None:
+        answer = None
+        self._owes = True
+        for action in actions:
+            match action:
+                case Use(keys):
+                    self._tunnel.use(keys)
+                case Settle():
+                    self._tunnel.settle(self._state.kept.base)
+                    self._settled()
+                case Publish():
+                    self._publish(self._state.kept)
+                case Answer(message):
+                    answer = Response.of(message)
+                case Refuse(status, problem):
+                    log(f"refused home: {problem}")
+                    answer = Response.refuse(status, problem)
+        self._owes = False
+        return answer
 
     def _publish(self, kept: Kept) -> None:
         """Write what the relay's other programs read."""
@@ -155,12 +191,15 @@ class Keeper:
             config / "relay.json": json.dumps({"relay": kept.relay}).encode(),
             config / "fence.json": json.dumps({"home": kept.home, "home_epoch": kept.epoch}).encode(),
         }
-        changed = [path for path, content in wanted.items() if not path.exists() or path.read_bytes() != content]
-        for path in changed:
-            # The folders say who may come near.
-            files.replace(path, wanted[path], 0o600 if path.parent == control else 0o644)
-        if changed:
+        for path, content in wanted.items():
+            if not path.exists() or path.read_bytes() != content:
+                # The folders say who may come near.
+                files.replace(path, content, 0o600 if path.parent == control else 0o644)
+        digest, mark = hashlib.sha256(b"\0".join(wanted.values())).hexdigest().encode(), self._folders.published
+        if not mark.exists() or mark.read_bytes() != digest:
             self._told()
+            # Written last: after a kill before it, they are told once more.
+            files.replace(mark, digest)
 
 
 def make_halves(relay: str) -> Made:

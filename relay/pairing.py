@@ -201,8 +201,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     kept = state.kept
     match event:
         case Start():
-            settled: tuple[Action, ...] = (Settle(), Publish()) if kept.paired else ()
-            return State(kept), (Use(kept.base), *settled)
+            return State(kept), standing(State(kept))
         case Tick(now):
             return _tick(state, now)
         case Offered():
@@ -213,6 +212,12 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
             if not kept.paired or state.trying or (not kept.former and epoch <= kept.epoch):
                 return state, ()
             return replace(state, kept=replace(kept, former="", epoch=max(epoch, kept.epoch))), (Publish(),)
+
+
+def standing(state: State) -> tuple[Action, ...]:
+    """Give what makes the relay what a state says, whatever was done of it before."""
+    settled: tuple[Action, ...] = (Settle(), Publish()) if state.kept.paired else ()
+    return Use(state.in_use), *settled
 
 
 def _tick(state: State, now: float) -> tuple[State, tuple[Action, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,27 @@ def power_cut(number: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in _CHANGES:
             patch.setattr(os, name, cut(getattr(os, name)))
+        yield
+
+
+@contextmanager
+def full_disk(number: int) -> Iterator[None]:
+    """Let `number` changes happen and find no room for any later one; what was written before stays."""
+    left = number
+
+    def fill(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if left <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            left -= 1
+            return real(*args, **kwargs)
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CHANGES:
+            patch.setattr(os, name, fill(getattr(os, name)))
         yield
 
 
