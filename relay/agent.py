@@ -14,7 +14,7 @@ from pathlib import Path
 from model.control import AGENT_PORT
 from model.control_tls import CertificateError, Pins
 from relay import pairing_file
-from relay.agent_api import AgentApi
+from relay.agent_api import RECIPIENTS, SETTINGS, AgentApi
 from relay.callers import COMMAND, Callers, packets
 from relay.control_server import ControlServer
 from relay.keeper import Folders, Keeper, log
@@ -96,7 +96,7 @@ class Agent:
 def give_to_queue(folders: Folders, system: System) -> None:
     """Let the queue read what home has pushed."""
     user = system.user(QUEUE_USER)
-    for name in ("settings.json", "recipients.json"):
+    for name in (SETTINGS, RECIPIENTS):
         path = folders.config / name
         if user is not None and path.exists():
             os.chown(path, 0, user)  # systemd-sysusers gives user and group one number
@@ -126,6 +126,7 @@ def main() -> int:
         kept = read_kept(folders, link)
         keeper = Keeper(kept, link, folders, lambda: _certificates_changed(system), lambda: _settled(system))
         keeper.start()
+        give_to_queue(folders, system)  # the latest start may have ended just before that
         agent = Agent(keeper, folders, system, str(link.tunnel.addresses.relay6))
         agents.append(agent)
         callers = Callers(lambda: packets(system.try_run(*COMMAND)[1]))

@@ -11,10 +11,13 @@ from time import monotonic
 from model.control import LARGEST_MESSAGE, PROTOCOL, QueueSettings
 from model.pairing import AgentState, Confirm, Offer
 from model.recipients import ListError, RecipientList
-from relay import files
+from relay import files, given
 from relay.control import Handler, Request, Response
 from relay.keeper import Folders, Keeper, make_halves
 from relay.pairing import Confirmed, Heard, Keys, Offered
+
+SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
+"""Home's files, as the queue reads them."""
 
 _LARGEST_LIST = 32 * 2**20
 """Octets of a list of recipients: some 900,000 addresses."""
@@ -88,14 +91,12 @@ class AgentApi:
 
     def _settings(self, request: Request) -> Response:
         octets = request.octets(LARGEST_MESSAGE)
-        wanted = QueueSettings.read(octets)
-        if wanted.version < self._settings_version():
+        wanted, known = QueueSettings.read(octets), self._read(SETTINGS)
+        if known and wanted.version < (version := QueueSettings.read(known).version):
             return Response.refuse(
-                HTTPStatus.CONFLICT,
-                f"found settings of version {wanted.version}, and the relay has version {self._settings_version()}",
+                HTTPStatus.CONFLICT, f"found settings of version {wanted.version}, and the relay has version {version}"
             )
-        files.replace(self.folders.config / "settings.json", octets, 0o640)
-        self.apply()
+        self._put(SETTINGS, octets, self.apply)
         return Response.of(self._state())
 
     def _recipients(self, request: Request) -> Response:
@@ -104,31 +105,41 @@ class AgentApi:
             wanted = RecipientList.read(octets.decode("utf-8"))
         except (ListError, UnicodeDecodeError) as error:
             return Response.refuse(HTTPStatus.BAD_REQUEST, str(error))
-        if wanted.version < self._list_version():
+        known = self._read(RECIPIENTS)
+        if known and wanted.version < (version := _list_version(known)):
             return Response.refuse(
                 HTTPStatus.CONFLICT,
-                f"found recipients of version {wanted.version}, and the relay has version {self._list_version()}",
+                f"found recipients of version {wanted.version}, and the relay has version {version}",
             )
-        files.replace(self.folders.config / "recipients.json", octets, 0o640)
-        self.reread()
+        self._put(RECIPIENTS, octets, self.reread)
         return Response.of(self._state())
+
+    def _put(self, name: str, content: bytes, use: Callable[[], None]) -> None:
+        files.replace(self.folders.config / name, content, 0o640)
+        use()
+        given.note(self.folders.given, name, content)
 
     def _state(self) -> AgentState:
         kept = self.keeper.state.kept
+        settings, recipients = self._in_force(SETTINGS), self._in_force(RECIPIENTS)
         return AgentState(
             PROTOCOL,
             self.software,
             kept.paired,
             int(time.time()),
-            self._list_version(),
-            self._settings_version(),
+            _list_version(recipients) if recipients else 0,
+            QueueSettings.read(settings).version if settings else 0,
             kept.epoch,
         )
 
-    def _settings_version(self) -> int:
-        path = self.folders.config / "settings.json"
-        return QueueSettings.read(path.read_bytes()).version if path.exists() else 0
+    def _read(self, name: str) -> bytes:
+        path = self.folders.config / name
+        return path.read_bytes() if path.exists() else b""
 
-    def _list_version(self) -> int:
-        path = self.folders.config / "recipients.json"
-        return RecipientList.read(path.read_text(encoding="utf-8")).version if path.exists() else 0
+    def _in_force(self, name: str) -> bytes:
+        content = self._read(name)
+        return content if given.is_in_force(self.folders.given, name, content) else b""
+
+
+def _list_version(content: bytes) -> int:
+    return RecipientList.read(content.decode("utf-8")).version

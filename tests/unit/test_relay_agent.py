@@ -24,7 +24,7 @@ from relay import pairing_file
 from relay.agent import Agent
 from relay.keeper import Folders, Keeper
 from relay.link import initial_keys, rewrite
-from relay.machine import System
+from relay.machine import Failure, System
 from relay.pairing import DELAY, TRY, Kept, Keys
 from relay.retire import retire
 from tests.machine.machine import wait_for
@@ -214,6 +214,40 @@ def test_only_home_changes_settings_and_recipients(relay: Relay, tmp_path: Path)
         with pytest.raises(Refused, match="there is no PUT /other"):
             client.request("PUT", "/other")
     assert (relay.folders.config / "settings.json").read_bytes() == wanted.to_json()
+
+
+def test_what_has_not_come_into_force_is_not_told_as_there(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home brings it once more, and the relay does the rest: a unit failed, or the agent was killed in between."""
+    pins, counter = _pair(relay, tmp_path)
+    wanted = QueueSettings(3, "mx.example.com", ("example.com",), "queue", ("age1x",), 10**9)
+    listed = RecipientList.make(4, {"example.com": DomainRule()}, ["alice@example.com"]).text().encode()
+    done: list[str] = []
+
+    def fail(_: object) -> None:
+        raise Failure("postfix does not start")
+
+    for name in ("_apply", "_reread"):
+        monkeypatch.setattr(Agent, name, fail)
+    relay.start()
+    with relay.client(pins, counter.relay) as client:
+        for path, content in (("/settings", wanted.to_json()), ("/recipients", listed)):
+            with pytest.raises(Refused, match="has met a fault"):
+                client.request("PUT", path, content)
+        state = client.request("GET", "/state").message(AgentState)
+        assert (state.settings, state.recipients) == (0, 0)
+    for name in ("_apply", "_reread"):
+        monkeypatch.setattr(Agent, name, lambda _, name=name: done.append(name))
+    relay.start()
+    with relay.client(pins, counter.relay) as client:
+        client.request("PUT", "/settings", wanted.to_json())
+        state = client.request("PUT", "/recipients", listed).message(AgentState)
+        assert (state.settings, state.recipients) == (3, 4)
+    assert done == ["_apply", "_reread"]
+    relay.folders.given.write_text("damaged")
+    with relay.client(pins, counter.relay) as client:
+        assert client.request("GET", "/state").message(AgentState).settings == 0
 
 
 def test_keys_rotate_and_the_former_certificate_holds_until_home_is_heard(relay: Relay, tmp_path: Path) -> None:
