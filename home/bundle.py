@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from home.control_client import ControlClient
 from home.control_errors import ControlFailure, Refused, Unreachable
-from model.bundle import BUNDLE, BUNDLE_RECORD, DOWNGRADE, IDENTIFIER, PATH, BundleState, BundleStatus
+from model.bundle import BUNDLE, BUNDLE_RECORD, DOWNGRADE, IDENTIFIER, PATH, BundleState, BundleStatus, is_older
 from model.control import AGENT_PORT, ControlError, Problem
 
 DATA = Path("/usr/share/darkpipe")
@@ -36,6 +36,12 @@ class NotInstalled(ControlFailure):
     """The relay does not run the software that home has brought."""
 
     remedy = "The relay goes on with what it had; its journal says more (`journalctl -u darkpipe-switch`)"
+
+
+class Older(ControlFailure):
+    """The relay runs newer software than home carries; nothing was sent."""
+
+    remedy = "Bring home up to date; its relay stays as it is"
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ def bring(
 
     Raises:
         NotInstalled: the relay has gone back to what it had; the text says why.
+        Older: the relay's software is newer.
         ControlFailure: the relay cannot be asked, or does not take it.
     """
     known = client.request("GET", PATH).message(BundleStatus)
@@ -132,6 +139,8 @@ def bring(
     if known.state is BundleState.REFUSED and known.other == bundle.id and not again:
         raise NotInstalled(f"the relay has tried version {bundle.version} before, and gone back: {known.problem}")
     if known.state is not BundleState.TRYING:
+        if not downgrade and is_older(bundle.version, known.version):
+            raise Older(f"home has software of version {bundle.version}, and the relay has version {known.version}")
         with _Reported(bundle.path, report) as file:
             client.request("PUT", _request(bundle, downgrade=downgrade), file)
     return _wait(client, bundle, clock, sleep)

@@ -55,7 +55,11 @@ class Manifest(Message):
 
     def is_older_than(self, other: Manifest) -> bool:
         """Tell whether going from the other to this one is a downgrade."""
-        return _numbers(self.version) < _numbers(other.version)
+        return is_older(self.version, other.version)
+
+    def serves(self, machine: str) -> bool:
+        """Tell whether it has its libraries for a machine (uname(1))."""
+        return not self.wheels or machine in self.wheels.values()
 
 
 class BundleState(StrEnum):
@@ -96,5 +100,14 @@ class BundleStatus(Message):
             raise ControlError(f"found a bundle in the state {self.state!r}") from None
 
 
+def is_older(version: str, other: str) -> bool:
+    """Tell whether a version comes before another; an empty one is that of no software.
+
+    Raises:
+        ValueError: one of them is no version.
+    """
+    return _numbers(version) < _numbers(other)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in version.split("."))
+    return tuple(int(number) for number in version.split(".")) if version else ()

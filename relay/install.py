@@ -11,6 +11,7 @@ from __future__ import annotations
 import compileall
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -215,6 +216,8 @@ def _unpack_libraries(bundle: Bundle, manifest: Manifest) -> None:
     target, partial = bundle.folder / "lib", bundle.folder / ".lib.new"
     if target.is_dir():
         return
+    if not manifest.serves(platform.machine()):
+        raise Failure(f"the bundle has no libraries for {platform.machine()}, which this server is")
     shutil.rmtree(partial, ignore_errors=True)
     for name, machine in manifest.wheels.items():
         if machine == platform.machine():
@@ -223,6 +226,7 @@ def _unpack_libraries(bundle: Bundle, manifest: Manifest) -> None:
     # The services that run this may not write it.
     compileall.compile_dir(bundle.folder, quiet=2)
     compileall.compile_dir(partial, quiet=2)
+    os.sync()  # what has this name is whole, also after a power cut
     partial.rename(target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import threading
 from http import HTTPStatus
@@ -76,6 +77,11 @@ class Updates:
         except Failure as failure:
             shutil.rmtree(folder)
             raise Refused(str(failure)) from None
+        if not other.serves(machine := platform.machine()):
+            shutil.rmtree(folder)
+            return Response.refuse(
+                HTTPStatus.PRECONDITION_FAILED, f"the bundle has no libraries for {machine}, which this relay is"
+            )
         if other.is_older_than(ours) and request.query.get(DOWNGRADE) != "yes":
             shutil.rmtree(folder)
             problem = f"home brings version {other.version}, and here is {ours.version}, which is newer"

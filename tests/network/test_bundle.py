@@ -15,8 +15,8 @@ import pytest
 from builder.bootstrap import make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
-from home.bundle import Carried, NotInstalled
-from home.control_errors import ControlFailure, Refused
+from home.bundle import Carried, NotInstalled, Older
+from home.control_errors import Refused
 from model.bundle import BundleState
 from model.document import parse_site
 from tests.bundles import AGENT
@@ -125,7 +125,7 @@ def test_a_bundle_that_is_not_well_goes_and_the_one_before_is_back(ends: Ends) -
 
 
 def test_an_older_bundle_is_refused_unless_home_says_so(ends: Ends, first: Carried) -> None:
-    with pytest.raises(ControlFailure, match=r"brings version 0\.1\.0, and here is 0\.2\.0"):
+    with pytest.raises(Older, match=r"version 0\.1\.0, and the relay has version 0\.2\.0"):
         ends.bring(first)
     assert ends.bring(first, downgrade=True) is BundleState.INSTALLED
     assert ends.current() == first.id

@@ -122,7 +122,7 @@ def test_they_pair_and_the_bootstrap_is_dead(home: Home, bootstrap: Bootstrap) -
     wait_for(lambda: "darkpipe-retire" in vps.run("journalctl", "--no-pager", "-o", "cat"), "the copies to go")
     for key in (bootstrap.relay.private_key, bootstrap.home.private_key):
         # The seed stands for the provider's own record of the user-data, which nobody here can reach.
-        places = ("/etc", "/var/lib", "/run/cloud-init", "/opt")
+        places = ("/etc", "/var/lib", "/var/log", "/run", "/opt")
         found = vps.run("grep", "-rlsF", "--exclude-dir=seed", key, *places, check=False)
         assert found == "", found
     assert home.keeper.end.relay_key in _public(vps.run("cat", "/etc/wireguard/home0.conf"), home)
@@ -182,6 +182,22 @@ def test_a_relay_without_power_in_the_middle_of_a_change_is_carried_on_with(home
     assert home.state().paired
 
 
+def test_user_data_that_a_provider_has_run_again_change_no_keys(home: Home, bootstrap: Bootstrap) -> None:
+    """They write the tunnel's file anew, with the bootstrap's keys, and start the tunnel by it."""
+    vps, before = home.ends.vps, home.keeper.end
+    vps.run("cloud-init", "clean", "--logs")
+    vps.pull_plug()
+    assert vps.start().cloud_init().status == "done", vps.log()
+    wait_for(lambda: _asked(home).paired, "the relay answers", 120)
+    assert home.keeper.end == before
+
+    def copies() -> str:
+        places = ("/etc", "/var/lib", "/run", "/opt")
+        return vps.run("grep", "-rlsF", "--exclude-dir=seed", bootstrap.relay.private_key, *places, check=False)
+
+    wait_for(lambda: not copies(), "the bootstrap's key to go")
+
+
 def test_a_relay_that_was_built_anew_is_found_and_claimed_after_consent(home: Home) -> None:
     _make_anew(home, home.bootstrap)
     before = home.keeper.state.kept.base
@@ -213,6 +229,14 @@ def test_a_relay_from_other_user_data_takes_the_place_of_the_one_before(home: Ho
         text = (home.folder / file).read_text()
         assert before.private_key not in text
         assert before.relay_key not in text
+
+
+def _asked(home: Home) -> AgentState:
+    home.step()
+    try:
+        return home.state()
+    except ControlFailure:
+        return AgentState(0, "", paired=False, clock=0)
 
 
 def _make_anew(home: Home, bootstrap: Bootstrap) -> None:

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, cast
 
 import pytest
 
-from home.bundle import Carried, NotInstalled, bring
+from home.bundle import Carried, NotInstalled, Older, bring
 from home.control_client import Answer, ControlClient
 from home.control_errors import Unreachable
 from model.bundle import BundleState, BundleStatus
@@ -86,3 +86,15 @@ def test_a_relay_that_does_not_come_back_is_given_up(tmp_path: Path) -> None:
     clock = iter(range(0, 10**6, 100))
     with pytest.raises(Unreachable):
         _bring(tmp_path, [_status(BundleState.INSTALLED), *[None] * 50], clock=lambda: float(next(clock)))
+
+
+def test_a_relay_with_newer_software_is_sent_nothing_unless_home_says_so(tmp_path: Path) -> None:
+    newer = BundleStatus(_OTHER, "0.10.0", BundleState.INSTALLED)
+    agent = _Agent(newer)
+    path = tmp_path / "bundle.tar"
+    path.touch()
+    with pytest.raises(Older, match=r"home has software of version 0\.2\.0, and the relay has version 0\.10\.0"):
+        bring(cast("ControlClient", agent), Carried(path, _OURS, "0.2.0"))
+    assert agent.taken == []
+    agent, _ = _bring(tmp_path, [newer, _status(BundleState.INSTALLED, _OURS)], downgrade=True)
+    assert agent.taken[0][0].endswith("downgrade=yes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -243,6 +244,22 @@ def test_older_software_is_refused_unless_home_says_so(tmp_path: Path) -> None:
     assert status(relay).state is BundleState.INSTALLED
     assert _put(relay, older, downgrade="yes")[0] == 202
     assert Manifest("0.9.0", 1).is_older_than(Manifest("0.10.0", 1))
+
+
+def test_software_for_another_machine_is_refused_before_anything_is_switched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay, wheels = _relay(tmp_path), {"a.whl": "x86_64", "b.whl": "aarch64"}
+    octets = _tar(("./bundle.json", Manifest("0.3.0", 1, wheels=wheels).to_json()))
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    code, text = _put(relay, octets)
+    assert (code, "has no libraries for riscv64" in text) == (412, True)
+    assert not (relay.base / _id(octets)).exists()
+    assert status(relay) == BundleStatus(_OLD, "0.1.0", BundleState.INSTALLED)
+    for machine in wheels.values():
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        relay = _relay(tmp_path / machine)
+        assert _put(relay, octets)[0] == 202
 
 
 @pytest.mark.parametrize("octets", [b"no tar", _tar(("./bundle.json", b'{"version": "new"}')), _tar(("./a", b""))])

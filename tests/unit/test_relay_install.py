@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 import shutil
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,3 +188,29 @@ def test_the_queue_gets_to_the_ports_that_home_names() -> None:
     store, hook = {"endpoint": "https://s3.example:8443"}, {"webhook": "https://[2001:db8::1]/x"}
     assert https_ports(_SETTINGS) == [443]
     assert https_ports(QueueSettings(1, "mx", (), "queue", (), 1, alarm=hook, s3=store)) == [443, 8443]
+
+
+@pytest.mark.parametrize(("machine", "library"), [("x86_64", "amd64.py"), ("aarch64", "arm64.py"), ("riscv64", "")])
+def test_a_server_gets_the_libraries_for_its_machine(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, machine: str, library: str
+) -> None:
+    wheels = {"amd64": "x86_64", "arm64": "aarch64"}
+    manifest = Manifest("0.1.0", 1, (), {f"{name}.whl": one for name, one in wheels.items()})
+    (bundle.folder / "bundle.json").write_bytes(manifest.to_json())
+    (bundle.folder / "lib").rmdir()
+    (bundle.folder / "wheels").mkdir()
+    for name in wheels:
+        with zipfile.ZipFile(bundle.folder / f"wheels/{name}.whl", "w") as file:
+            file.writestr(f"{name}.py", "")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "sync", lambda: synced.append((bundle.folder / "lib").exists()))
+    server = _server(tmp_path / "root")
+    if not library:
+        with pytest.raises(Failure, match="no libraries for riscv64"):
+            apply(server, bundle)
+        assert server.started() == []
+        return
+    apply(server, bundle)
+    assert [path.name for path in (bundle.folder / "lib").glob("*.py")] == [library]
+    assert synced == [False], "on the disk before it has its name"
