@@ -94,6 +94,8 @@ def _answers(address: str) -> bool:
     for port in (443, 993):
         try:
             socket.create_connection((address, port), _SECONDS).close()
+        except ConnectionRefusedError:
+            return True  # it runs, and has no software yet
         except OSError:
             continue
         return True

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from home import pair_push, pairing_file
-from home.bundle import Carried, bring, bring_first, has_none
-from home.control_errors import ControlFailure
+from home.bundle import Carried, NotInstalled, Older, bring, bring_first, has_none
+from home.control_errors import ControlFailure, Refused
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
 from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
@@ -39,8 +39,17 @@ _LOOK = 15.0
 _PUSH = 300.0
 """Seconds until the relay is asked what it has, though nothing has changed at home."""
 
+_REFUSED = 60.0
+"""Seconds until the relay is brought once more what it has refused."""
+
 _ROTATE = 90 * 24 * 3600
 """Seconds for which keys are used."""
+
+_ROTATE_AGAIN = 3600.0
+"""Seconds until a change of keys that was due is tried once more."""
+
+_TELL = 5.0
+"""Seconds between two lines to others while the relay's software is on its way."""
 
 _UNITS = ("darkpipe-drain.service",)
 """Read certificates and ids at their start (LoadCredential=)."""
@@ -61,7 +70,9 @@ class Service:
         self._told = Told(written=time.monotonic(), stage=Stage.CALLING, relay=document.bootstrap.relay)
         self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart, clock)
         self._looked = self._pushed = -_PUSH
+        self._rotated = -_ROTATE_AGAIN
         self._pushed_for: object = None
+        self._pause = _PUSH
         self._trouble = ""
         self._why = ""
 
@@ -94,7 +105,8 @@ class Service:
             if clashes((own.home4, own.relay4), home_networks()):
                 print("a network at home has come to the tunnel's addresses: they move", flush=True)
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own(other=True)))
-            elif time.time() - kept.changed > _ROTATE and up:
+            elif up and time.time() - kept.changed > _ROTATE and self._clock() - self._rotated >= _ROTATE_AGAIN:
+                self._rotated = self._clock()
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own()))
             elif up and self._keeper.state.using is Which.BASE:
                 self._push()
@@ -109,19 +121,32 @@ class Service:
             if accounts is None or relay is None:
                 return
             wanted = (accounts, relay)
-            if wanted == self._pushed_for and now - self._pushed < _PUSH and not self._trouble:
+            if wanted == self._pushed_for and now - self._pushed < self._pause:
                 return
-            self._pushed = now
+            self._pushed, self._pushed_for, self._pause = now, wanted, _LOOK
             with self._keeper.client(self._keeper.state.kept.base) as client:
                 state = pair_push.push(client, self._folder, self._store.data / "queue-keys", relay, accounts)
                 self._told = replace_told(self._told, recipients=state.recipients, settings=state.settings)
                 self._told = replace_told(self._told, software=state.software)
-                self._told = replace_told(self._told, software=bring(client, Carried.of_image()).bundle)
-            self._pushed_for, self._trouble = wanted, ""
+                runs = bring(client, Carried.of_image(), lambda _: self._tell_meanwhile(), sleep=self._sleep)
+                self._told = replace_told(self._told, software=runs.bundle)
+            self._pause, self._trouble = _PUSH, ""
         except (ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, OSError) as error:
             if str(error) != self._trouble:
                 print(error, flush=True)
             self._trouble = str(error)
+            if isinstance(error, Refused | NotInstalled | Older):
+                self._pause = _REFUSED
+
+    def _sleep(self, seconds: float) -> None:
+        self._tell_meanwhile()
+        time.sleep(seconds)
+
+    def _tell_meanwhile(self) -> None:
+        """Let others see that this service is busy, and has not ended."""
+        if time.monotonic() - self._told.written >= _TELL:
+            self._told = replace_told(self._told)
+            tell(self._told)
 
     def _relay(self) -> Relay | None:
         site = read_site(self._store.site) if self._store.site.exists() else None
@@ -189,11 +214,13 @@ class Service:
     def _tell(self, up: bool) -> None:
         state = self._keeper.state
         kept = state.kept
-        trouble = state.trouble if kept.own and state.trouble else self._trouble or self._why
+        trouble = state.trouble if kept.own or state.refused else ""
+        now = stage(kept, state.using, up=up)
         self._told = replace_told(
             self._told,
-            stage=stage(kept, state.using, up=up),
-            trouble=trouble,
+            stage=now,
+            # Why the relay of before does not answer is known: it is the one that was built anew.
+            trouble=trouble or ("" if now is Stage.REBUILT else self._trouble or self._why),
             relay_id=kept.base.relay.relay if kept.base else "",
             home_epoch=kept.epoch,
             changed=kept.changed,

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 STATE = Path("/run/darkpipe-pair/state.json")
 
-SILENT = 60.0
-"""Seconds after which whoever should write the file has stopped doing so."""
+SILENT = 150.0
+"""Seconds after which whoever should write the file has stopped doing so: a request to the relay may take 100."""
 
 
 class Stage(StrEnum):

@@ -12,15 +12,18 @@ from pathlib import Path
 import pytest
 
 from builder.greeting import free_port
-from home import control_client, pair_keeper, pair_service
+from home import control_client, pair_keeper, pair_push, pair_service
+from home.bundle import Carried, Older
 from home.control_client import ControlClient
+from home.control_errors import Unreachable
 from home.pair_commands import in_words
 from home.pair_diagnosis import Around
 from home.pair_service import WISHES, Service, read_document
 from home.pair_state import Stage, Told, Wish
-from home.pairing import offer_of
+from home.pairing import Kept, Own, offer_of
 from home.store import Store
-from model.pairing import Counter, Offer
+from model.bundle import BundleState, BundleStatus
+from model.pairing import AgentState, Counter, Offer
 from model.tunnel import HomeEnd
 from relay import keeper as relay_keeper
 from relay import pairing_file
@@ -296,3 +299,61 @@ def test_what_cannot_be_granted_is_said(scene: Scene) -> None:
         scene.wish(wish)
         scene.wait(2)
         assert scene.told[-1].wish.startswith(f"{wish}: home is not paired yet")
+
+
+def test_a_change_of_keys_that_is_due_and_refused_is_told_and_tried_an_hour_later(scene: Scene) -> None:
+    scene.pair()
+    offers: list[int] = []
+
+    def apart(kept: Kept, own: Own, clock: int) -> Offer:
+        offers.append(int(scene.now))
+        return offer_of(kept, own, clock + 9000)
+
+    assert scene.service
+    keeper = scene.service._keeper
+    keeper.state = replace(keeper.state, kept=replace(keeper.state.kept, changed=1))
+    scene.monkeypatch.setattr(pair_keeper, "offer_of", apart)
+    scene.wait(300)
+    assert len(offers) == 1
+    assert scene.is_at(Stage.PAIRED)
+    assert "the clocks of home and relay are" in scene.told[-1].trouble
+    scene.monkeypatch.setattr(pair_keeper, "offer_of", offer_of)
+    scene.now += 3600
+    scene.wait(60)
+    assert scene.is_at(Stage.PAIRED)
+    assert scene.told[-1].changed > 1
+    assert scene.told[-1].trouble == ""
+
+
+def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> None:
+    answers: list[Exception] = [Older("older"), Unreachable("nobody answers"), Older("older")]
+    asked: list[float] = []
+
+    def bring(*_: object, **__: object) -> BundleStatus:
+        asked.append(scene.now)
+        if answers:
+            raise answers.pop(0)
+        return BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
+
+    scene.monkeypatch.setattr(pair_service, "bring", bring)
+    scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
+    scene.monkeypatch.setattr(_Service, "_relay", lambda _: "relay")
+    scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
+    scene.monkeypatch.setattr(pair_push, "push", lambda *_: AgentState(1, "0" * 64, paired=True, clock=0, settings=1))
+    scene.pair()
+    scene.wait(500)
+    waits = [after - before for before, after in itertools.pairwise(asked)]
+    assert [wait >= 60 for wait in waits] == [True, False, True, True]
+    assert scene.told[-1].software == "1" * 64
+
+
+def test_a_relay_that_was_built_anew_is_not_told_as_one_that_does_not_answer(scene: Scene) -> None:
+    scene.pair()
+    scene.around = replace(_ANSWERS, answers=False)
+    _make_relay_anew(scene)
+    scene.wait(30)
+    assert "does not answer at all" in scene.told[-1].trouble
+    scene.wish(Wish.AGAIN)
+    scene.wait(10)
+    assert scene.is_at(Stage.REBUILT)
+    assert scene.told[-1].trouble == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from builder.greeting import free_port
-from home import pair_commands, pair_keeper, pair_push, pair_service
+from home import pair_commands, pair_diagnosis, pair_keeper, pair_push, pair_service
 from home.control_client import ControlClient
 from home.control_errors import ControlFailure
 from home.drain_state import Doing, Drained
@@ -249,6 +250,20 @@ def test_networks_at_home_are_those_of_its_routes(monkeypatch: pytest.MonkeyPatc
     ]
     monkeypatch.setattr(pair_keeper, "_run", lambda *_: json.dumps(routes))
     assert pair_keeper.home_networks() == [IPv4Network("192.168.1.0/24"), IPv4Network("10.9.0.1/32")]
+
+
+def test_a_server_that_runs_and_has_no_software_yet_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its owner would look at the provider's, while a network on the way blocks UDP."""
+
+    def connect(error: type[OSError]) -> bool:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(socket, "create_connection", fail)
+        return pair_diagnosis._answers("192.0.2.1")
+
+    assert connect(ConnectionRefusedError)
+    assert not connect(TimeoutError)
 
 
 _RELAY = "mx.example.com"
