@@ -41,7 +41,11 @@ def relay(suites: Sequence[str], architecture: str) -> None:
 
 @click.command()
 @click.option("--suite", default=Suite.TRIXIE.value, type=click.Choice(_SUITES), help="Debian version of the relay.")
-def pair(suite: str) -> None:
+@click.option(
+    "--architecture", default=Architecture.AMD64.value, type=click.Choice(_ARCHITECTURES), help="Processor of the relay."
+)
+@click.option("--home", default="x64", type=click.Choice(["x64", "raspberrypi"]), help="Profile of the home.")
+def pair(suite: str, architecture: str, home: str) -> None:
     """Let an emulated relay, made by cloud-init, and an emulated home find each other; cut both off, destroy the relay.
 
     Takes half an hour or more, nearly all of it for the emulation.
@@ -50,7 +54,9 @@ def pair(suite: str) -> None:
     Examples:
       ./dev test pair
       ./dev test pair --suite bookworm
+      ./dev test pair --architecture arm64 --home raspberrypi
     """
-    outcomes = run_tiers(["images"], ("-k", "test_pair", f"--relay-suite={suite}", "--pair"))
+    chosen = (f"--relay-suite={suite}", f"--relay-architecture={architecture}", f"--home-profile={home}")
+    outcomes = run_tiers(["images"], ("-k", "test_pair", "--pair", *chosen))
     click.echo(summary(outcomes, ["images"]))
     sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)

@@ -19,7 +19,7 @@ from tests.cloud.seed import Seed
 from tests.console import Console
 from tests.network.net import Namespace
 
-_BOOT_SECONDS = 900
+_BOOT_SECONDS = 1200
 _SCRIPT = Path(__file__).with_name("disk.sh")
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _ROOT_SHELL = """\

@@ -5,6 +5,7 @@ It is made by the builder's tools and kept in the builder's cache. Nothing of ou
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,7 +144,7 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
     is_foreign = foreign.is_foreign(system.architecture)
     tools = open_tools(foreign.FOREIGN_TOOLS, shop.cache, shop.archive, shop.stages) if is_foreign else shop.tools
     title = f"Cloud machine, {system.suite}, {system.architecture}{', with kernel' if system.bootable else ''}"
-    with shop.stages.stage(title, "Debian packages; a minute or two") as advance:
+    with shop.stages.stage(title, "Debian packages; some minutes") as advance:
 
         def make(made: Path) -> None:
             scratch, script = made.parent / "scratch", made.parent / _SCRIPT.name
@@ -152,6 +153,8 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
             if is_foreign:
                 (made.parent / "foreign").mkdir()
                 across = foreign.prepare(tools, made.parent / "foreign")
+                # Scripts of packages look for perl's modules where this computer's perl has others.
+                shutil.rmtree(made.parent / "foreign/native/perl-base", ignore_errors=True)
             script.write_text(_SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
             seen, result = tools.inside(script), tools.inside(made)
             tools.run(
@@ -169,7 +172,8 @@ def cloud_root(shop: Workshop, system: CloudSystem) -> CloudRoot:
                     *across.last_hook,
                     *(system.suite, f"{result}/root.tar", *mirrors),
                 ],
-                environment={"DEBIAN_FRONTEND": "noninteractive"},
+                # The initramfs is made when all is there.
+                environment={"DEBIAN_FRONTEND": "noninteractive", "INITRD": "No"},
                 on_line=shop.archive.counter(advance),
                 scratch=scratch,
             )

@@ -26,6 +26,7 @@ rm -rf "$root"/var/lib/apt/lists/* "$root"/var/log/*.log "$root"/var/log/apt/*
 for kernel in "$root"/boot/vmlinuz-*; do
 	[ -e "$kernel" ] || break
 	# Installed without a name to boot from, since there is no boot loader.
+	chroot "$root" update-initramfs -c -k "${kernel##*/vmlinuz-}"
 	cp "$kernel" "$result/vmlinuz"
 	cp "$root/boot/initrd.img-${kernel##*/vmlinuz-}" "$result/initrd"
 	echo 'LABEL=cloudimg-rootfs / ext4 rw,discard,errors=remount-ro 0 1' >"$root/etc/fstab"
