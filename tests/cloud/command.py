@@ -42,7 +42,10 @@ def relay(suites: Sequence[str], architecture: str) -> None:
 @click.command()
 @click.option("--suite", default=Suite.TRIXIE.value, type=click.Choice(_SUITES), help="Debian version of the relay.")
 @click.option(
-    "--architecture", default=Architecture.AMD64.value, type=click.Choice(_ARCHITECTURES), help="Processor of the relay."
+    "--architecture",
+    default=Architecture.AMD64.value,
+    type=click.Choice(_ARCHITECTURES),
+    help="Processor of the relay.",
 )
 @click.option("--home", default="x64", type=click.Choice(["x64", "raspberrypi"]), help="Profile of the home.")
 def pair(suite: str, architecture: str, home: str) -> None:
