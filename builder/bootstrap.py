@@ -16,8 +16,10 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from builder.certificates import fingerprint, key_of, make_certificate
 from builder.errors import BuildError
-from model.site import Relay
+from model.mtls import HOME_NAME, RELAY_NAME, AnyHome, AnyRelay, MtlsHome, MtlsRelay
+from model.site import Relay, Transport
 from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.durable import write_atomically
 
@@ -33,18 +35,22 @@ class Bootstrap(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    home: HomeEnd
-    relay: RelayEnd
+    home: AnyHome
+    relay: AnyRelay
 
     @model_validator(mode="after")
     def _ends_fit(self) -> Self:
         # Ends of two different tunnels never shake hands, and neither of them would say why.
-        keys = self.home.relay_key, self.relay.home_key
-        if keys != (_public(self.relay.private_key), _public(self.home.private_key)):
+        if not _keys_fit(self.home, self.relay):
             raise ValueError("the keys of the two ends do not belong together")
         if (self.home.addresses, self.home.port) != (self.relay.addresses, self.relay.port):
             raise ValueError("the addresses of the two ends do not belong together")
         return self
+
+    @property
+    def transport(self) -> Transport:
+        """What they speak with each other."""
+        return Transport.MTLS if isinstance(self.home, MtlsHome) else Transport.WIREGUARD
 
 
 def keys_folder(site: Path) -> Path:
@@ -72,7 +78,8 @@ def open_bootstrap(site: Path, relay: Relay, *, renew: bool = False) -> Bootstra
             time: a device may go by it until it has been given the new one.
 
     Raises:
-        BuildError: the folder is open to others, the file in it is damaged, or a new one cannot be written.
+        BuildError: the folder is open to others, the file in it is damaged or of the other transport, or a new one
+            cannot be written.
     """
     folder = keys_folder(site)
     path = bootstrap_file(site, relay)
@@ -85,7 +92,7 @@ def open_bootstrap(site: Path, relay: Relay, *, renew: bool = False) -> Bootstra
             )
         with _locked(folder):
             if path.exists() and not renew:
-                return Bootstrap.model_validate_json(path.read_bytes())
+                return _of_transport(Bootstrap.model_validate_json(path.read_bytes()), relay, path)
             made = make_bootstrap(relay)
             # Whoever keeps the site's file in a repository wants it there without its keys.
             write_atomically(folder / ".gitignore", b"*\n", 0o600)
@@ -119,8 +126,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def make_bootstrap(relay: Relay) -> Bootstrap:
     """Make keys and addresses: a random unique local IPv6 prefix (RFC 4193 §3.2.2) and a random pair of IPv4."""
-    home_private, home_public = _key_pair()
-    relay_private, relay_public = _key_pair()
     prefix = int.from_bytes(b"\xfd" + os.urandom(5) + b"\0\0") << 64
     pair = int(_TUNNELS.network_address) + 2 * secrets.randbelow(_TUNNELS.num_addresses // 2)
     addresses = Addresses(
@@ -129,10 +134,56 @@ def make_bootstrap(relay: Relay) -> Bootstrap:
         home6=ipaddress.IPv6Address(prefix + 2),
         relay6=ipaddress.IPv6Address(prefix + 1),
     )
+    if relay.transport is Transport.MTLS:
+        return _certificates(relay, addresses)
+    home_private, home_public = _key_pair()
+    relay_private, relay_public = _key_pair()
     return Bootstrap(
         home=HomeEnd(private_key=home_private, relay_key=relay_public, relay=relay.address, addresses=addresses),
         relay=RelayEnd(private_key=relay_private, home_key=home_public, addresses=addresses),
     )
+
+
+def _certificates(relay: Relay, addresses: Addresses) -> Bootstrap:
+    home, server = make_certificate(HOME_NAME, server=False), make_certificate(RELAY_NAME, server=True)
+    shield = secrets.token_hex(256)
+    return Bootstrap(
+        home=MtlsHome(
+            private_key=home.private_key,
+            certificate=home.certificate,
+            other=fingerprint(server.certificate),
+            shield=shield,
+            relay=relay.address,
+            addresses=addresses,
+        ),
+        relay=MtlsRelay(
+            private_key=server.private_key,
+            certificate=server.certificate,
+            other=fingerprint(home.certificate),
+            shield=shield,
+            addresses=addresses,
+        ),
+    )
+
+
+def _keys_fit(home: AnyHome, relay: AnyRelay) -> bool:
+    if isinstance(home, HomeEnd) and isinstance(relay, RelayEnd):
+        return (home.relay_key, relay.home_key) == (_public(relay.private_key), _public(home.private_key))
+    if isinstance(home, MtlsHome) and isinstance(relay, MtlsRelay):
+        own = all(key_of(end.certificate, end.private_key) for end in (home, relay))
+        pins = (home.other, relay.other) == (fingerprint(relay.certificate), fingerprint(home.certificate))
+        return own and pins and home.shield == relay.shield
+    return False
+
+
+def _of_transport(found: Bootstrap, relay: Relay, path: Path) -> Bootstrap:
+    if found.transport is not relay.transport:
+        raise BuildError(
+            f"{path}: found the keys of a relay with `transport: {found.transport}`, expected "
+            f"`transport: {relay.transport}` as in the site's file",
+            f"write `transport: {found.transport}` again, or delete it and set up relay and device anew",
+        )
+    return found
 
 
 def _public(private: str) -> str:

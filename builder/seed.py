@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.document import SEED_NAME, dump_site, read_site
+from model.mtls import AnyHome, read_home_end
 from model.site import Site
-from model.tunnel import HOME_FILE, HomeEnd
+from model.tunnel import HOME_FILE
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Seed:
     """
 
     site: Site
-    tunnel: HomeEnd | None = None
+    tunnel: AnyHome | None = None
 
     def files(self) -> Mapping[str, str]:
         """Give texts by file names; what is in them is secret."""
@@ -38,6 +39,4 @@ def read_seed(folder: Path) -> Seed:
         model.document.SiteError, OSError, pydantic.ValidationError: somebody has changed it.
     """
     tunnel = folder / HOME_FILE
-    return Seed(
-        read_site(folder / SEED_NAME), HomeEnd.model_validate_json(tunnel.read_bytes()) if tunnel.exists() else None
-    )
+    return Seed(read_site(folder / SEED_NAME), read_home_end(tunnel.read_bytes()) if tunnel.exists() else None)

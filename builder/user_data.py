@@ -15,13 +15,13 @@ from builder.bundle import PACKAGES
 from builder.errors import BuildError
 from builder.relay_files import server_files
 from model.accounts import first_accounts
-from model.site import Site
+from model.site import Site, Transport
 from model.ssh_key import PublicKey
 
 LIMIT = 16 * 1024
 """Octets; the least that a provider takes (cloud-init's own limit for EC2 and OpenStack's metadata)."""
 
-_PACKAGES = sorted({*PACKAGES, "unattended-upgrades"})
+_PACKAGES = {*PACKAGES, "unattended-upgrades"}
 
 _FOLDER = Path(__file__).resolve().parent.parent / "relay-cloudinit"
 
@@ -71,7 +71,8 @@ def user_data(site: Site, bootstrap: Bootstrap, ssh_key: str = "") -> str:
     ssh_key = public_key(ssh_key) if ssh_key else ""
     accounts = first_accounts(site)
     files = server_files(bootstrap.relay, ssh=bool(ssh_key))
-    text = _render("user-data.yaml.j2", name=accounts.mx_host, ssh_key=ssh_key, packages=_PACKAGES, files=files)
+    packages = sorted(_PACKAGES | {"openvpn"} if bootstrap.transport is Transport.MTLS else _PACKAGES)
+    text = _render("user-data.yaml.j2", name=accounts.mx_host, ssh_key=ssh_key, packages=packages, files=files)
     if (size := len(text.encode())) > LIMIT:
         raise BuildError(
             f"the user-data has {size:,} octets, and a provider's form takes {LIMIT:,}",
@@ -108,6 +109,7 @@ def next_steps(site: Site, text: str, provider: Provider, ssh_key: str = "") -> 
         limit=LIMIT,
         provider=provider,
         ssh_key=ssh_key,
+        mtls=site.relays[0].transport is Transport.MTLS,
     )
 
 

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from firstboot.partitions import system_disk
 from firstboot.wipe import wipe
 from model.document import SEED_NAME, read_site
-from model.tunnel import HOME_FILE, HomeEnd
+from model.mtls import read_home_end
+from model.tunnel import HOME_FILE
 from stack.durable import write_atomically
 
 _COMMAND_LINE = Path("/proc/cmdline")
@@ -106,7 +107,7 @@ def take_tunnel(boot: Path, kept: Path) -> Taken:
 
 def _check_tunnel(seed: Path) -> None:
     try:
-        HomeEnd.model_validate_json(seed.read_bytes())
+        read_home_end(seed.read_bytes())
     except ValidationError as error:
         found = error.errors()[0]
         raise SeedError(

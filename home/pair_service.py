@@ -175,7 +175,7 @@ class Service:
         if not path.exists():
             return
         bootstrap = read_home_end(path)
-        if bootstrap is not None and bootstrap != self._keeper.bootstrap:
+        if isinstance(bootstrap, HomeEnd) and bootstrap != self._keeper.bootstrap:
             self._keeper.replace(bootstrap)
             self._told = replace_told(self._told, relay=bootstrap.relay, software="", recipients=0, settings=0)
             self._pushed_for = None
@@ -260,7 +260,8 @@ def read_document(folder: Path, store: Store) -> Document | None:
     # Anything else is another relay's bootstrap, put there before home was paired with the one before.
     if document is not None and found in {None, document.bootstrap, _next(document)}:
         return document
-    if found is None:
+    # The keys that are changed are WireGuard's.
+    if not isinstance(found, HomeEnd):
         return None
     kept = Kept(document.kept.home, document.kept.epoch) if document else Kept(secrets.token_hex(16))
     document = Document(found, kept)

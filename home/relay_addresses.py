@@ -12,7 +12,7 @@ from home.dns_records import RelayAddresses
 from home.spf import Look
 from home.store import StoreError
 from home.tunnel_state import Tunnel
-from model.tunnel import HomeEnd
+from model.mtls import read_home_end
 
 Address = IPv4Address | IPv6Address
 
@@ -25,7 +25,7 @@ def relay_name(path: Path) -> str | None:
         OSError: it cannot be read.
     """
     try:
-        return HomeEnd.model_validate_json(path.read_bytes()).relay
+        return read_home_end(path.read_bytes()).relay
     except FileNotFoundError:
         return None
     except ValidationError as error:

@@ -29,12 +29,24 @@ QUIET = 15.0
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How patient home is with a transport, in seconds: see STALE, TRY and QUIET."""
+
+    stale: float = STALE
+    each: float = TRY
+    quiet: float = QUIET
+
+
+WIREGUARD = Pace()
+
+
+@dataclass(frozen=True)
 class Seen:
     """What there is at one moment.
 
     Args:
         now: seconds of a clock that only runs forward.
-        link: whether the interface is there and answers as a WireGuard one.
+        link: whether the interface is there and answers.
         handshake: WireGuard's time stamp of the latest handshake, 0 for none. Nothing but a change of it counts: it is
             of a clock that may jump.
         received: octets that have come from the relay.
@@ -96,7 +108,7 @@ class Point:
 Action: TypeAlias = Make | Resolve | Point
 
 
-def decide(state: State, seen: Seen) -> tuple[State, tuple[Action, ...]]:
+def decide(state: State, seen: Seen, pace: Pace = WIREGUARD) -> tuple[State, tuple[Action, ...]]:
     """Say what is to be done now.
 
     Returns:
@@ -107,19 +119,19 @@ def decide(state: State, seen: Seen) -> tuple[State, tuple[Action, ...]]:
     if not seen.link:
         # A new interface knows nothing of sessions; where the relay was is still the best guess.
         lost = replace(state, handshake=0, heard=None, received=0, endpoint=None, pointed=-math.inf, tried=0)
-        return _judged(lost, now), (Make(),)
+        return _judged(lost, now, pace), (Make(),)
     if seen.handshake not in {0, state.handshake}:
         state = replace(state, handshake=seen.handshake, heard=now)
     if seen.received != state.received:
         state = replace(state, received=seen.received, quiet=now)
-    state = _judged(state, now)
+    state = _judged(state, now, pace)
     if state.up:
         # Should it go down again, every address gets its turn, the good one first.
         state = replace(state, tried=0)
-        if state.endpoint and now - max(state.quiet, state.pointed) >= QUIET:
+        if state.endpoint and now - max(state.quiet, state.pointed) >= pace.quiet:
             return replace(state, pointed=now), (Point(state.endpoint),)
         return state, ()
-    waited = now - state.pointed >= TRY
+    waited = now - state.pointed >= pace.each
     if state.tried < len(state.addresses) and (waited or state.endpoint not in state.addresses):
         address = state.addresses[state.tried]
         return replace(state, tried=state.tried + 1, endpoint=address, pointed=now), (Point(address),)
@@ -149,6 +161,6 @@ def _with_answer(state: State, seen: Seen) -> State:
     return replace(state, addresses=addresses, tried=0, asking=False)
 
 
-def _judged(state: State, now: float) -> State:
-    up = state.heard is not None and now - state.heard <= STALE
+def _judged(state: State, now: float, pace: Pace) -> State:
+    up = state.heard is not None and now - state.heard <= pace.stale
     return state if up == state.up else replace(state, up=up, since=now)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.mtls import AnyHome
 from model.tunnel import HOME_INTERFACE, MTU, HomeEnd
 
 TABLE = 51820
@@ -44,10 +45,10 @@ def guard_routes(uid: int) -> None:
             f"route replace unreachable default table {TABLE} metric {_LAST}",
             f"rule add priority {_PRIORITY} uidrange {uid}-{uid} ipproto tcp dport 25 lookup {TABLE}",
         )
-        _ip(family, lines, ignoring="File exists")
+        run_ip(family, lines, ignoring="File exists")
 
 
-def address_commands(home: HomeEnd) -> tuple[Sequence[str], Sequence[str]]:
+def address_commands(home: AnyHome) -> tuple[Sequence[str], Sequence[str]]:
     """List what ip(8) is told about a new interface, for IPv4 and for IPv6."""
     ends = home.addresses
     name = HOME_INTERFACE
@@ -131,7 +132,7 @@ class Link:
             # The key goes through a pipe: arguments can be read by everybody.
             _run("wg", "setconf", HOME_INTERFACE, "/dev/stdin", text=wireguard_settings(self._home))
             for family, lines in zip(("-4", "-6"), address_commands(self._home), strict=True):
-                _ip(family, lines)
+                run_ip(family, lines)
         except LinkError:
             self.remove()
             raise
@@ -152,18 +153,21 @@ class Link:
     def remove(self) -> None:
         """Remove the interface; the rules and the unreachable routes stay."""
         if self._program is not None:
-            self._program.terminate()
-            try:
-                self._program.wait(_PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._program.kill()
-                self._program.wait()
+            end_program(self._program)
             self._program = None
-        _ip("-4", [f"link delete dev {HOME_INTERFACE}"], ignoring="Cannot find device")
+        run_ip("-4", [f"link delete dev {HOME_INTERFACE}"], ignoring="Cannot find device")
+
+    def endpoint(self, address: str) -> str:
+        """Say where the relay is, for people."""
+        return endpoint(address, self._home.port)
+
+    def problem(self) -> str | None:
+        """Say what is in the tunnel's way: WireGuard does not know."""
+        return None
 
     def _create(self) -> None:
         try:
-            _ip("-4", [f"link add dev {HOME_INTERFACE} type wireguard"])
+            run_ip("-4", [f"link add dev {HOME_INTERFACE} type wireguard"])
         except LinkError as error:
             self._start_program(error)
 
@@ -183,8 +187,22 @@ class Link:
             time.sleep(0.05)
 
 
-def _ip(family: str, lines: Sequence[str], ignoring: str | None = None) -> None:
-    """Run commands of ip(8); with an error to ignore, go on behind it."""
+def end_program(program: subprocess.Popen[bytes]) -> None:
+    """End a program, if need be by force."""
+    program.terminate()
+    try:
+        program.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        program.wait()
+
+
+def run_ip(family: str, lines: Sequence[str], ignoring: str | None = None) -> None:
+    """Run commands of ip(8); with an error to ignore, go on behind it.
+
+    Raises:
+        LinkError: it refuses.
+    """
     options = ["-force"] if ignoring else []
     text = "".join(f"{line}\n" for line in lines)
     done = _execute(["ip", family, *options, "-batch", "-"], text)

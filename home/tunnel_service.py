@@ -17,10 +17,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from home.tunnel import Action, Make, Point, Resolve, Seen, State, decide
-from home.tunnel_link import Link, LinkError, Reading, endpoint, guard_routes
+from home.openvpn_link import OPENVPN, OpenvpnLink
+from home.tunnel import WIREGUARD, Action, Make, Point, Resolve, Seen, State, decide
+from home.tunnel_link import Link, LinkError, Reading, guard_routes
 from home.tunnel_state import Noted, note
-from model.tunnel import HOME_FILE, HomeEnd
+from model import mtls
+from model.tunnel import HOME_FILE
 from stack.pending import Late, Pending, begin
 from stack.stack import DATA
 
@@ -39,7 +41,7 @@ class FileError(Exception):
     """The file about the relay cannot be used; the text says why, and quotes no key."""
 
 
-def read_home_end(path: Path) -> HomeEnd | None:
+def read_home_end(path: Path) -> mtls.AnyHome | None:
     """Read home's half of what the two ends know; None while there is none.
 
     Args:
@@ -52,7 +54,7 @@ def read_home_end(path: Path) -> HomeEnd | None:
     if not content.strip():
         return None
     try:
-        return HomeEnd.model_validate_json(content)
+        return mtls.read_home_end(content)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False))
         raise FileError(f"{_SOURCE} is damaged: {'; '.join(problems)}") from None
@@ -102,9 +104,10 @@ class Keeper:
         home: what home knows of the relay.
     """
 
-    def __init__(self, home: HomeEnd) -> None:
+    def __init__(self, home: mtls.AnyHome) -> None:
         self._home = home
-        self._link = Link(home)
+        self._link: Link | OpenvpnLink = OpenvpnLink(home) if isinstance(home, mtls.MtlsHome) else Link(home)
+        self._pace = OPENVPN if isinstance(home, mtls.MtlsHome) else WIREGUARD
         self._state = State(since=time.monotonic())
         self._asked: Pending[tuple[str, ...]] | None = None
         self._error: str | None = None
@@ -117,7 +120,7 @@ class Keeper:
         known = read or Reading()
         seen = Seen(now, read is not None, known.handshake, known.received, self._answer(now))
         before = self._state.up
-        self._state, actions = decide(self._state, seen)
+        self._state, actions = decide(self._state, seen, self._pace)
         if self._state.up != before:
             print(f"the tunnel to {self._home.relay} is {'up' if self._state.up else 'down'}", flush=True)
         try:
@@ -127,15 +130,16 @@ class Keeper:
         except LinkError as error:
             self._tell(str(error))
         where = self._state.endpoint
+        problem = self._error or (None if self._state.up else self._link.problem())
         return Noted(
             written=now,
             relay=self._home.relay,
             up=self._state.up,
             since=self._state.since,
             heard=self._state.heard,
-            endpoint=where and endpoint(where, self._home.port),
-            error=self._error or (None if where or self._state.up else f"no address of {self._home.relay} is known"),
-            relay_key=self._home.relay_key,
+            endpoint=where and self._link.endpoint(where),
+            error=problem or (None if where or self._state.up else f"no address of {self._home.relay} is known"),
+            relay_key=self._home.other if isinstance(self._home, mtls.MtlsHome) else self._home.relay_key,
         )
 
     def close(self) -> None:

@@ -91,6 +91,13 @@ class OfflinePolicy(StrEnum):
     REJECT = "reject"
 
 
+class Transport(StrEnum):
+    """How home and relay reach each other."""
+
+    WIREGUARD = "wireguard"
+    MTLS = "mtls"
+
+
 class UnlockPolicy(StrEnum):
     """How the data disk is unlocked after each start."""
 
@@ -190,6 +197,13 @@ class Relay(_Strict):
         description="What the relay does with a message while home is away. `queue`: takes it and keeps it encrypted "
         "to home's key. `tempfail`: asks the sender's server to try again, and stores nothing. `reject`: refuses it.",
         examples=["tempfail"],
+    )
+    transport: Transport = Field(
+        Transport.WIREGUARD,
+        description="How your device reaches the relay. `wireguard`: over UDP. `mtls`: OpenVPN over TCP, for networks "
+        "that block UDP; slower, and known for what it is to whoever looks at the packets. Changing it takes new "
+        "user-data and a new image.",
+        examples=["wireguard"],
     )
     budget: Quota = Field(
         "4G",

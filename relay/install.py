@@ -30,7 +30,7 @@ from relay.health import wait_until_well
 from relay.machine import QUEUE_USER, RECORD, SETTINGS, Failure, System
 from relay.render import RelayFile, render_files
 from relay.services import SERVICES, Service
-from relay.tunnel_file import FILE, INTERFACE, Tunnel, read_tunnel
+from relay.tunnel_file import INTERFACE, Tunnel, find_tunnel
 
 _CAGE = PurePosixPath("/etc/darkpipe/cage.conf")
 _UNITS = PurePosixPath("/etc/systemd/system")
@@ -142,7 +142,7 @@ def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
 def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None) -> tuple[RelayFile, ...]:
     """Render the files that the relay shall have; those that wait for settings are left out without them."""
     folder = bundle.folder / SYSTEM
-    tunnel = read_tunnel((system.root / FILE).read_text(encoding="utf-8"))
+    tunnel = find_tunnel(system.root)
     shown = settings or QueueSettings(0, "relay.invalid", (), "tempfail", (), 0)
     rendered = render_files([folder], context(shown, tunnel, (system.root / _SSH).exists(), system.user(QUEUE_USER)))
     kept = [file for file in rendered if settings or not str(file.path).startswith(_SERVING)]
@@ -160,8 +160,10 @@ def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int 
         "domains": settings.domains,
         "settings": settings,
         "tunnel": tunnel,
+        "mtls": tunnel.mtls,
         "interface": INTERFACE,
         "ssh": ssh,
+        "bare": settings.version == 0,
         "queue_user": queue_user,
         "https_ports": https_ports(settings),
     }
@@ -263,7 +265,7 @@ def _digest(written: Sequence[RelayFile], beginnings: Sequence[str], bundle: Bun
 
 def _check(system: System) -> None:
     settings = read_settings(system)
-    tunnel = read_tunnel((system.root / FILE).read_text(encoding="utf-8"))
+    tunnel = find_tunnel(system.root)
     units = [service for service in SERVICES if _shall_answer(system, service, settings)]
     if problem := wait_until_well(system, units, str(tunnel.addresses.relay6)):
         raise Failure(problem)

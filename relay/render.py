@@ -11,6 +11,9 @@ import jinja2
 
 _TEMPLATE = ".j2"
 
+_SECRET = (PurePosixPath("/etc/wireguard"), PurePosixPath("/etc/openvpn/server"))
+"""Folders whose files hold keys."""
+
 
 @dataclass(frozen=True)
 class RelayFile:
@@ -26,8 +29,13 @@ class RelayFile:
     mode: int
 
 
-def render_files(folders: Sequence[Path], context: Mapping[str, Any]) -> tuple[RelayFile, ...]:
+def render_files(
+    folders: Sequence[Path], context: Mapping[str, Any], without: tuple[str, ...] = ()
+) -> tuple[RelayFile, ...]:
     """Render every file of some folders, in the order of their paths; a later folder's wins.
+
+    Args:
+        without: beginnings of the paths of files that are left out.
 
     Raises:
         jinja2.TemplateError: the context lacks something.
@@ -40,6 +48,8 @@ def render_files(folders: Sequence[Path], context: Mapping[str, Any]) -> tuple[R
     rendered = []
     for relative, source in sorted(sources.items()):
         path, text = PurePosixPath("/", relative), source.read_text(encoding="utf-8")
+        if str(path).startswith(without):
+            continue
         if path.suffix == _TEMPLATE:
             path, text = path.with_suffix(""), environment.from_string(text).render(context)
         rendered.append(RelayFile(path, text, _mode(path, text)))
@@ -47,6 +57,6 @@ def render_files(folders: Sequence[Path], context: Mapping[str, Any]) -> tuple[R
 
 
 def _mode(path: PurePosixPath, text: str) -> int:
-    if path.parent == PurePosixPath("/etc/wireguard"):
+    if path.parent in _SECRET:
         return 0o600
     return 0o755 if text.startswith("#!") else 0o644

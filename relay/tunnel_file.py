@@ -1,4 +1,4 @@
-"""The relay's end of the tunnel, as its file for wg-quick(8) has it: what other files must know of it."""
+"""The relay's end of the tunnel, as its files for wg-quick(8) or openvpn(8) have it: what other files must know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 INTERFACE = "home0"
 FILE = Path("etc/wireguard", f"{INTERFACE}.conf")
+OPENVPN_FILE = Path("etc/openvpn/server", f"{INTERFACE}.conf")
+_OPENVPN_ADDRESSES = OPENVPN_FILE.with_suffix(".ip")
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,46 @@ class Tunnel:
     """What is no secret.
 
     Args:
-        port: UDP port that the relay listens on.
+        port: port that the relay listens on, of UDP or, with OpenVPN, of TCP.
+        mtls: whether it is OpenVPN's.
     """
 
     addresses: Addresses
     port: int
+    mtls: bool = False
+
+
+def find_tunnel(root: Path) -> Tunnel:
+    """Read the files of this server, of whichever transport they are.
+
+    Args:
+        root: the folder in the place of `/`.
+
+    Raises:
+        OSError: there is none.
+        ValueError: they lack something.
+    """
+    settings = root / OPENVPN_FILE
+    if not settings.exists():
+        return read_tunnel((root / FILE).read_text(encoding="utf-8"))
+    return read_openvpn(settings.read_text(encoding="utf-8"), (root / _OPENVPN_ADDRESSES).read_text(encoding="utf-8"))
+
+
+def read_openvpn(settings: str, addresses: str) -> Tunnel:
+    """Read a file of openvpn(8), and the commands for ip(8) beside it.
+
+    Raises:
+        ValueError: they lack something.
+    """
+    port = [line.split()[1] for line in settings.splitlines() if line.startswith("port ")]
+    words = [line.split() for line in addresses.splitlines()]
+    own = ",".join(row[2] for row in words if row[:2] == ["address", "replace"])
+    other = ",".join(row[2] for row in words if row[:2] == ["route", "replace"])
+    if not port or not own or not other:
+        raise ValueError(f"{OPENVPN_FILE.name} has no port, or {_OPENVPN_ADDRESSES.name} no addresses")
+    relay4, relay6 = _pair(own)
+    home4, home6 = _pair(other)
+    return Tunnel(Addresses(home4, relay4, home6, relay6), int(port[0]), mtls=True)
 
 
 def read_tunnel(text: str) -> Tunnel:

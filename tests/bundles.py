@@ -24,11 +24,11 @@ from model.control import PROTOCOL, QueueSettings
 from relay.control import Response
 from relay.control_server import ControlServer
 from relay.fence import Identity
-from relay.tunnel_file import read_tunnel
+from relay.tunnel_file import find_tunnel
 from relay.updates import Updates, apply_settings
 
 OPENSSL = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 -subj /CN=test".split()
-tunnel = read_tunnel(Path("/etc/wireguard/home0.conf").read_text())
+tunnel = find_tunnel(Path("/"))
 updates = Updates()
 
 

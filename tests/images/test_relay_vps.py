@@ -79,6 +79,7 @@ def relay(suite: Suite, architecture: Architecture, tmp_path_factory: pytest.Tem
     with emulated_vps(shop, root, Seed(printed), scratch / "console.log", [Forward(smtp, 25)]) as vps:
         first = _wait_for_cloud_init(vps)
         bootstrap = open_bootstrap(site, parse_site(SITE_TEXT, site.name).relays[0])
+        assert isinstance(bootstrap.home, HomeEnd)
         _bring_software(vps, bootstrap.home, scratch / "bundle")
         yield Relay(vps, smtp, first)
 

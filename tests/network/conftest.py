@@ -17,6 +17,7 @@ from builder.cache import Cache
 from builder.progress import Stages
 from builder.relay_files import RelaySetting
 from builder.sandbox import remove_tree
+from model.mtls import MtlsHome, MtlsRelay
 from model.tunnel import HOME_FILE, Addresses, HomeEnd, RelayEnd
 from tests.cloud.root import RELAY_PACKAGES, CloudSystem, Suite, cloud_root
 from tests.cloud.seed import Seed
@@ -57,6 +58,14 @@ class Ends:
     relay: RelayEnd
 
 
+@dataclass(frozen=True)
+class MtlsEnds:
+    """The same over TCP."""
+
+    home: MtlsHome
+    relay: MtlsRelay
+
+
 def make_ends(place: Namespace) -> Ends:
     """Make the keys of a tunnel with wg(8)."""
     home, relay = (place.run("wg", "genkey").strip() for _ in range(2))
@@ -90,7 +99,7 @@ def ends(world: Namespace) -> Ends:
 
 
 @pytest.fixture(scope="module")
-def relay(world: Namespace, ends: Ends, root: Path) -> Iterator[Relay]:  # noqa: F811
+def relay(world: Namespace, ends: Ends | MtlsEnds, root: Path) -> Iterator[Relay]:  # noqa: F811
     """A relay that runs, and knows its home."""
     with namespace() as place, scratch_folder() as scratch:
         networks = (
@@ -145,7 +154,7 @@ def new_vps(cloud_tree: Path, internet: Internet) -> Iterator[NewVps]:
 def home(
     world: Namespace,
     relay: Relay,
-    ends: Ends,
+    ends: Ends | MtlsEnds,
     new_machine: Callable[[str], Machine],  # noqa: F811
 ) -> Iterator[Machine]:
     """A home device somewhere in the Internet, whose seed holds its half of the tunnel."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from builder.build import SOURCE
 from builder.relay_files import RelaySetting, relay_files
-from model.tunnel import RELAY_INTERFACE
+from model.mtls import MtlsRelay
+from model.tunnel import RELAY_INTERFACE, RelayEnd
 from tests.machine.machine import wait_for
 from tests.network.net import Namespace, wireguard
 from tests.network.postfix import running_postfix
@@ -91,6 +93,29 @@ def _queue(place: Namespace, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _wireguard(place: Namespace, tunnel: RelayEnd) -> Iterator[None]:
+    addresses = tunnel.addresses
+    own = [f"{addresses.relay4}/32", f"{addresses.relay6}/128"]
+    peer = [tunnel.home_key, "allowed-ips", f"{addresses.home4}/32,{addresses.home6}/128"]
+    with wireguard(place, RELAY_INTERFACE, own, tunnel.private_key, peer, tunnel.port):
+        for address in (addresses.home4, addresses.home6):  # as wg-quick does
+            place.run("ip", "route", "add", str(address), "dev", RELAY_INTERFACE)
+        yield
+
+
+@contextmanager
+def _openvpn(place: Namespace, folder: Path) -> Iterator[None]:
+    """Do what the drop-in of openvpn-server@home0.service says."""
+    place.run("ip", "tuntap", "add", "dev", RELAY_INTERFACE, "mode", "tun")
+    place.run("ip", "-batch", str(folder / "home0.ip"))
+    clients = folder / "clients"
+    clients.mkdir(exist_ok=True)
+    shutil.copy(folder / "darkpipe-home", clients)
+    with place.running("openvpn", "--config", str(folder / "home0.conf"), "--client-config-dir", str(clients)):
+        yield
+
+
+@contextmanager
 def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, scratch: Path) -> Iterator[Relay]:
     """Run a relay; it knows home by its key only, and home may come later.
 
@@ -108,15 +133,11 @@ def running_relay(place: Namespace, setting: RelaySetting, postfix_root: Path, s
         path.chmod(file.mode)
     place.run("sysctl", "--quiet", f"--load={files / 'etc/sysctl.d/60-darkpipe.conf'}")
     place.run("nft", "--file", str(files / "etc/nftables.conf"))
-    addresses = setting.tunnel.addresses
     with ExitStack() as stack:
-        own = [f"{addresses.relay4}/32", f"{addresses.relay6}/128"]
-        networks = f"{addresses.home4}/32,{addresses.home6}/128"
-        peer = [setting.tunnel.home_key, "allowed-ips", networks]
-        key = setting.tunnel.private_key
-        stack.enter_context(wireguard(place, RELAY_INTERFACE, own, key, peer, setting.tunnel.port))
-        for address in (addresses.home4, addresses.home6):  # as wg-quick does
-            place.run("ip", "route", "add", str(address), "dev", RELAY_INTERFACE)
+        if isinstance(setting.tunnel, MtlsRelay):
+            stack.enter_context(_openvpn(place, files / "etc/openvpn/server"))
+        else:
+            stack.enter_context(_wireguard(place, setting.tunnel))
         log = scratch / "postfix.log"
         stack.enter_context(_queue(place, scratch / "queue"))
         stack.enter_context(running_postfix(place, files / "etc/postfix", setting.name, postfix_root, scratch, log))

@@ -13,7 +13,7 @@ from home.bundle import Carried, bring, bring_first, has_none
 from home.control_client import ControlClient, Home
 from model.bundle import BundleState
 from model.control import QueueSettings
-from model.tunnel import HOME_INTERFACE
+from model.tunnel import HOME_INTERFACE, HomeEnd
 from tests.bundles import AGENT, other_bundle
 from tests.cloud.vps import Vps
 from tests.machine.machine import wait_for
@@ -109,6 +109,7 @@ def both_ends(vps: Vps, address: str, bootstrap: Bootstrap, internet: Internet, 
         internet.connect(home, number)
         own = [f"{addresses.home4}/32", f"{addresses.home6}/128"]
         allowed = f"{addresses.relay4}/32,{addresses.relay6}/128"
+        assert isinstance(bootstrap.home, HomeEnd)
         peer = [bootstrap.home.relay_key, "allowed-ips", allowed, "endpoint", f"{address}:51820"]
         with wireguard(home, HOME_INTERFACE, own, bootstrap.home.private_key, peer):
             home.run("ip", "route", "add", str(addresses.relay6), "dev", HOME_INTERFACE)

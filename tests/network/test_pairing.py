@@ -21,7 +21,7 @@ from home.pairing import Change, Claim, Kept, Look, Own, Start, Tick, Which
 from home.pairing_file import Document
 from model.document import parse_site
 from model.pairing import AgentState
-from model.tunnel import HOME_INTERFACE, HomeEnd
+from model.tunnel import HOME_INTERFACE, HomeEnd, RelayEnd
 from tests.cloud.site import SITE_TEXT
 from tests.machine.machine import wait_for
 from tests.network.conftest import NewVps, scratch_folder
@@ -45,6 +45,7 @@ class Home:
     keeper: Keeper = field(init=False)
 
     def start(self) -> None:
+        assert isinstance(self.bootstrap.home, HomeEnd)
         document = pairing_file.read(self.folder / STATE_FILE) or Document(self.bootstrap.home, Kept("a" * 32))
         self.keeper = Keeper(document, self.folder, self.folder / "relay.json", lambda _: None, lambda: None)
         self.keeper.happen(Start(time.monotonic()))
@@ -222,7 +223,9 @@ def test_a_relay_from_other_user_data_takes_the_place_of_the_one_before(home: Ho
         relay=made.relay.model_copy(update={"addresses": addresses}),
     )
     _make_anew(home, other)
-    home.ends.home.call(lambda: home.keeper.replace(other.home))
+    end = other.home
+    assert isinstance(end, HomeEnd)
+    home.ends.home.call(lambda: home.keeper.replace(end))
     home.until("the other relay", 240)
     assert home.state().paired
     for file in ("state.json", "relay.json", "control.pem"):
@@ -244,6 +247,7 @@ def _make_anew(home: Home, bootstrap: Bootstrap) -> None:
     vps, relay = home.ends.vps, bootstrap.relay
     vps.run("rm", "-r", "/var/lib/darkpipe/agent", "/var/lib/darkpipe/control")
     conf = vps.run("cat", "/etc/wireguard/home0.conf")
+    assert isinstance(relay, RelayEnd)
     text = conf.replace(_value(conf, "PrivateKey"), relay.private_key).replace(
         _value(conf, "PublicKey"), relay.home_key
     )

@@ -16,7 +16,7 @@ from builder.bootstrap import make_bootstrap
 from builder.user_data import user_data
 from model.document import parse_site
 from model.site import Relay
-from model.tunnel import HOME_FILE
+from model.tunnel import HOME_FILE, HomeEnd, RelayEnd
 from tests import mail
 from tests.cloud.vps import Vps
 from tests.machine.conftest import PASSWORD, SEED
@@ -53,6 +53,8 @@ def pair(new_vps: NewVps, new_machine: Callable[[str], Machine], internet: Inter
     (home.boot_partition / HOME_FILE).write_text(bootstrap.home.model_dump_json())
     home.start()
     plug_in(home, internet)
+    assert isinstance(bootstrap.home, HomeEnd)
+    assert isinstance(bootstrap.relay, RelayEnd)
     yield Pair(relay, home, frozenset({bootstrap.home.relay_key, bootstrap.relay.home_key}))
     home.stop()
 

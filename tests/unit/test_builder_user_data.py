@@ -28,7 +28,7 @@ from model.accounts import first_accounts
 from model.names import domain_name
 from model.problems import Refusal
 from model.site import Relay, Site
-from model.tunnel import Addresses
+from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.addresses import alias_domains
 
 
@@ -195,6 +195,8 @@ def test_the_keys_get_into_no_repository(tmp_path: Path) -> None:
 
 def test_both_halves_belong_together(bootstrap: Bootstrap) -> None:
     assert bootstrap.home.addresses == bootstrap.relay.addresses
+    assert isinstance(bootstrap.home, HomeEnd)
+    assert isinstance(bootstrap.relay, RelayEnd)
     keys = {bootstrap.home.private_key, bootstrap.home.relay_key, bootstrap.relay.private_key, bootstrap.relay.home_key}
     assert len(keys) == 4
 

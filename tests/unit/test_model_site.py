@@ -98,13 +98,18 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         *Alarm.model_fields,
         *Relay.model_fields,
         *S3.model_fields,
-    }:
+    } - {"transport"}:  # one of its choices works
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
 @pytest.mark.parametrize("value", sorted({UnlockPolicy.TPM2, UnlockPolicy.RELAY}))
 def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
     _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
+
+
+def test_a_transport_that_is_not_built_is_refused() -> None:
+    relays = "relays: [{address: mx.example.com, transport: mtls}]\n"
+    _refused(SMALLEST + relays, ("relays", 0, "transport"), "mtls", line=5)
 
 
 @pytest.mark.parametrize("value", sorted(set(MailServer) - {MailServer.POSTFIX_DOVECOT}))
