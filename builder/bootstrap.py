@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from builder.certificates import fingerprint, key_of, make_certificate
 from builder.errors import BuildError
-from model.mtls import HOME_NAME, RELAY_NAME, AnyHome, AnyRelay, MtlsHome, MtlsRelay
+from model.mtls import AnyHome, AnyRelay, MtlsHome, MtlsRelay
+from model.openvpn import HOME_NAME, RELAY_NAME
 from model.site import Relay, Transport
 from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.durable import write_atomically

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from model.control import QueueSettings
-from model.mtls import HOME_NAME, AnyRelay, MtlsRelay
+from model.mtls import AnyRelay, MtlsRelay
+from model.openvpn import HOME_NAME
 from model.tunnel import MTU, RELAY_INTERFACE
 from relay.render import RelayFile, render_files
 

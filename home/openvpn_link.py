@@ -13,7 +13,8 @@ from pathlib import Path
 from home.openvpn_reasons import reason
 from home.tunnel import Pace
 from home.tunnel_link import LinkError, Reading, address_commands, end_program, endpoint, run_ip
-from model.mtls import RELAY_NAME, SHARED_PORT, MtlsHome
+from model.mtls import SHARED_PORT, MtlsHome
+from model.openvpn import RELAY_NAME
 from model.tunnel import HOME_INTERFACE, MTU
 
 OPENVPN = Pace(stale=35.0, each=20.0, quiet=25.0)

@@ -19,7 +19,7 @@ from home.pair_state import REPLACEMENT, Stage, Told, Wish, read_told
 from home.relay_peer import FOLDER
 from home.tunnel_state import read_tunnel
 from model.control import QueueStatus
-from model.tunnel import HomeEnd
+from model.mtls import AnyHome, parse_home_end
 from stack.durable import write_atomically
 
 _PATIENCE = 20.0
@@ -156,7 +156,7 @@ def replace_relay(yes: bool) -> None:
     click.echo(f"Home pairs with {bootstrap.relay} as soon as it answers: `darkpipe pair` shows how far it is.")
 
 
-def read_bootstrap(content: bytes) -> HomeEnd:
+def read_bootstrap(content: bytes) -> AnyHome:
     """Read home's half, alone or in the computer's file with both.
 
     Raises:
@@ -164,7 +164,7 @@ def read_bootstrap(content: bytes) -> HomeEnd:
     """
     try:
         data = json.loads(content)
-        return HomeEnd.model_validate(data.get("home", data))
+        return parse_home_end(data.get("home", data))
     except (ValueError, AttributeError):
         raise click.ClickException(
             "found no bootstrap on standard input, expected the file that `darkpipe user-data` has made in the folder "

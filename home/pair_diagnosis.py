@@ -13,11 +13,16 @@ from model.wireguard import LISTEN_PORT
 _SECONDS = 3.0
 
 
+_BLOCKED = (
+    f"Either a network on the way blocks UDP port {LISTEN_PORT}, for which there is `transport: mtls` (it takes new "
+    "user-data and a new image)"
+)
+
 _SILENT = {
-    True: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay has other keys: it was built anew "
+    True: f"{_BLOCKED}, or the relay has other keys: it was built anew "
     "from other user-data, or put back to an old snapshot, or it serves another device that was restored from a backup "
     "of this one",
-    False: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay was made from other or older "
+    False: f"{_BLOCKED}, or the relay was made from other or older "
     "user-data than this device, or it belongs to another home already",
 }
 """By whether home is paired."""
@@ -34,6 +39,7 @@ class Around:
         answers: whether the relay takes connections over TCP.
         paired: whether home is paired.
         error: what darkpipe-tunnel says.
+        mtls: whether the tunnel is OpenVPN's, which says itself what is wrong.
     """
 
     relay: str
@@ -43,6 +49,7 @@ class Around:
     answers: bool = False
     paired: bool = False
     error: str = ""
+    mtls: bool = False
 
 
 def diagnose(around: Around) -> str:
@@ -63,10 +70,11 @@ def diagnose(around: Around) -> str:
             )
     if not around.answers:
         return f"{relay} does not answer at all: see at its provider whether it runs, and whether the address is right"
-    return f"{relay} answers over TCP, and its WireGuard is silent. {_SILENT[around.paired]}"
+    silent = f"{relay} answers over TCP, and its {'OpenVPN' if around.mtls else 'WireGuard'} is silent"
+    return (around.error or silent) if around.mtls else f"{silent}. {_SILENT[around.paired]}"
 
 
-def look_around(tunnel: Tunnel | None, *, paired: bool) -> Around:
+def look_around(tunnel: Tunnel | None, *, paired: bool, mtls: bool = False) -> Around:
     """See what there is; takes some seconds at most."""
     if tunnel is None or tunnel.relay is None:
         return Around("", error=(tunnel.error or "") if tunnel else "")
@@ -79,6 +87,7 @@ def look_around(tunnel: Tunnel | None, *, paired: bool) -> Around:
         answers=any(_answers(address) for address in addresses[:2]),
         paired=paired,
         error=tunnel.error or "",
+        mtls=mtls,
     )
 
 

@@ -37,8 +37,10 @@ from home.pairing import (
 )
 from home.pairing_file import Document, write
 from home.relay_peer import CONTROL, PEER, RELAY, Peer, write_peer
+from model import openvpn
 from model.control import AGENT_PORT
 from model.control_tls import Pins, certificate_command, certificate_of
+from model.mtls import AnyHome, MtlsHome
 from model.pairing import Confirm, Counter
 from model.tunnel import Addresses, HomeEnd
 from model.wireguard import HOME_INTERFACE
@@ -93,11 +95,11 @@ class Keeper:
         return {Which.BASE: kept.base, Which.NEXT: kept.following, Which.BOOTSTRAP: None}[self.state.using]
 
     @property
-    def end(self) -> HomeEnd:
+    def end(self) -> AnyHome:
         """Home's end of the tunnel as it is now."""
         return home_end(self.bootstrap, self.keys)
 
-    def happen(self, event: Event, bootstrap: HomeEnd | None = None) -> None:
+    def happen(self, event: Event, bootstrap: AnyHome | None = None) -> None:
         """Let something happen, and all that follows from it.
 
         Args:
@@ -160,9 +162,9 @@ class Keeper:
         pair = (str(ends.home4), str(ends.relay4))
         if other or clashes(pair, networks):
             pair = free_pair(networks)
-        return make_own(f"darkpipe-home-{self.state.kept.home[:8]}", pair)
+        return make_own(f"darkpipe-home-{self.state.kept.home[:8]}", pair, mtls=isinstance(self.bootstrap, MtlsHome))
 
-    def replace(self, bootstrap: HomeEnd) -> None:
+    def replace(self, bootstrap: AnyHome) -> None:
         """Turn to another relay, with another bootstrap; the keys of the one before are forgotten.
 
         Raises:
@@ -173,7 +175,9 @@ class Keeper:
         ends = bootstrap.addresses
         pair = (str(ends.home4), str(ends.relay4))
         own = make_own(
-            f"darkpipe-home-{self.state.kept.home[:8]}", free_pair(networks) if clashes(pair, networks) else pair
+            f"darkpipe-home-{self.state.kept.home[:8]}",
+            free_pair(networks) if clashes(pair, networks) else pair,
+            mtls=isinstance(bootstrap, MtlsHome),
         )
         self.happen(Claim(self._clock(), own), bootstrap)
 
@@ -236,7 +240,7 @@ class Keeper:
             write_atomically(self._folder / _PUBLISHED, digest.encode(), 0o600)
 
 
-def home_end(bootstrap: HomeEnd, keys: Keys | None) -> HomeEnd:
+def home_end(bootstrap: AnyHome, keys: Keys | None) -> AnyHome:
     """Give home's end of the tunnel for some keys; None for the bootstrap's."""
     if keys is None:
         return bootstrap
@@ -244,6 +248,17 @@ def home_end(bootstrap: HomeEnd, keys: Keys | None) -> HomeEnd:
     addresses = Addresses(
         home4=IPv4Address(keys.own.home4), relay4=IPv4Address(keys.own.relay4), home6=ends.home6, relay6=ends.relay6
     )
+    if isinstance(bootstrap, MtlsHome):
+        key, certificate = openvpn.parts(keys.own.key)
+        return MtlsHome(
+            private_key=key,
+            certificate=certificate,
+            other=keys.relay.key,
+            shield=bootstrap.shield,
+            relay=bootstrap.relay,
+            port=bootstrap.port,
+            addresses=addresses,
+        )
     return HomeEnd(
         private_key=keys.own.key,
         relay_key=keys.relay.key,
@@ -286,14 +301,22 @@ def home_networks() -> Sequence[IPv4Network]:
     return found
 
 
-def make_own(name: str, pair: tuple[str, str]) -> Own:
+def make_own(name: str, pair: tuple[str, str], *, mtls: bool = False) -> Own:
     """Make home's half of new keys.
+
+    Args:
+        name: for the control plane's certificate.
+        pair: the tunnel's addresses in IPv4.
+        mtls: whether the tunnel is OpenVPN's.
 
     Raises:
         ToolError: a tool refuses.
     """
-    private = _run("wg", "genkey").strip()
     pem = _run(*certificate_command(name))
+    if mtls:
+        key = _run(*openvpn.certificate_command(openvpn.HOME_NAME))
+        return Own("".join(openvpn.parts(key)), openvpn.public_half(key), pem, certificate_of(pem), *pair)
+    private = _run("wg", "genkey").strip()
     return Own(private, _run("wg", "pubkey", text=private).strip(), pem, certificate_of(pem), *pair)
 
 

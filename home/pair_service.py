@@ -26,8 +26,8 @@ from home.tunnel_service import FileError, read_home_end
 from home.tunnel_state import is_up, read_tunnel
 from model.control_tls import CertificateError
 from model.document import SiteError, read_site
-from model.site import Relay
-from model.tunnel import HomeEnd
+from model.mtls import AnyHome, MtlsHome
+from model.site import Relay, Rotation
 from stack.durable import discard_partials
 
 WISHES = "wishes"
@@ -41,9 +41,6 @@ _PUSH = 300.0
 
 _REFUSED = 60.0
 """Seconds until the relay is brought once more what it has refused."""
-
-_ROTATE = 90 * 24 * 3600
-"""Seconds for which keys are used."""
 
 _ROTATE_AGAIN = 3600.0
 """Seconds until a change of keys that was due is tried once more."""
@@ -92,12 +89,16 @@ class Service:
             self._look(up)
         self._tell(up)
 
+    @property
+    def _mtls(self) -> bool:
+        return isinstance(self._keeper.bootstrap, MtlsHome)
+
     def _is_up(self) -> bool:
         return is_up(self._keeper.end.relay_key)
 
     def _look(self, up: bool) -> None:
         kept = self._keeper.state.kept
-        self._why = "" if up else diagnose(look_around(read_tunnel(), paired=kept.base is not None))
+        self._why = "" if up else diagnose(look_around(read_tunnel(), paired=kept.base is not None, mtls=self._mtls))
         if kept.own is not None or kept.base is None:
             return
         own = kept.base.own
@@ -105,13 +106,20 @@ class Service:
             if clashes((own.home4, own.relay4), home_networks()):
                 print("a network at home has come to the tunnel's addresses: they move", flush=True)
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own(other=True)))
-            elif up and time.time() - kept.changed > _ROTATE and self._clock() - self._rotated >= _ROTATE_AGAIN:
+            elif up and self._is_due(kept.changed) and self._clock() - self._rotated >= _ROTATE_AGAIN:
                 self._rotated = self._clock()
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own()))
             elif up and self._keeper.state.using is Which.BASE:
                 self._push()
         except ToolError as error:
             self._trouble = str(error)
+
+    def _is_due(self, changed: int) -> bool:
+        try:
+            relay = self._relay()
+        except (SiteError, OSError):
+            return False  # which is told when the relay is next brought its settings
+        return time.time() - changed > (relay.rotation if relay else Rotation.DAYS_90).seconds
 
     def _push(self) -> None:
         """Let the relay have settings, recipients and software."""
@@ -175,7 +183,7 @@ class Service:
         if not path.exists():
             return
         bootstrap = read_home_end(path)
-        if isinstance(bootstrap, HomeEnd) and bootstrap != self._keeper.bootstrap:
+        if bootstrap is not None and bootstrap != self._keeper.bootstrap:
             self._keeper.replace(bootstrap)
             self._told = replace_told(self._told, relay=bootstrap.relay, software="", recipients=0, settings=0)
             self._pushed_for = None
@@ -260,8 +268,7 @@ def read_document(folder: Path, store: Store) -> Document | None:
     # Anything else is another relay's bootstrap, put there before home was paired with the one before.
     if document is not None and found in {None, document.bootstrap, _next(document)}:
         return document
-    # The keys that are changed are WireGuard's.
-    if not isinstance(found, HomeEnd):
+    if found is None:
         return None
     kept = Kept(document.kept.home, document.kept.epoch) if document else Kept(secrets.token_hex(16))
     document = Document(found, kept)
@@ -269,7 +276,7 @@ def read_document(folder: Path, store: Store) -> Document | None:
     return document
 
 
-def _next(document: Document) -> HomeEnd:
+def _next(document: Document) -> AnyHome:
     return home_end(document.bootstrap, document.kept.following)
 
 

@@ -48,8 +48,8 @@ class Own:
     """What home makes for itself for an offer.
 
     Args:
-        key: private WireGuard key.
-        public: its public half.
+        key: private WireGuard key, or key and certificate for OpenVPN.
+        public: what the relay knows it by.
         pem: key and certificate of the control plane.
         certificate: the certificate alone.
     """

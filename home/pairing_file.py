@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from home.pairing import Kept, Keys, Own
+from model.mtls import AnyHome, parse_home_end
 from model.pairing import Counter, check_id
-from model.tunnel import HomeEnd
 from stack.durable import write_atomically
 
 
@@ -27,7 +27,7 @@ class Document:
         bootstrap: home's half of it. It is kept: a server that is built anew from the same user-data answers to it.
     """
 
-    bootstrap: HomeEnd
+    bootstrap: AnyHome
     kept: Kept
 
 
@@ -54,7 +54,7 @@ def load(text: str) -> Document:
         }
         read_kept = Kept(**{**kept, **parts})
         check_id(read_kept.home)
-        return Document(HomeEnd.model_validate(data["bootstrap"]), read_kept)
+        return Document(parse_home_end(data["bootstrap"]), read_kept)
     except (ValueError, LookupError, TypeError, ValidationError) as error:
         raise PairingError(f"the state of pairing is damaged ({type(error).__name__}); restore it from a backup") from (
             None

@@ -139,7 +139,7 @@ class Keeper:
             heard=self._state.heard,
             endpoint=where and self._link.endpoint(where),
             error=problem or (None if where or self._state.up else f"no address of {self._home.relay} is known"),
-            relay_key=self._home.other if isinstance(self._home, mtls.MtlsHome) else self._home.relay_key,
+            relay_key=self._home.relay_key,
         )
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from model import names
+from model.openvpn import is_fingerprint
 from model.tunnel import Addresses, HomeEnd, RelayEnd
 
 PORT = 1194
@@ -22,11 +23,7 @@ PORT = 1194
 SHARED_PORT = 443
 """TCP port on which HAProxy tells OpenVPN's first packet from the apps' TLS; strict networks let it out."""
 
-HOME_NAME, RELAY_NAME = "darkpipe-home", "darkpipe-relay"
-"""Common names of the two certificates."""
-
 _BODY = r"\n(?:[A-Za-z0-9+/]{1,64}={0,2}\n){1,40}-----END "
-_FINGERPRINT = re.compile(r"[0-9A-F]{2}(?::[0-9A-F]{2}){31}")
 _SHIELD = re.compile(r"[0-9a-f]{512}")
 
 
@@ -45,7 +42,7 @@ def _certificate(text: str) -> str:
 
 
 def _fingerprint(text: str) -> str:
-    if not _FINGERPRINT.fullmatch(text):
+    if not is_fingerprint(text):
         raise ValueError("expected a fingerprint: 32 octets in hexadecimal digits, with colons")
     return text
 
@@ -90,6 +87,11 @@ class MtlsHome(_MtlsEnd):
 
     relay: Annotated[str, AfterValidator(names.host)]
 
+    @property
+    def relay_key(self) -> str:
+        """What the relay is known by, as in `HomeEnd`."""
+        return self.other
+
 
 class MtlsRelay(_MtlsEnd):
     """What the relay must know."""
@@ -108,6 +110,16 @@ def read_home_end(content: bytes) -> AnyHome:
     try:
         found = json.loads(content)
     except ValueError:
-        found = None  # HomeEnd says what is wrong
+        return HomeEnd.model_validate_json(content)  # says what is wrong
+    return parse_home_end(found)
+
+
+def parse_home_end(found: object) -> AnyHome:
+    """Read the same from what JSON has given.
+
+    Raises:
+        pydantic.ValidationError: it is damaged.
+    """
     mtls = isinstance(found, dict) and found.get("transport") == "mtls"
-    return MtlsHome.model_validate_json(content) if mtls else HomeEnd.model_validate_json(content)
+    # As JSON: its texts are addresses.
+    return (MtlsHome if mtls else HomeEnd).model_validate_json(json.dumps(found))

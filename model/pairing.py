@@ -1,8 +1,8 @@
 """What home and relay tell each other to change to new keys: pairing, which is the first change, and each later one.
 
-Both make a new pair of WireGuard keys and a new key and certificate for the control plane, each where it is used. Home
-offers (`POST /exchange` in the bootstrap's tunnel, `POST /rotate` in a paired one), the relay answers, both change, and
-home confirms over the new tunnel (`POST /confirm`). Until then each can go back to what both had.
+Both make a new pair of keys of the tunnel and a new key and certificate for the control plane, each where it is used.
+Home offers (`POST /exchange` in the bootstrap's tunnel, `POST /rotate` in a paired one), the relay answers, both
+change, and home confirms over the new tunnel (`POST /confirm`). Until then each can go back to what both had.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from model.control import Message
 from model.control_tls import CertificateError, certificate_of
-from model.wireguard import check_key
+from model.openvpn import check_public
 
 ID_DIGITS = 32
 
@@ -65,7 +65,7 @@ class Offer(Message):
     Args:
         home: its id.
         epoch: of home.
-        key: home's next public WireGuard key.
+        key: what home is known by next: a public WireGuard key, or a fingerprint (model/openvpn.py).
         certificate: home's next one, PEM.
         home4, relay4: the tunnel's addresses in IPv4, which avoid home's own networks.
         clock: home's, seconds since 1970.
@@ -81,7 +81,7 @@ class Offer(Message):
 
     def __post_init__(self) -> None:
         check_id(self.home)
-        check_key(self.key)
+        check_public(self.key)
         _check_certificate(self.certificate)
         check_pair(self.home4, self.relay4)
         for number in (self.epoch, self.clock):
@@ -94,7 +94,7 @@ class Counter(Message):
 
     Args:
         relay: its id.
-        key: the relay's next public WireGuard key.
+        key: what the relay is known by next, as in an offer.
         certificate: the relay's next one, PEM.
     """
 
@@ -104,18 +104,18 @@ class Counter(Message):
 
     def __post_init__(self) -> None:
         check_id(self.relay)
-        check_key(self.key)
+        check_public(self.key)
         _check_certificate(self.certificate)
 
 
 @dataclass(frozen=True)
 class Confirm(Message):
-    """Home is in the new tunnel; `key` is the public WireGuard key that it is there with."""
+    """Home is in the new tunnel; `key` is what it is known by there."""
 
     key: str
 
     def __post_init__(self) -> None:
-        check_key(self.key)
+        check_public(self.key)
 
 
 @dataclass(frozen=True)

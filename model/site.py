@@ -83,6 +83,19 @@ class MailServer(StrEnum):
     MADDY = "maddy"
 
 
+class Rotation(StrEnum):
+    """How long the keys of the tunnel are used."""
+
+    DAYS_30 = "30d"
+    DAYS_60 = "60d"
+    DAYS_90 = "90d"
+
+    @property
+    def seconds(self) -> int:
+        """The same in seconds."""
+        return int(self.removesuffix("d")) * 24 * 3600
+
+
 class OfflinePolicy(StrEnum):
     """What the relay does with a message while home is away."""
 
@@ -204,6 +217,11 @@ class Relay(_Strict):
         "that block UDP; slower, and known for what it is to whoever looks at the packets. Changing it takes new "
         "user-data and a new image.",
         examples=["wireguard"],
+    )
+    rotation: Rotation = Field(
+        Rotation.DAYS_90,
+        description="After how many days device and relay change to new keys, by themselves: `30d`, `60d` or `90d`.",
+        examples=["90d"],
     )
     budget: Quota = Field(
         "4G",

@@ -18,9 +18,11 @@ from relay.agent_api import RECIPIENTS, SETTINGS, AgentApi
 from relay.callers import COMMAND, Callers, packets
 from relay.control_server import ControlServer
 from relay.keeper import Folders, Keeper, log
-from relay.link import Link, LinkError, initial_keys
+from relay.link import Link, LinkError
 from relay.machine import QUEUE_USER, Failure, System
+from relay.openvpn_link import OpenvpnLink
 from relay.pairing import Kept, Keys
+from relay.tunnel_file import OPENVPN_FILE
 from relay.updates import Updates, apply_settings
 
 _EVERY = 0.5
@@ -102,7 +104,12 @@ def give_to_queue(folders: Folders, system: System) -> None:
             os.chown(path, 0, user)  # systemd-sysusers gives user and group one number
 
 
-def read_kept(folders: Folders, link: Link) -> Kept:
+def find_link(folders: Folders) -> Link | OpenvpnLink:
+    """Give the tunnel of the transport that this server was made for."""
+    return OpenvpnLink(folders.state.parent) if (Path("/") / OPENVPN_FILE).exists() else Link()
+
+
+def read_kept(folders: Folders, link: Link | OpenvpnLink) -> Kept:
     """Read how far the relay is; at its first start, begin with the bootstrap's keys.
 
     Raises:
@@ -110,7 +117,7 @@ def read_kept(folders: Folders, link: Link) -> Kept:
     """
     kept = pairing_file.read(folders.state)
     if kept is None:
-        kept = Kept(secrets.token_hex(16), initial_keys(link.text()))
+        kept = Kept(secrets.token_hex(16), link.initial_keys())
         pairing_file.write(folders.state, kept)
     return kept
 
@@ -119,7 +126,8 @@ def main() -> int:
     """Run until SIGTERM; exit status 1 after a text when that is not possible."""
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    folders, system, link = Folders(), System(), Link()
+    folders, system = Folders(), System()
+    link = find_link(folders)
     agents: list[Agent] = []
     try:
         folders.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from model.pairing import AgentState, Confirm, Offer
 from model.recipients import ListError, RecipientList
 from relay import files, given
 from relay.control import Handler, Request, Response
-from relay.keeper import Folders, Keeper, make_halves
+from relay.keeper import Folders, Keeper
 from relay.pairing import Confirmed, Heard, Keys, Offered
 
 SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
@@ -80,7 +80,7 @@ class AgentApi:
     def _offered(self, request: Request) -> Response:
         offer = request.message(Offer)
         keeper = self.keeper
-        made = make_halves(keeper.state.kept.relay)
+        made = keeper.make_halves()
         event = Offered(monotonic(), int(time.time()), offer, keeper.networks, made)
         return self._answer(keeper.happen(event, self.keys))
 

@@ -18,7 +18,7 @@ from model.control_tls import certificate_command, certificate_of
 from relay import files, pairing_file
 from relay.control import Response
 from relay.fence import Identity
-from relay.link import LinkError, new_key
+from relay.link import LinkError
 from relay.pairing import (
     Action,
     Answer,
@@ -49,6 +49,9 @@ class Tunnel(Protocol):
 
     def networks(self) -> Sequence[IPv4Network]:
         """Give the networks that the relay is in."""
+
+    def new_key(self) -> tuple[str, str]:
+        """Make a key; gives it, and what home knows it by."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,19 @@ class Keeper:
         """The networks that the relay is in."""
         return self._tunnel.networks()
 
+    def make_halves(self) -> Made:
+        """Make the relay's half of new keys.
+
+        Raises:
+            LinkError: a tool refuses.
+        """
+        private, public = self._tunnel.new_key()
+        name = f"darkpipe-relay-{self._state.kept.relay[:8]}"
+        done = subprocess.run(certificate_command(name), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise LinkError(f"openssl: {done.stderr.strip()}")
+        return Made(private, public, done.stdout, certificate_of(done.stdout))
+
     def start(self) -> None:
         """Begin, after a start of the machine or of the agent."""
         self.happen(Start())
@@ -200,21 +216,6 @@ class Keeper:
             self._told()
             # Written last: after a kill before it, they are told once more.
             files.replace(mark, digest)
-
-
-def make_halves(relay: str) -> Made:
-    """Make the relay's half of new keys.
-
-    Raises:
-        LinkError: a tool refuses.
-    """
-    private, public = new_key()
-    done = subprocess.run(
-        certificate_command(f"darkpipe-relay-{relay[:8]}"), capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise LinkError(f"openssl: {done.stderr.strip()}")
-    return Made(private, public, done.stdout, certificate_of(done.stdout))
 
 
 def log(text: str) -> None:

@@ -21,7 +21,7 @@ class LinkError(Exception):
     """A tool refuses; the text is the tool's."""
 
 
-def initial_keys(text: str) -> Keys:
+def wireguard_keys(text: str) -> Keys:
     """Read the bootstrap's keys from the file of wg-quick(8) that user-data have written.
 
     Raises:
@@ -56,7 +56,7 @@ def rewrite(text: str, keys: Keys) -> str:
 
 def new_key() -> tuple[str, str]:
     """Make a WireGuard key; gives its private and its public half."""
-    private = _run("wg", "genkey").strip()
+    private = run("wg", "genkey").strip()
     return private, public_key(private)
 
 
@@ -66,7 +66,7 @@ def public_key(private: str) -> str:
     Raises:
         LinkError: it is none.
     """
-    return _run("wg", "pubkey", text=private).strip()
+    return run("wg", "pubkey", text=private).strip()
 
 
 class Link:
@@ -89,6 +89,18 @@ class Link:
         """Read the file."""
         return self._file.read_text(encoding="utf-8")
 
+    def initial_keys(self) -> Keys:
+        """Give the bootstrap's keys, which user-data have written.
+
+        Raises:
+            LinkError: the file lacks something.
+        """
+        return wireguard_keys(self.text())
+
+    def new_key(self) -> tuple[str, str]:
+        """Make a key; gives it, and what home knows it by."""
+        return new_key()
+
     def use(self, keys: Keys) -> None:
         """Speak with home by these keys from now on, and with nobody by others.
 
@@ -97,19 +109,12 @@ class Link:
         """
         name, home6 = self._interface, self.tunnel.addresses.home6
         # Through a pipe: arguments can be read by everybody.
-        _run("wg", "set", name, "private-key", "/dev/stdin", text=f"{keys.own_key}\n")
-        for peer in _run("wg", "show", name, "peers").split():
+        run("wg", "set", name, "private-key", "/dev/stdin", text=f"{keys.own_key}\n")
+        for peer in run("wg", "show", name, "peers").split():
             if peer != keys.home_key:
-                _run("wg", "set", name, "peer", peer, "remove")
-        _run("wg", "set", name, "peer", keys.home_key, "allowed-ips", f"{keys.home4}/32,{home6}/128")
-        _run("ip", "-4", "address", "replace", f"{keys.relay4}/32", "dev", name)
-        _run("ip", "-4", "route", "replace", f"{keys.home4}/32", "dev", name)
-        for address in self._addresses():
-            if address != keys.relay4:
-                _run("ip", "-4", "address", "delete", f"{address}/32", "dev", name)
-        for route in _run("ip", "-4", "route", "show", "dev", name).splitlines():
-            if (where := route.split()[0]) != keys.home4:
-                _run("ip", "-4", "route", "delete", where, "dev", name)
+                run("wg", "set", name, "peer", peer, "remove")
+        run("wg", "set", name, "peer", keys.home_key, "allowed-ips", f"{keys.home4}/32,{home6}/128")
+        move(name, keys)
 
     def settle(self, keys: Keys) -> None:
         """Let these keys hold after the next start, too; nothing of others stays in the file."""
@@ -119,16 +124,38 @@ class Link:
 
     def networks(self) -> Sequence[ipaddress.IPv4Network]:
         """Give the networks that the relay is in, without the tunnel's."""
-        return [
-            ipaddress.IPv4Network(f"{found['local']}/{found['prefixlen']}", strict=False)
-            for device in json.loads(_run("ip", "-json", "-4", "address", "show"))
-            if device.get("ifname") != self._interface
-            for found in device.get("addr_info", [])
-        ]
+        return networks(self._interface)
 
-    def _addresses(self) -> Sequence[str]:
-        shown = json.loads(_run("ip", "-json", "-4", "address", "show", "dev", self._interface))
-        return [found["local"] for device in shown for found in device.get("addr_info", [])]
+
+def networks(interface: str) -> Sequence[ipaddress.IPv4Network]:
+    """Give the networks that the relay is in, without the tunnel's.
+
+    Args:
+        interface: the tunnel's.
+    """
+    return [
+        ipaddress.IPv4Network(f"{found['local']}/{found['prefixlen']}", strict=False)
+        for device in json.loads(run("ip", "-json", "-4", "address", "show"))
+        if device.get("ifname") != interface
+        for found in device.get("addr_info", [])
+    ]
+
+
+def move(interface: str, keys: Keys) -> None:
+    """Let the tunnel's interface have the addresses and routes of IPv4 that go with some keys, and no others.
+
+    Raises:
+        LinkError: ip(8) refuses.
+    """
+    run("ip", "-4", "address", "replace", f"{keys.relay4}/32", "dev", interface)
+    run("ip", "-4", "route", "replace", f"{keys.home4}/32", "dev", interface)
+    shown = json.loads(run("ip", "-json", "-4", "address", "show", "dev", interface))
+    for address in [found["local"] for device in shown for found in device.get("addr_info", [])]:
+        if address != keys.relay4:
+            run("ip", "-4", "address", "delete", f"{address}/32", "dev", interface)
+    for route in run("ip", "-4", "route", "show", "dev", interface).splitlines():
+        if (where := route.split()[0]) != keys.home4:
+            run("ip", "-4", "route", "delete", where, "dev", interface)
 
 
 def _value(text: str, name: str) -> str:
@@ -138,7 +165,15 @@ def _value(text: str, name: str) -> str:
     return str(found[-1])
 
 
-def _run(*argv: str, text: str = "") -> str:
+def run(*argv: str, text: str = "") -> str:
+    """Run a tool and give what it prints.
+
+    Args:
+        text: for its standard input.
+
+    Raises:
+        LinkError: it refuses, or does not end.
+    """
     try:
         done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:

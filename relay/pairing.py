@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
 from model.control import Message
+from model.openvpn import is_fingerprint
 from model.pairing import CLOCKS_APART, Confirm, Counter, Offer
 
 DELAY = 2.0
@@ -30,10 +31,10 @@ class Keys:
     """What the relay needs to speak with home.
 
     Args:
-        own_key: private WireGuard key.
-        own_public: its public half.
+        own_key: private WireGuard key, or key and certificate for OpenVPN.
+        own_public: what home knows it by.
         own_pem: key and certificate of the control plane; empty in the bootstrap.
-        home_key: home's public WireGuard key.
+        home_key: what home is known by: a public WireGuard key, or a fingerprint (model/openvpn.py).
         home_certificate: PEM; empty in the bootstrap.
     """
 
@@ -51,9 +52,9 @@ class Made:
     """What the relay makes for itself when it answers an offer.
 
     Args:
-        key: private WireGuard key.
-        public: its public half.
-        pem: key and certificate.
+        key: private WireGuard key, or key and certificate for OpenVPN.
+        public: what home knows it by.
+        pem: key and certificate of the control plane.
         certificate: the certificate alone.
     """
 
@@ -230,7 +231,7 @@ def _tick(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
 
 def _offered(state: State, event: Offered) -> tuple[State, tuple[Action, ...]]:
     kept, offer, made = state.kept, event.offer, event.made
-    if refused := _objection(state, event):
+    if refused := _objection(state, event) or _other_transport(kept, offer):
         return state, (refused,)
     planned = replace(state, change=event.now + DELAY, offered=event.now)
     if kept.next and kept.answer and kept.home == offer.home and _is_same(kept.next, offer):
@@ -281,6 +282,15 @@ def _objection(state: State, event: Offered) -> Refuse | None:
             f"the addresses {offer.home4} and {offer.relay4} are in the relay's own network {clash[0]}",
         )
     return None
+
+
+def _other_transport(kept: Kept, offer: Offer) -> Refuse | None:
+    if is_fingerprint(offer.key) == is_fingerprint(kept.base.home_key):
+        return None
+    return Refuse(
+        HTTPStatus.CONFLICT,
+        "home and relay have different transports: make the user-data and the device's image from one site.yaml",
+    )
 
 
 def _is_recent(state: State, now: float) -> bool:

@@ -9,6 +9,9 @@ from pathlib import Path
 INTERFACE = "home0"
 FILE = Path("etc/wireguard", f"{INTERFACE}.conf")
 OPENVPN_FILE = Path("etc/openvpn/server", f"{INTERFACE}.conf")
+OPENVPN_HOME = OPENVPN_FILE.with_name("darkpipe-home")
+"""Which addresses are home's (--client-config-dir)."""
+
 _OPENVPN_ADDRESSES = OPENVPN_FILE.with_suffix(".ip")
 
 

@@ -24,8 +24,8 @@ from home.pairing import Kept, Own, offer_of
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
 from model.pairing import AgentState, Counter, Offer
+from model.site import Relay as SiteRelay
 from model.tunnel import HomeEnd
-from relay import keeper as relay_keeper
 from relay import pairing_file
 from relay.keeper import Folders
 from relay.pairing import LAPSE, TRY, Heard, Keys
@@ -111,13 +111,6 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    numbers = itertools.count(700)
-
-    def new_key() -> tuple[str, str]:
-        number = next(numbers)
-        return f"{number:042d}A=", f"{number:042d}E="
-
-    monkeypatch.setattr(relay_keeper, "new_key", new_key)
     folders = Folders(tmp_path / "relay")
     for name in ("agent", "control", "config"):
         (folders.base / name).mkdir(parents=True)
@@ -131,7 +124,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     stand_ins = {
         "has_none": lambda _: False,
         "home_networks": list,
-        "look_around": lambda *_, paired: replace(made.around, paired=paired),
+        "look_around": lambda *_, paired, mtls: replace(made.around, paired=paired, mtls=mtls),
         "read_tunnel": lambda: None,
         "tell": made.told.append,
         "_restart": lambda: None,
@@ -139,7 +132,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(pair_service, name, stand_in)
     monkeypatch.setattr(pair_keeper, "home_networks", list)
-    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair: make_own(*pair))
+    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair, mtls: make_own(*pair))
     monkeypatch.setattr(
         pair_keeper, "ControlClient", lambda place, us, pins: ControlClient(("127.0.0.1", place[1]), us, pins)
     )
@@ -337,7 +330,7 @@ def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> No
 
     scene.monkeypatch.setattr(pair_service, "bring", bring)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
-    scene.monkeypatch.setattr(_Service, "_relay", lambda _: "relay")
+    scene.monkeypatch.setattr(_Service, "_relay", lambda _: SiteRelay(address="mx.example.com"))
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
     scene.monkeypatch.setattr(pair_push, "push", lambda *_: AgentState(1, "0" * 64, paired=True, clock=0, settings=1))
     scene.pair()

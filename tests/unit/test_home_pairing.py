@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import threading
@@ -37,7 +36,6 @@ from model.pairing import AgentState
 from model.recipients import RecipientList
 from model.site import Relay as RelayOfSite
 from model.tunnel import HomeEnd
-from relay import keeper as relay_keeper
 from relay.pairing import DELAY, TRY
 from relay.recipients import Recipients
 from tests.unit.certificates import some_certificates
@@ -117,13 +115,6 @@ def _using(home: Home) -> Which:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    numbers = itertools.count(500)
-
-    def new_key() -> tuple[str, str]:
-        number = next(numbers)
-        return f"{number:042d}A=", f"{number:042d}E="
-
-    monkeypatch.setattr(relay_keeper, "new_key", new_key)
     relay = _relay(tmp_path / "relay", monkeypatch)
     monkeypatch.setattr(
         pair_keeper, "ControlClient", lambda place, us, pins: ControlClient(("127.0.0.1", place[1]), us, pins)
@@ -280,8 +271,10 @@ _RELAY = "mx.example.com"
         (Around(_RELAY, ("192.0.2.1",), answers=True), "made from other or older user-data"),
         (
             Around(_RELAY, ("192.0.2.1",), answers=True, paired=True),
-            "blocks UDP port 51820, or the relay has other keys",
+            "or the relay has other keys",
         ),
+        (Around(_RELAY, ("192.0.2.1",), answers=True), "blocks UDP port 51820, for which there is `transport: mtls`"),
+        (Around(_RELAY, ("192.0.2.1",), answers=True, mtls=True, error="it shows another certificate"), "it shows"),
         (Around(_RELAY, ("192.0.2.1",)), "does not answer at all"),
     ],
 )
@@ -360,7 +353,7 @@ def test_another_relay_takes_the_place_of_the_one_before(home: Home, monkeypatch
     home.keeper.happen(Change(home.now, make_own()))
     home.wait(8)
     monkeypatch.setattr(pair_keeper, "home_networks", list)
-    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair: make_own(*pair))
+    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair, mtls: make_own(*pair))
     ends = {"home4": "10.210.0.1", "relay4": "10.210.0.0", "home6": "fd77::2", "relay6": "fd77::1"}
     other = _bootstrap().model_copy(update={"relay": "mx2.example.com"})
     other = HomeEnd.model_validate({**other.model_dump(mode="json"), "addresses": ends})

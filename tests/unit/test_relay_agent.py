@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
@@ -19,11 +20,10 @@ from model.control import QueueSettings
 from model.control_tls import Pins
 from model.pairing import AgentState, Confirm, Counter, Offer
 from model.recipients import DomainRule, RecipientList
-from relay import keeper as keeper_module
 from relay import pairing_file
 from relay.agent import Agent
 from relay.keeper import Folders, Keeper
-from relay.link import initial_keys, rewrite
+from relay.link import rewrite, wireguard_keys
 from relay.machine import Failure, System
 from relay.pairing import DELAY, TRY, Kept, Keys
 from relay.retire import retire
@@ -46,6 +46,9 @@ AllowedIPs = 10.200.0.1/32, fd99::2/128
 """
 
 
+_numbers = itertools.count(500)
+
+
 class _Tunnel:
     """Stands for WireGuard."""
 
@@ -61,6 +64,10 @@ class _Tunnel:
 
     def networks(self) -> Sequence[IPv4Network]:
         return [IPv4Network("10.0.0.0/16")]
+
+    def new_key(self) -> tuple[str, str]:
+        number = next(_numbers)
+        return f"{number:042d}A=", f"{number:042d}E="
 
 
 class _System(System):
@@ -119,7 +126,7 @@ class Relay:
 
 @pytest.fixture
 def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    monkeypatch.setattr(keeper_module, "new_key", lambda: (_KEYS[3], _KEYS[4]))
+    monkeypatch.setattr(_Tunnel, "new_key", lambda _: (_KEYS[3], _KEYS[4]))
     made = Relay(Folders(tmp_path), free_port())
     for name in ("agent", "control", "config"):
         (tmp_path / name).mkdir()
@@ -320,10 +327,10 @@ def test_an_offer_that_is_none_is_refused(change: dict[str, object], relay: Rela
 
 def test_the_file_of_the_tunnel_gets_other_keys_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.link.public_key", lambda _: _KEYS[1])
-    before = initial_keys(_CONF)
+    before = wireguard_keys(_CONF)
     assert (before.own_key, before.home_key, before.home4) == (_KEYS[0], _KEYS[2], "10.200.0.1")
     after = rewrite(_CONF, Keys(_KEYS[7], _KEYS[8], "", _KEYS[9], "", "10.222.0.1", "10.222.0.0"))
-    assert initial_keys(after).home_key == _KEYS[9]
+    assert wireguard_keys(after).home_key == _KEYS[9]
     assert "Address = 10.222.0.0/32, fd99::1/128" in after
     assert not {_KEYS[0], _KEYS[2]} & set(after.split())
     assert [line for line in after.splitlines() if "=" not in line] == [
