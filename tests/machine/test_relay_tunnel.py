@@ -360,6 +360,19 @@ def test_nobody_asks_the_relay_for_anything(home: Machine, relay: Relay) -> None
     assert WAN in home.run("ip", "address", "show", "dev", "wan0")
 
 
+def test_of_homes_users_only_those_with_a_key_reach_the_relays_agent_and_queue(home: Machine, relay: Relay) -> None:
+    """Who takes over the mail server, which is in the tunnel, does not even get to be refused."""
+    ports = (2600, 2601)
+    listeners = [relay.client.call(socket.create_server, (RELAY6, port), family=socket.AF_INET6) for port in ports]
+    try:
+        users = ("postfix", "dovecot", "_rspamd", "unbound", "darkpipe-drain", "root")
+        reached = {user: [port for port in ports if _connect(home, user, RELAY6, port) == ""] for user in users}
+    finally:
+        for listener in listeners:
+            listener.close()
+    assert {user: found for user, found in reached.items() if found} == {"darkpipe-drain": [2600], "root": [2601]}
+
+
 @pytest.mark.usefixtures("relay")
 def test_without_the_file_the_tunnel_goes(home: Machine) -> None:
     (home.data / "darkpipe/relay.json").unlink()

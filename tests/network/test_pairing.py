@@ -15,14 +15,18 @@ from builder.bootstrap import Bootstrap, make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
 from home import pairing_file
-from home.control_errors import ControlFailure
+from home.control_client import ControlClient
+from home.control_client import Home as Asker
+from home.control_errors import ControlFailure, NotAccepted
 from home.pair_keeper import STATE_FILE, Keeper, make_own
 from home.pairing import Change, Claim, Kept, Look, Own, Start, Tick, Which
 from home.pairing_file import Document
+from model.control import AGENT_PORT, QUEUE_PORT, QueueSettings
+from model.control_tls import Pins
 from model.document import parse_site
 from model.pairing import AgentState
 from model.tunnel import HOME_INTERFACE, HomeEnd, RelayEnd
-from tests.cloud.site import SITE_TEXT
+from tests.cloud.site import SETTINGS, SITE_TEXT
 from tests.machine.machine import wait_for
 from tests.network.conftest import NewVps, scratch_folder
 from tests.network.internet import Internet, Site
@@ -77,6 +81,13 @@ class Home:
                 return client.request("GET", "/state").message(AgentState)
 
         return self.ends.home.call(ask)
+
+    def push(self, settings: QueueSettings) -> None:
+        def act() -> None:
+            with self.keeper.client(self.keeper.state.kept.base) as client:
+                client.send("PUT", "/settings", settings)
+
+        self.ends.home.call(act)
 
     def _follow(self) -> None:
         text = (self.folder / "relay.json").read_text()
@@ -133,12 +144,46 @@ def test_they_pair_and_the_bootstrap_is_dead(home: Home, bootstrap: Bootstrap) -
 
 
 def test_a_member_of_the_tunnel_without_a_key_gets_nothing(home: Home) -> None:
-    def ask() -> None:
-        with home.keeper.client(None) as client:
-            client.request("GET", "/state")
+    """From home's end of the tunnel, where the mail server is: neither plain, nor with a key that nobody has pinned."""
 
-    with pytest.raises(ControlFailure):
-        home.ends.home.call(ask)
+    def ask(port: int, pins: Pins | None) -> None:
+        with ControlClient((home.ends.relay, port), Asker("a" * 32, 99), pins) as client:
+            client.request("GET", "/state" if port == AGENT_PORT else "/items")
+
+    keys = home.keeper.state.kept.base
+    assert keys
+    other = home.folder / "other.pem"
+    other.write_text(home.own().pem)
+    pins = Pins(other, keys.relay.certificate, server=False)
+    home.push(SETTINGS)
+    wait_for(lambda: home.ends.home.reachable([QUEUE_PORT], home.ends.relay) == {QUEUE_PORT}, "the queue")
+    for port in (AGENT_PORT, QUEUE_PORT):
+        with pytest.raises(NotAccepted):
+            home.ends.home.call(ask, port, pins)
+        with pytest.raises(ControlFailure):
+            home.ends.home.call(ask, port, None)
+    assert home.state().home_epoch == 0
+
+
+def test_the_relays_keys_are_in_three_files_that_root_alone_reads(home: Home) -> None:
+    vps, places = home.ends.vps, ("/etc", "/var", "/run", "/opt", "/root", "/tmp", "/usr/local")
+    conf, pem = vps.run("cat", "/etc/wireguard/home0.conf"), vps.run("cat", "/var/lib/darkpipe/control/relay.pem")
+    wireguard, control = _value(conf, "PrivateKey"), pem.splitlines()[1]
+
+    def seen(key: str, *user: str) -> set[str]:
+        found = vps.run(*user, "grep", "-rlsF", "--exclude-dir=seed", key, *places, check=False).split()
+        return {Path(name).name for name in found}
+
+    nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+    for key, files in ((wireguard, {"home0.conf", "pairing.json"}), (control, {"relay.pem", "pairing.json"})):
+        assert seen(key) == files
+        assert seen(key, *nobody) == set()
+        assert key not in vps.run("journalctl", "--no-pager", "-o", "verbose")
+        planted = vps.files / "opt/planted"
+        planted.write_text(key)
+        planted.chmod(0o644)
+        assert seen(key, *nobody) == {"planted"}
+        planted.unlink()
 
 
 def test_keys_change_while_something_flows_through_the_tunnel(home: Home) -> None:
