@@ -182,7 +182,13 @@ class Service:
     def _replace(self, path: Path) -> None:
         if not path.exists():
             return
-        bootstrap = read_home_end(path)
+        try:
+            bootstrap = read_home_end(path)
+        except FileError:
+            said = "replace: the file of the new relay's keys cannot be read, give it once more; nothing has changed"
+            print(said, flush=True)
+            self._told = replace_told(self._told, wish=said)
+            bootstrap = None
         if bootstrap is not None and bootstrap != self._keeper.bootstrap:
             self._keeper.replace(bootstrap)
             self._told = replace_told(self._told, relay=bootstrap.relay, software="", recipients=0, settings=0)

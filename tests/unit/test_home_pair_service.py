@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from home.control_errors import Unreachable
 from home.pair_commands import in_words
 from home.pair_diagnosis import Around
 from home.pair_service import WISHES, Service, read_document
-from home.pair_state import Stage, Told, Wish
+from home.pair_state import REPLACEMENT, Stage, Told, Wish
 from home.pairing import Kept, Own, offer_of
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
@@ -350,3 +351,26 @@ def test_a_relay_that_was_built_anew_is_not_told_as_one_that_does_not_answer(sce
     scene.wait(10)
     assert scene.is_at(Stage.REBUILT)
     assert scene.told[-1].trouble == ""
+
+
+def test_a_network_at_home_that_comes_to_the_tunnels_addresses_moves_them(scene: Scene) -> None:
+    scene.pair()
+    lan = IPv4Network("10.200.0.0/16")
+    for module in (pair_service, pair_keeper):
+        scene.monkeypatch.setattr(module, "home_networks", lambda: [lan])
+    scene.wait(60)
+    assert scene.is_at(Stage.PAIRED)
+    assert scene.relay.agent
+    used = scene.relay.agent._keeper.state.in_use
+    assert not any(IPv4Address(address) in lan for address in (used.home4, used.relay4))
+
+
+def test_a_damaged_file_of_another_relays_keys_is_told_and_ends_nothing(scene: Scene) -> None:
+    scene.pair()
+    path = scene.folder / "pairing" / WISHES / REPLACEMENT
+    path.write_text('{"version": 1, "private_key": "secret"}')
+    scene.wait(5)
+    assert not path.exists()
+    assert scene.is_at(Stage.PAIRED)
+    assert "cannot be read" in scene.told[-1].wish
+    assert "secret" not in scene.told[-1].wish
