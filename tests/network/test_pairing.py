@@ -24,11 +24,13 @@ from home.pairing_file import Document
 from model.control import AGENT_PORT, QUEUE_PORT, QueueSettings
 from model.control_tls import Pins
 from model.document import parse_site
+from model.mtls import MtlsHome
 from model.pairing import AgentState
 from model.tunnel import HOME_INTERFACE, HomeEnd, RelayEnd
 from tests.cloud.site import SETTINGS, SITE_TEXT
 from tests.machine.machine import wait_for
 from tests.network.conftest import NewVps, scratch_folder
+from tests.network.handshake import is_answered
 from tests.network.internet import Internet, Site
 from tests.network.software import Ends, both_ends
 
@@ -141,6 +143,21 @@ def test_they_pair_and_the_bootstrap_is_dead(home: Home, bootstrap: Bootstrap) -
     assert json.loads(vps.run("cat", "/var/lib/darkpipe/config/fence.json")) == {"home": "a" * 32, "home_epoch": 0}
     assert str(home.keeper.end.addresses.home4) == _PAIR[0]
     assert f"inet {_PAIR[1]}/32" in vps.run("ip", "-4", "address", "show", "home0")
+
+
+def test_who_comes_later_with_the_same_bootstrap_gets_no_answer(
+    home: Home, internet: Internet, bootstrap: Bootstrap
+) -> None:
+    """A second home, or a thief of the first one's seed, also while the first is away."""
+
+    def is_heard(end: HomeEnd | MtlsHome) -> bool:
+        assert isinstance(end, HomeEnd)
+        # Later than home's own latest one: its time stamps are TAI, which is ten seconds ahead.
+        return internet.router.call(is_answered, end, _SITE.address, int(time.time()) + 12)
+
+    assert not is_heard(bootstrap.home)
+    assert is_heard(home.keeper.end), "these are the keys that hold"
+    wait_for(lambda: _asked(home).paired, "home takes its place again")
 
 
 def test_a_member_of_the_tunnel_without_a_key_gets_nothing(home: Home) -> None:
