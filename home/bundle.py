@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from home.control_client import ControlClient
 from home.control_errors import ControlFailure, Refused, Unreachable
+from home.relay_answers import sentence
 from model.bundle import BUNDLE, BUNDLE_RECORD, DOWNGRADE, IDENTIFIER, PATH, BundleState, BundleStatus, is_older
 from model.control import AGENT_PORT, ControlError, Problem
 
@@ -137,7 +138,9 @@ def bring(
     if known.bundle == bundle.id and known.state is not BundleState.TRYING:
         return known
     if known.state is BundleState.REFUSED and known.other == bundle.id and not again:
-        raise NotInstalled(f"the relay has tried version {bundle.version} before, and gone back: {known.problem}")
+        raise NotInstalled(
+            f"the relay has tried version {bundle.version} before, and gone back: {sentence(known.problem)}"
+        )
     if known.state is not BundleState.TRYING:
         if not downgrade and is_older(bundle.version, known.version):
             raise Older(f"home has software of version {bundle.version}, and the relay has version {known.version}")
@@ -163,7 +166,7 @@ def _wait(
             continue
         if known.bundle == bundle.id:
             return known
-        raise NotInstalled(known.problem or f"the relay still runs version {known.version}")
+        raise NotInstalled(sentence(known.problem) or f"the relay still runs version {known.version}")
 
 
 def _request(bundle: Carried, *, downgrade: bool = False) -> str:
@@ -172,7 +175,7 @@ def _request(bundle: Carried, *, downgrade: bool = False) -> str:
 
 def _problem(content: bytes) -> str:
     try:
-        return Problem.read(content).problem
+        return sentence(Problem.read(content).problem)
     except ControlError:
         return "the server gave no reason"
 

@@ -19,6 +19,7 @@ from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
 from home.pairing import PROBE, Change, Claim, Kept, Look, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
 from home.queue_keys import QueueKeyError
+from home.relay_answers import sentence
 from home.relay_peer import FOLDER
 from home.s3_settings import S3KeyError
 from home.store import Store, StoreError, read_accounts
@@ -135,9 +136,9 @@ class Service:
             with self._keeper.client(self._keeper.state.kept.base) as client:
                 state = pair_push.push(client, self._folder, self._store.data / "queue-keys", relay, accounts)
                 self._told = replace_told(self._told, recipients=state.recipients, settings=state.settings)
-                self._told = replace_told(self._told, software=state.software)
+                self._told = replace_told(self._told, software=sentence(state.software))
                 runs = bring(client, Carried.of_image(), lambda _: self._tell_meanwhile(), sleep=self._sleep)
-                self._told = replace_told(self._told, software=runs.bundle)
+                self._told = replace_told(self._told, software=sentence(runs.bundle))
             self._pause, self._trouble = _PUSH, ""
         except (ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, OSError) as error:
             if str(error) != self._trouble:

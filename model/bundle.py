@@ -94,6 +94,8 @@ class BundleStatus(Message):
     problem: str = ""
 
     def __post_init__(self) -> None:
+        if self.version and not _VERSION.fullmatch(self.version):
+            raise ControlError("version of a bundle: expected numbers with dots between them")
         try:
             object.__setattr__(self, "state", BundleState(self.state))
         except ValueError:

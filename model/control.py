@@ -50,6 +50,15 @@ class Header(StrEnum):
     """Of the queue: 32 hexadecimal digits, made with an empty spool. Sequence numbers hold within one only."""
 
 
+_PLAIN: Mapping[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "int | None": (int, type(None)),
+}
+"""What JSON must give for fields of plain types, by their annotations."""
+
+
 class ControlError(Exception):
     """A message cannot be understood; the text says what was found."""
 
@@ -84,9 +93,14 @@ class Message:
         """
         if not isinstance(data, dict):
             raise ControlError(f"found no object in the place of {cls.__name__}")
-        known = {one.name for one in fields(cls)}
+        known = {one.name: str(one.type) for one in fields(cls)}
+        given = {name: value for name, value in data.items() if name in known}
+        for name, value in given.items():
+            # bool is a subclass of int, and no number here.
+            if (kinds := _PLAIN.get(known[name])) and type(value) not in kinds:
+                raise ControlError(f"{cls.__name__}: {name}: expected {known[name]}")
         try:
-            return cls(**{name: value for name, value in data.items() if name in known})
+            return cls(**given)
         except (TypeError, ValueError) as error:
             raise ControlError(f"{cls.__name__}: {error}") from None
 

@@ -16,6 +16,8 @@ from model.openvpn import check_public
 
 ID_DIGITS = 32
 
+_HIGHEST = 10**12
+
 CLOCKS_APART = 3600
 """Seconds by which the clocks of home and relay may differ."""
 
@@ -45,8 +47,8 @@ def check_pair(home4: object, relay4: object) -> None:
 
 
 def _check_number(number: object) -> None:
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-        raise ValueError("epoch, clock: expected numbers")
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _HIGHEST:
+        raise ValueError(f"epoch, clock, versions: expected numbers from 0 to {_HIGHEST}")
 
 
 def _check_certificate(pem: str) -> None:
@@ -139,3 +141,7 @@ class AgentState(Message):
     recipients: int = 0
     settings: int = 0
     home_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        for number in (self.clock, self.recipients, self.settings, self.home_epoch):
+            _check_number(number)

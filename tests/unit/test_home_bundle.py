@@ -76,6 +76,15 @@ def test_a_relay_that_has_gone_back_says_why(tmp_path: Path) -> None:
         _bring(tmp_path, [_status(BundleState.INSTALLED), _status(BundleState.TRYING), refused])
 
 
+def test_what_the_relay_says_cannot_paint_on_the_terminal(tmp_path: Path) -> None:
+    for answers in ([_status(BundleState.REFUSED, other=_OURS, problem="a\x1b[2Jb")], []):
+        known = _status(BundleState.REFUSED, problem="a\x1b[2Jb")
+        with pytest.raises(NotInstalled) as refused:
+            _bring(tmp_path, answers or [_status(BundleState.INSTALLED), known])
+        assert "\x1b" not in str(refused.value)
+        assert "[2Jb" in str(refused.value)
+
+
 def test_a_trial_that_goes_on_is_waited_for(tmp_path: Path) -> None:
     trying = _status(BundleState.TRYING, other=_OURS)
     agent, known = _bring(tmp_path, [trying, trying, _status(BundleState.INSTALLED, _OURS)])

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from home import pairing as home
 from home import pairing_file as home_file
+from model.pairing import Confirm
 from relay import pairing as relay
 from relay import pairing_file as relay_file
 from tests.unit.pairing_world import HomeSide, RelaySide, World, make_own
@@ -141,6 +142,36 @@ def test_a_claimant_that_comes_while_another_pairs_is_told_why_not() -> None:
     # The first has gone for good: the relay is not lost to the second.
     world.wait(700)
     assert _are_paired(world, second)
+
+
+def test_keys_that_were_offered_and_given_up_open_nothing_and_go_with_the_next_change() -> None:
+    """Such as those of an offer that comes late, of which home knows nothing any more."""
+    world = World.make()
+    world.wait(10)
+    one, given_up = world.homes[0], make_own()
+    assert one.state
+    made = make_own()
+    world.relay.happen(
+        relay.Offered(
+            world.now,
+            int(world.now),
+            home.offer_of(one.state.kept, given_up, int(world.now)),
+            [],
+            relay.Made(made.key, made.public, made.pem, made.certificate),
+        )
+    )
+    world.wait(relay.DELAY + 2)
+    assert not world.is_up(one)  # the relay tries them
+    world.wait(relay.TRY + 2)
+    assert _are_paired(world, one, spotless=False)
+    assert given_up.public in world.relay.disk
+    assert isinstance(world.relay.happen(relay.Confirmed(Confirm(given_up.public))), relay.Refuse)
+    world.wait(600)
+    assert _are_paired(world, one, spotless=False)
+    one.happen(home.Change(world.now, make_own()))
+    world.wait(10)
+    assert _are_paired(world, one)
+    assert not any(key in world.relay.disk for key in (given_up.public, made.key, made.public))
 
 
 def test_clocks_that_are_apart_are_told_and_waited_for() -> None:
