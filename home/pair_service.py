@@ -192,10 +192,14 @@ class Service:
             bootstrap = None
         if bootstrap is not None and bootstrap != self._keeper.bootstrap:
             self._keeper.replace(bootstrap)
-            self._told = replace_told(self._told, relay=bootstrap.relay, software="", recipients=0, settings=0)
-            self._pushed_for = None
+            self._told = replace_told(self._told, relay=bootstrap.relay)
+            self._forget_what_it_has()
             print(f"home has another relay: {bootstrap.relay}", flush=True)
         path.unlink()
+
+    def _forget_what_it_has(self) -> None:
+        self._told = replace_told(self._told, software="", recipients=0, settings=0)
+        self._pushed_for = None
 
     def _grant(self, wish: Wish) -> str:
         now, keeper = self._clock(), self._keeper
@@ -205,6 +209,7 @@ class Service:
                 return self._look_for_another()
             case Wish.AGAIN:
                 keeper.happen(Claim(now, keeper.make_own()))
+                self._forget_what_it_has()
                 return "home pairs with the relay that was built anew"
             case Wish.ROTATE if kept.base is None:
                 return "home is not paired yet"

@@ -105,7 +105,7 @@ def test_a_status_that_is_none_is_not_taken(field: str, value: object) -> None:
 
 
 def test_the_sentences_of_a_relay_do_not_write_on_a_terminal() -> None:
-    fault = {"since": 1, "found": "\x1b]0;owned\x07\x1b[2J" + "x" * 10_000, "remedy": ["\x1b[31m"]}
+    fault = {"since": 1, "found": "\x1b]0;owned\x07\x1b[2J" + "x" * 10_000, "remedy": "\x1b[31m"}
     found = _queue({**asdict(_STATUS), "faults": [fault] * 1000}).status().faults
     assert len(found) < 100
     assert all("\x1b" not in text and len(text) < 1000 for one in found for text in (one.found, one.remedy))
