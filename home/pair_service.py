@@ -165,7 +165,7 @@ class Service:
         if not has_none(address):
             return
         print("the relay gets its software", flush=True)
-        self._told = replace_told(self._told, stage=Stage.INSTALLING)
+        self._told = replace_told(self._told, stage=Stage.INSTALLING, trouble="")
         tell(self._told)
         bring_first(address, Carried.of_image())
 
@@ -240,7 +240,7 @@ class Service:
             self._told,
             stage=now,
             # Why the relay of before does not answer is known: it is the one that was built anew.
-            trouble=trouble or ("" if now is Stage.REBUILT else self._trouble or self._why),
+            trouble=trouble or ("" if now is Stage.REBUILT else self._trouble or ("" if up else self._why)),
             relay_id=kept.base.relay.relay if kept.base else "",
             home_epoch=kept.epoch,
             changed=kept.changed,

@@ -191,6 +191,7 @@ def test_a_relay_that_was_destroyed_and_made_anew_is_claimed_after_consent(pair:
     pair.home.lines("darkpipe pair --again")
     wait_for(lambda: pair.stage() == "paired", "home and relay pair again", 2 * _PATIENCE)
     assert pair.relay_id() not in {"", before}
+    wait_for(lambda: pair.verdict() == 250, "the new relay takes mail", _PATIENCE)
     pair.fetch(pair.send())
 
 
@@ -210,4 +211,5 @@ def test_another_relay_takes_the_place_of_one_with_other_keys(pair: Pair) -> Non
     assert pair.relay_id() not in {"", before}
     secret = next(line for line in old_keys if "private_key" in line).split('"')[3]
     assert pair.home.run(f"grep -rF {secret} /data/darkpipe /data/pairing").status == 1
+    wait_for(lambda: pair.verdict() == 250, "the other relay takes mail", _PATIENCE)
     pair.fetch(pair.send())
