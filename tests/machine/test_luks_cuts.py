@@ -1,4 +1,4 @@
-"""A power cut at each point of each change of the keys, with the device's own cryptsetup(8) on a file.
+"""A power cut at each point of each change of the keys, and of unlocking, with the device's own cryptsetup(8) on a file.
 
 strace(1) records what is written and when it is flushed. Replayed is each prefix of it, torn within a write, and each
 choice of the writes that no flush has forced onto the disk. Then a key that worked before has to work, and giving the
@@ -27,6 +27,8 @@ _RECOVERY, _OLD, _NEW = b"r" * 16, b"eleven quiet geese", b"nineteen loud geese"
 _DISK = UUID(int=7)
 _SIZE = 17 * 2**20
 _SECTOR = 512
+_COPY, _TEXT = 16384, 4096
+"""Where the second header lies, and where in each of them its text begins (LUKS2 On-Disk Format 1.1.1, §2)."""
 _LINE = re.compile(r"^\d+ +(\w+)\((\d+)<([^>]*)>(?:, (.*))?\) += (-?\d+)")
 _WRAPPER = """\
 #!/bin/sh
@@ -211,6 +213,47 @@ def test_cut_anywhere_a_key_opens_it_and_the_command_ends_the_change(
 
 def _uses(slots: Sequence[Slot]) -> list[Use | None]:
     return [slot.use for slot in slots]
+
+
+def test_unlocking_a_whole_disk_writes_nothing(
+    luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]]
+) -> None:
+    """There is nothing that a cut could tear, neither with a right nor with a wrong passphrase."""
+    before = luks.partition.read_bytes()
+    assert recorded(lambda: luks.fits(_OLD, Use.PASSPHRASE)) == []
+    assert recorded(lambda: luks.fits(_NEW, Use.PASSPHRASE)) == []
+    assert luks.partition.read_bytes() == before
+
+
+@pytest.mark.parametrize("torn", [0, _COPY], ids=["first", "copy"])
+def test_cut_while_unlocking_mends_a_torn_header_it_opens(
+    luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]], torn: int
+) -> None:
+    """A cut has torn one of the two headers; a second one comes while the next unlocking mends it from the other."""
+    _tear(luks.partition, torn)
+    before = luks.partition.read_bytes()
+    groups = recorded(lambda: luks.fits(_OLD, Use.PASSPHRASE))
+    assert _with(before, [write for group in groups for write in group]) == luks.partition.read_bytes()
+    assert groups, "it was mended"
+    for state in _states(before, groups):
+        luks.partition.write_bytes(state)
+        header = read_luks(luks.partition)
+        assert header is not None
+        assert header.uuid == _DISK
+        assert _opens(luks)
+        assert luks.slots() == _FIRST
+    _tear(luks.partition, _COPY - torn)
+    assert _opens(luks), "the one that was mended is as good as the other was"
+    luks.partition.write_bytes(before)
+    _tear(luks.partition, _COPY - torn)
+    assert not _opens(luks), "the control: with both torn nothing opens"
+
+
+def _tear(partition: Path, header: int) -> None:
+    """Change a sector in the middle of a header's text, as a cut between two sectors leaves it."""
+    with partition.open("r+b") as file:
+        file.seek(header + _TEXT)
+        file.write(b"\xff" * _SECTOR)
 
 
 def test_a_disk_without_flushes_is_found_out(
