@@ -1,4 +1,4 @@
-"""A power cut at each point of each change of the keys, and of unlocking, with the device's own cryptsetup(8) on a file.
+"""A power cut at each point of each change of the keys, and of unlocking, with the device's cryptsetup(8) on a file.
 
 strace(1) records what is written and when it is flushed. Replayed is each prefix of it, torn within a write, and each
 choice of the writes that no flush has forced onto the disk. Then a key that worked before has to work, and giving the
