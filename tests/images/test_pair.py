@@ -6,6 +6,7 @@ import base64
 import imaplib
 import json
 import smtplib
+import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from tests.cloud.seed import Seed
 from tests.images.conftest import PASSWORD, SITE
 from tests.images.machine import REPOSITORY, Machine
 from tests.machine.machine import wait_for
+from tests.machine.relay import Sink
 from tests.network.conftest import FAMILIAR_ADDRESS
 from tests.network.internet import Internet, Site, make_internet
 
@@ -36,6 +38,9 @@ pytestmark = pytest.mark.skipif(host_architecture() != "amd64", reason="the emul
 
 _ALICE = "alice@example.com"
 _RELAY = Site(1)
+_WORLD = "198.51.100.25"
+"""Of somebody else's mail server."""
+
 _PATIENCE = 1200.0
 """Seconds; both machines share two slow processors."""
 
@@ -160,6 +165,19 @@ def test_they_find_each_other_and_a_letter_arrives(pair: Pair) -> None:
     assert f"[{FAMILIAR_ADDRESS}]".encode() in pair.fetch(pair.send())
     assert pair.vps.lines("systemctl list-units --failed --plain --no-legend --full") == []
     assert pair.home.lines("systemctl list-units --failed --plain --no-legend --full") == []
+
+
+def test_a_letter_from_home_leaves_by_the_relay(pair: Pair) -> None:
+    """To an address without a name: there is no DNS here."""
+    pair.internet.router.add_address(_WORLD)
+    with pair.internet.router.call(socket.create_server, (_WORLD, 25)) as listener:
+        world = Sink(listener)
+        world.start()
+        letter = "printf 'Subject: out\\n\\nhello\\n'"
+        pair.home.lines(f"{letter} | sendmail -f {_ALICE} 'friend@[{_WORLD}]'")
+        wait_for(lambda: bool(world.letters), "the letter", _PATIENCE)
+    assert (world.letters[0].client, world.letters[0].sender) == (_RELAY.address, _ALICE)
+    assert "Subject: out" in world.letters[0].text
 
 
 def test_after_the_relays_power_was_cut_letters_arrive(pair: Pair) -> None:
