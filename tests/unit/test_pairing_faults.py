@@ -6,7 +6,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -220,14 +220,18 @@ class _Home:
             self.keeper.happen(home.Done(0.0, 1))
 
 
-def test_homes_programs_hear_of_new_keys_whenever_pairing_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [power_cut, full_disk])
+def test_homes_programs_hear_of_new_keys_whenever_pairing_was_killed_or_had_no_room(
+    tmp_path: Path, fault: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """The service begins anew after either."""
     for number in itertools.count():
         (folder := tmp_path / str(number)).mkdir()
         device = _Home(folder)
         try:
-            with power_cut(number):
+            with fault(number):
                 device.change()
-        except PowerCut:
+        except (PowerCut, OSError):
             device.start()
             device.change()
         else:
