@@ -8,8 +8,6 @@ command again has to end where it would have ended.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 
 from firstboot.cipher import AES_XTS
 from firstboot.luks import Luks, LuksError, Slot, Use, read_luks
+from tests.machine.writes import SECTOR, Write, applied, cuts, flush_groups, wrap
 from tests.syscalls import why_not
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -26,25 +25,8 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 _RECOVERY, _OLD, _NEW = b"r" * 16, b"eleven quiet geese", b"nineteen loud geese"
 _DISK = UUID(int=7)
 _SIZE = 17 * 2**20
-_SECTOR = 512
 _COPY, _TEXT = 16384, 4096
 """Where the second header lies, and where in each of them its text begins (LUKS2 On-Disk Format 1.1.1, §2)."""
-_LINE = re.compile(r"^\d+ +(\w+)\((\d+)<([^>]*)>(?:, (.*))?\) += (-?\d+)")
-_WRAPPER = """\
-#!/bin/sh
-[ -z "$RECORD" ] || set -- strace -f -A -qq -y -xx -s {size} -o "$RECORD" -e trace=read,write,pwrite64,lseek,fsync \\
-  {loader} --library-path {library} {tool} "$@"
-[ -n "$RECORD" ] || set -- {loader} --library-path {library} {tool} "$@"
-exec "$@"
-"""
-
-
-@dataclass(frozen=True)
-class Write:
-    """What was written where, in bytes."""
-
-    offset: int
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -87,12 +69,7 @@ _CHANGES = {
 @pytest.fixture
 def luks(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Luks:
     """A container in a file, with the device's cryptsetup(8)."""
-    library = root / "usr/lib/x86_64-linux-gnu"
-    loader, tool = root / "usr/lib64/ld-linux-x86-64.so.2", root / "usr/sbin/cryptsetup"
-    wrapper = tmp_path / "bin/cryptsetup"
-    wrapper.parent.mkdir()
-    wrapper.write_text(_WRAPPER.format(size=2**20, loader=loader, library=library, tool=tool))
-    wrapper.chmod(0o755)
+    wrapper = wrap(root, "usr/sbin/cryptsetup", tmp_path)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:/usr/sbin:/usr/bin:/sbin:/bin")
     monkeypatch.delenv("RECORD", raising=False)
     partition = tmp_path / "disk"
@@ -116,59 +93,13 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Calla
             work()
         finally:
             monkeypatch.delenv("RECORD")
-        return [group for group in _groups(log.read_text().splitlines(), tmp_path / "disk") if group]
+        return [group for group in flush_groups(log.read_text().splitlines(), tmp_path / "disk") if group]
 
     return record
 
 
-def _groups(lines: Sequence[str], disk: Path) -> list[list[Write]]:
-    groups: list[list[Write]] = [[]]
-    places: dict[str, int] = {}
-    for line in lines:
-        found = _LINE.match(line)
-        if not found or _text(found[3]) != str(disk):
-            continue
-        name, file, rest, result = found[1], found[2], found[4] or "", int(found[5])
-        if name == "fsync":
-            groups.append([])
-        elif name == "lseek":
-            places[file] = result
-        elif name == "pwrite64":
-            groups[-1].append(Write(int(rest.split(", ")[-1]), _octets(rest)[:result]))
-        else:
-            if name == "write":
-                groups[-1].append(Write(places.get(file, 0), _octets(rest)[:result]))
-            places[file] = places.get(file, 0) + result
-    return groups
-
-
-def _text(path: str) -> str:
-    return _octets(f'"{path}"').decode() if "\\x" in path else path
-
-
-def _octets(rest: str) -> bytes:
-    return bytes.fromhex(rest.split('"')[1].replace("\\x", ""))
-
-
 def _states(before: bytes, groups: Sequence[Sequence[Write]]) -> Iterator[bytes]:
-    """What a cut may leave on a disk that keeps each sector whole, and all that was flushed."""
-    image = bytearray(before)
-    for group in groups:
-        for count in range(len(group) + 1):
-            for chosen in itertools.combinations(group, count):
-                yield _with(image, chosen)
-                if chosen:
-                    *whole, last = chosen
-                    for sectors in {1, len(last.content) // _SECTOR - 1} - {0, -1}:
-                        yield _with(image, [*whole, Write(last.offset, last.content[: sectors * _SECTOR])])
-        image = bytearray(_with(image, group))
-
-
-def _with(image: bytes | bytearray, writes: Sequence[Write]) -> bytes:
-    made = bytearray(image)
-    for write in writes:
-        made[write.offset : write.offset + len(write.content)] = write.content
-    return bytes(made)
+    return (applied(before, writes) for writes in cuts(groups))
 
 
 def _opens(luks: Luks) -> bool:
@@ -191,7 +122,7 @@ def test_cut_anywhere_a_key_opens_it_and_the_command_ends_the_change(
     after = luks.partition.read_bytes()
     assert len(after) == _SIZE
     assert after != before
-    assert _with(before, [write for group in groups for write in group]) == after, "this is all that was written"
+    assert applied(before, [write for group in groups for write in group]) == after, "this is all that was written"
     seen: set[bytes] = set()
     for state in _states(before, groups):
         if (digest := hashlib.sha256(state).digest()) in seen:
@@ -233,7 +164,7 @@ def test_cut_while_unlocking_mends_a_torn_header_it_opens(
     _tear(luks.partition, torn)
     before = luks.partition.read_bytes()
     groups = recorded(lambda: luks.fits(_OLD, Use.PASSPHRASE))
-    assert _with(before, [write for group in groups for write in group]) == luks.partition.read_bytes()
+    assert applied(before, [write for group in groups for write in group]) == luks.partition.read_bytes()
     assert groups, "it was mended"
     for state in _states(before, groups):
         luks.partition.write_bytes(state)
@@ -253,7 +184,7 @@ def _tear(partition: Path, header: int) -> None:
     """Change a sector in the middle of a header's text, as a cut between two sectors leaves it."""
     with partition.open("r+b") as file:
         file.seek(header + _TEXT)
-        file.write(b"\xff" * _SECTOR)
+        file.write(b"\xff" * SECTOR)
 
 
 def test_a_disk_without_flushes_is_found_out(
