@@ -44,7 +44,7 @@ _REFUSED = 60.0
 """Seconds until the relay is brought once more what it has refused."""
 
 _ROTATE_AGAIN = 3600.0
-"""Seconds until a change of keys that was due is tried once more."""
+"""Seconds between two tries of a change of keys that nobody has asked for just now."""
 
 _TELL = 5.0
 """Seconds between two lines to others while the relay's software is on its way."""
@@ -107,7 +107,7 @@ class Service:
             if clashes((own.home4, own.relay4), home_networks()):
                 print("a network at home has come to the tunnel's addresses: they move", flush=True)
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own(other=True)))
-            elif up and self._is_due(kept.changed) and self._clock() - self._rotated >= _ROTATE_AGAIN:
+            elif up and self._wants_others(kept.changed) and self._clock() - self._rotated >= _ROTATE_AGAIN:
                 self._rotated = self._clock()
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own()))
             elif up and self._keeper.state.using is Which.BASE:
@@ -121,6 +121,10 @@ class Service:
         except (SiteError, OSError):
             return False  # which is told when the relay is next brought its settings
         return time.time() - changed > (relay.rotation if relay else Rotation.DAYS_90).seconds
+
+    def _wants_others(self, changed: int) -> bool:
+        """Tell whether keys shall change: they are old, or the relay has refused a change, as a restored home's."""
+        return self._is_due(changed) or self._keeper.state.refused
 
     def _push(self) -> None:
         """Let the relay have settings, recipients and software."""

@@ -374,3 +374,22 @@ def test_a_damaged_file_of_another_relays_keys_is_told_and_ends_nothing(scene: S
     assert scene.is_at(Stage.PAIRED)
     assert "cannot be read" in scene.told[-1].wish
     assert "secret" not in scene.told[-1].wish
+
+
+def test_a_restored_home_whose_clock_is_wrong_changes_its_keys_when_it_is_right(scene: Scene) -> None:
+    """The one that was lost has the same keys until then."""
+    scene.pair()
+    assert scene.service
+    before = scene.service._keeper.keys
+    scene.monkeypatch.setattr(pair_keeper, "offer_of", lambda kept, own, clock: offer_of(kept, own, clock + 9000))
+    scene.wish(Wish.RESTORED)
+    scene.wait(100)
+    assert scene.told[-1].home_epoch == 1
+    assert "the clocks of home and relay are" in scene.told[-1].trouble
+    assert scene.service._keeper.keys == before
+    scene.monkeypatch.setattr(pair_keeper, "offer_of", offer_of)
+    scene.now += 3600
+    scene.wait(60)
+    assert scene.is_at(Stage.PAIRED)
+    assert scene.service._keeper.keys != before
+    assert scene.told[-1].trouble == ""
