@@ -29,7 +29,7 @@ from model.site import Site
 
 CHECKOUT = (
     *("builder", "components", "darkpipe", "firstboot", "home", "model", "profiles", "requirements.lock", "stack"),
-    *("relay", "relay-cloudinit", "wheels.lock"),
+    *("relay", "relay-cloudinit", "web", "wheels.lock"),
 )
 """What a build needs of the checkout."""
 

@@ -23,7 +23,7 @@ from model.bundle import BUNDLE, BUNDLE_RECORD
 from model.layout import Table
 from stack.component import Component
 
-CODE = ("model", "stack", "firstboot", "home")
+CODE = ("model", "stack", "web", "firstboot", "home")
 """Our packages that run on the device."""
 
 _CODE_FOLDER = "usr/lib/darkpipe"

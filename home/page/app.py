@@ -6,32 +6,28 @@ It runs as nobody and asks darkpipe-desk.service, which judges all that is typed
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from firstboot.page.guard import COOKIE, Guard, Tokens
 from home.administrator import LONGEST, Denied, SignedOut
 from home.desk_client import DeskClient
 from home.page.overview import cards
 from stack.passwords import SHORTEST
+from web.frame import OLD_FORM, Frame, guarded_app, sentence
+from web.guard import Tokens
 
 SESSION = "__Host-darkpipe-session"
 """Only over HTTPS, only for this very host (RFC 6265bis §4.1.3.2)."""
 
 _HERE = Path(__file__).parent
-_STYLE = (_HERE / "style.css").read_bytes()
-_FIELDS = ("token", "code", "password", "again")
-_OLD_FORM = "This form was too old. Here is a new one."
+_FIELDS = ("code", "password", "again")
 
 _Answer = Callable[[Request, str], Awaitable[Response]]
 
@@ -39,12 +35,8 @@ _Answer = Callable[[Request, str], Awaitable[Response]]
 class Page:
     """What the routes have in common."""
 
-    def __init__(self, client: DeskClient, tokens: Tokens, hostname: Callable[[], str]) -> None:
-        self._client, self._tokens, self._hostname = client, tokens, hostname
-        loader = jinja2.FileSystemLoader(_HERE / "templates")
-        self._templates = jinja2.Environment(
-            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
+    def __init__(self, client: DeskClient, frame: Frame) -> None:
+        self._client, self._frame = client, frame
 
     def inside(self, answer: _Answer) -> Callable[[Request], Awaitable[Response]]:
         """Let only those pass who have a session; others are shown how to get one."""
@@ -55,24 +47,24 @@ class Page:
             except SignedOut:
                 return await self._outside(request)
             except Denied as error:
-                return self._render(request, "trouble.html", _sentence(error), status=503)
+                return self._frame.render(request, "trouble.html", sentence(error), status=503)
 
         return guarded
 
     async def home(self, request: Request, session: str) -> Response:
         """Show how the device is."""
         status = await run_in_threadpool(self._client.status, session)
-        return self._render(request, "home.html", inside=True, problems=status.problems, cards=cards(status))
+        return self._frame.render(request, "home.html", inside=True, problems=status.problems, cards=cards(status))
 
     async def records(self, request: Request, session: str) -> Response:
         """Show what has to stand in DNS."""
         found = await run_in_threadpool(self._client.records, session, check=False)
-        return self._render(request, "dns.html", inside=True, found=found, checked=False)
+        return self._frame.render(request, "dns.html", inside=True, found=found, checked=False)
 
     async def check_records(self, request: Request, session: str) -> Response:
         """Ask the name servers, and show what stands there."""
         found = await run_in_threadpool(self._client.records, session, check=True)
-        return self._render(request, "dns.html", inside=True, found=found, checked=True)
+        return self._frame.render(request, "dns.html", inside=True, found=found, checked=True)
 
     async def zone(self, _: Request, session: str) -> Response:
         """Give the records as a zone file."""
@@ -82,25 +74,25 @@ class Page:
 
     async def claim(self, request: Request) -> Response:
         """Make whoever knows the code the administrator."""
-        form = await self._form(request)
+        form = await self._frame.form(request)
         if form is None:
-            return await self._outside(request, _OLD_FORM, status=403)
+            return await self._outside(request, OLD_FORM, status=403)
         if form["password"] != form["again"]:
             return await self._outside(request, "These are two different passwords.", status=422)
         return await self._enter(request, lambda: self._client.claim(form["code"], form["password"]))
 
     async def sign_in(self, request: Request) -> Response:
         """Begin a session."""
-        form = await self._form(request)
+        form = await self._frame.form(request)
         if form is None:
-            return await self._outside(request, _OLD_FORM, status=403)
+            return await self._outside(request, OLD_FORM, status=403)
         return await self._enter(request, lambda: self._client.sign_in(form["password"]))
 
     async def sign_out(self, request: Request) -> Response:
         """End the session."""
-        form = await self._form(request)
+        form = await self._frame.form(request)
         if form is None:
-            return await self._outside(request, _OLD_FORM, status=403)
+            return await self._outside(request, OLD_FORM, status=403)
         await run_in_threadpool(self._client.sign_out, _session(request))
         response = RedirectResponse("/", 303)
         response.delete_cookie(SESSION, path="/", secure=True, httponly=True, samesite="strict")
@@ -110,7 +102,7 @@ class Page:
         try:
             session = await run_in_threadpool(ask)
         except Denied as error:
-            return await self._outside(request, _sentence(error), status=422)
+            return await self._outside(request, sentence(error), status=422)
         response = RedirectResponse("/", 303)
         response.set_cookie(
             SESSION, session, max_age=int(LONGEST), path="/", secure=True, httponly=True, samesite="strict"
@@ -121,36 +113,9 @@ class Page:
         try:
             seen = await run_in_threadpool(self._client.see)
         except Denied as error:
-            return self._render(request, "trouble.html", _sentence(error), status=503)
+            return self._frame.render(request, "trouble.html", sentence(error), status=503)
         name = "sign-in.html" if seen.claimed else "claim.html"
-        return self._render(request, name, complaint, status=status, shortest=SHORTEST)
-
-    async def _form(self, request: Request) -> Mapping[str, str] | None:
-        async with request.form(max_files=0, max_fields=8) as sent:
-            form = {name: str(sent.get(name, "")) for name in _FIELDS}
-        return form if self._tokens.fits(self._tokens.cookie(request.headers), form["token"]) else None
-
-    def _render(
-        self,
-        request: Request,
-        template: str,
-        complaint: str = "",
-        *,
-        status: int = 200,
-        inside: bool = False,
-        **values: Any,
-    ) -> Response:
-        cookie = self._tokens.cookie(request.headers)
-        common = {
-            "complaint": complaint,
-            "hostname": self._hostname(),
-            "inside": inside,
-            "path": request.url.path,
-            "token": self._tokens.token(cookie),
-        }
-        response = HTMLResponse(self._templates.get_template(template).render(common, **values), status)
-        response.set_cookie(COOKIE, cookie, path="/", secure=True, httponly=True, samesite="strict")
-        return response
+        return self._frame.render(request, name, complaint, status=status, shortest=SHORTEST)
 
 
 def make_app(
@@ -162,9 +127,9 @@ def make_app(
         client: asks about the device.
         hostname: gives the device's name now.
     """
-    page = Page(client, tokens or Tokens(), hostname)
-    return Starlette(
-        routes=[
+    page = Page(client, Frame(_HERE / "templates", hostname, _FIELDS, tokens or Tokens()))
+    return guarded_app(
+        [
             Route("/", page.inside(page.home)),
             Route("/dns", page.inside(page.records)),
             Route("/dns/check", page.inside(page.check_records)),
@@ -172,14 +137,9 @@ def make_app(
             Route("/claim", page.claim, methods=["POST"]),
             Route("/sign-in", page.sign_in, methods=["POST"]),
             Route("/sign-out", page.sign_out, methods=["POST"]),
-            Route("/style.css", _style),
         ],
-        middleware=[Middleware(Guard, hostname=hostname)],
+        hostname,
     )
-
-
-async def _style(_: Request) -> Response:
-    return Response(_STYLE, media_type="text/css")
 
 
 def _session(request: Request) -> str:
@@ -188,8 +148,3 @@ def _session(request: Request) -> str:
     except CookieError:
         return ""
     return sent.value if sent else ""
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

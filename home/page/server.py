@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from firstboot.page.server import PORT, listening_socket, server
 from home.desk_client import DeskClient
 from home.page.app import make_app
+from web.server import PORT, listening_socket, server
 
 _PATIENCE = 90.0
 """Seconds to wait for the port: the page that unlocks the disk keeps it for a while to say that it is done."""

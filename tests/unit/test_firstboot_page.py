@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 
 import pytest
 
-from firstboot.lan import is_ours
 from firstboot.page.app import make_app
 from firstboot.page.certificate import ensure_page_certificate
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Session, Stage
 from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
+from web.lan import is_ours
 
 
 @dataclass

@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-from firstboot.lan import is_neighbour
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE, Gate
 from home.desk import Desk, Fresh, Look, greeting
@@ -24,6 +23,7 @@ from home.page.app import SESSION, make_app
 from home.status import Status
 from tests.unit.browser import HOST, Answer, Browser
 from tests.unit.page_samples import TROUBLED, checked, record, status
+from web.lan import is_neighbour
 
 _GOOD = "correct horse battery"
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}

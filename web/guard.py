@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from firstboot.lan import is_neighbour, is_ours
+from web.lan import is_neighbour, is_ours
 
 COOKIE = "__Host-darkpipe"
 """Only over HTTPS, only for this very host (RFC 6265bis §4.1.3.2)."""

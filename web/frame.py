@@ -1,0 +1,97 @@
+"""The frame around each page: templates, forms with their token, and the application that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from web.guard import COOKIE, Guard, Tokens
+
+OLD_FORM = "This form was too old. Here is a new one."
+"""What is said to a form without a token of this server; a restart makes all tokens old."""
+
+_HERE = Path(__file__).parent
+_STYLE = (_HERE / "style.css").read_bytes()
+
+
+class Frame:
+    """Renders pages, and takes the forms that they hold.
+
+    Args:
+        templates: folder of the pages; each extends `base.html`.
+        hostname: gives the device's name now.
+        fields: names of the fields that a form may have; what else is sent is not looked at.
+    """
+
+    def __init__(self, templates: Path, hostname: Callable[[], str], fields: Sequence[str], tokens: Tokens) -> None:
+        self._hostname, self._fields, self._tokens = hostname, fields, tokens
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader([templates, _HERE / "templates"]),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    async def form(self, request: Request) -> Mapping[str, str] | None:
+        """Read a form: every field, empty if it was not sent; None if its token is not one of this browser's."""
+        async with request.form(max_files=0, max_fields=8) as sent:
+            form = {name: str(sent.get(name, "")) for name in self._fields}
+            token = str(sent.get("token", ""))
+        return form if self._tokens.fits(self._tokens.cookie(request.headers), token) else None
+
+    def render(
+        self,
+        request: Request,
+        template: str,
+        complaint: str = "",
+        *,
+        status: int = 200,
+        inside: bool = False,
+        **values: Any,
+    ) -> Response:
+        """Render a page.
+
+        Args:
+            complaint: a sentence about what was typed, shown above all else.
+            status: of the answer (RFC 9110 §15).
+            inside: whether it is for somebody who has signed in, and has the ways to the other pages.
+            values: what its template speaks of.
+        """
+        cookie = self._tokens.cookie(request.headers)
+        common = {
+            "complaint": complaint,
+            "hostname": self._hostname(),
+            "inside": inside,
+            "path": request.url.path,
+            "token": self._tokens.token(cookie),
+        }
+        response = HTMLResponse(self._templates.get_template(template).render(common, **values), status)
+        response.set_cookie(COOKIE, cookie, path="/", secure=True, httponly=True, samesite="strict")
+        return response
+
+
+def guarded_app(routes: Sequence[Route], hostname: Callable[[], str]) -> Starlette:
+    """Make an application of pages: the guard before them, and their style beside them."""
+    return Starlette(
+        routes=[*routes, Route("/style.css", _style)],
+        middleware=[Middleware(Guard, hostname=hostname)],
+    )
+
+
+def sentence(error: Exception) -> str:
+    """Make a sentence of what an error says."""
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+async def _style(_: Request) -> Response:
+    return Response(_STYLE, media_type="text/css")
