@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 PORT = 443
 
@@ -22,7 +22,7 @@ def listening_socket(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
-def server(app: Starlette, certificate: Path) -> uvicorn.Server:
+def server(app: ASGIApp, certificate: Path) -> uvicorn.Server:
     """Make the server.
 
     Args:

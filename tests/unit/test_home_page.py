@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from starlette.applications import Starlette
 
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE, Gate
@@ -54,7 +55,10 @@ class Device:
         self.browser = self.another()
 
     def another(self, address: str = "192.168.1.7") -> Browser:
-        return Browser(make_app(DeskClient(self.path), lambda: "darkpipe"), address)
+        return Browser(self.app(), address)
+
+    def app(self) -> Starlette:
+        return make_app(DeskClient(self.path), lambda: "darkpipe")
 
     def enter(self) -> Browser:
         self.browser.get()

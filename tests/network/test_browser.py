@@ -1,0 +1,245 @@
+"""Both pages of the device in a real browser: by keyboard, without scripts, narrow and wide, light and dark.
+
+Pages and desk are the real ones, over HTTPS on loopback; the device behind them is the unit tests' one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+
+from firstboot.page.app import make_app as make_unlock_app
+from firstboot.page.certificate import PATH, ensure_page_certificate
+from firstboot.questions import serve_questions
+from firstboot.unlock_socket import UnlockClient, serve
+from home.administrator import IDLE
+from tests.accessible import faults, focus
+from tests.chromium import Chromium, chromium
+from tests.tiers import REPOSITORY
+from tests.unit.page_samples import TROUBLED, checked
+from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
+from tests.unit.test_home_page import Device
+from web.server import listening_socket, server
+
+_PICTURES = REPOSITORY / "out/screenshots"
+"""For people to look at; Git does not look there."""
+
+_LOOKS = ((360, False), (360, True), (1280, False), (1280, True))
+_PASSWORD = "four words are good"
+
+
+class Place:
+    """Where the browser finds whichever page is being tested."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.app: Starlette | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        assert self.app
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The server of the page, with a certificate as the device makes it."""
+    state = tmp_path_factory.mktemp("state")
+    ensure_page_certificate(state)
+    listening = listening_socket(0)
+    made = Place(f"https://127.0.0.1:{listening.getsockname()[1]}")
+    running = server(made, state / PATH)
+    thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
+    thread.start()
+    yield made
+    running.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """One browser for all walks: its start takes the longest. It ends before the server, and so its connections do."""
+    assert place.app is None
+    with chromium(tmp_path_factory.mktemp("chromium") / "profile") as made:
+        yield made
+
+
+@contextmanager
+def _served(app: Starlette, place: Place) -> Iterator[str]:
+    place.app = app
+    yield place.address
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, browser: Chromium) -> None:
+    """Let the services take the page for nobody, as it is on the device; the browser knows nothing yet."""
+    monkeypatch.setattr("firstboot.questions._Connection._uid", lambda _: 1234)
+    browser.call("Network.clearBrowserCookies")
+    browser.scripts(on=True)
+    browser.appear(1280, dark=False)
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    """A device that nobody has claimed, with some problems."""
+    made = Device(tmp_path / "run/control", status=TROUBLED, rows=[checked("good"), checked("wrong", type="TXT")])
+    with serve_questions(made.desk.answer, made.path, None):
+        yield made
+
+
+def _looked_at(browser: Chromium, name: str) -> None:
+    """See the page in both widths and both colours, and keep its pictures."""
+    for width, dark in _LOOKS:
+        browser.appear(width, dark=dark)
+        assert faults(browser) == [], f"{name}, {width} wide, {'dark' if dark else 'light'}"
+        browser.picture(_PICTURES / f"{name}-{width}{'-dark' if dark else ''}.png")
+    browser.appear(1280, dark=False)
+
+
+def _tab_to(browser: Chromium, wanted: str) -> None:
+    """Go on with Tab until something has the focus; each step has to be seen."""
+    for _ in range(20):
+        browser.press("Tab")
+        what, visible = focus(browser)
+        assert visible or what.startswith("body"), f"one does not see that {what} has the focus"
+        if what == wanted:
+            return
+    raise AssertionError(f"Tab does not lead to {wanted}")
+
+
+def _fill(browser: Chromium, *fields: tuple[str, str]) -> None:
+    """Type into fields, each reached by Tab from the page's first focus, and press Enter."""
+    for name, value in fields:
+        if focus(browser)[0] != f"input {name}":
+            _tab_to(browser, f"input {name}")
+        browser.select_all()
+        browser.type(value)
+    with browser.loading():
+        browser.press("Enter")
+
+
+def _claim(browser: Chromium, code: str) -> None:
+    _fill(browser, ("code", code), ("password", _PASSWORD), ("again", _PASSWORD))
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, place: Place, scripts: bool) -> None:
+    browser.scripts(on=scripts)
+    with _served(device.app(), place) as address:
+        browser.open(address)
+        _looked_at(browser, "claim")
+        browser.open(address)
+        _claim(browser, "00000000")
+        assert "not the one that the device shows" in browser.text
+        _looked_at(browser, "claim-refused")
+        browser.open(address)
+        _claim(browser, device.gate.code)
+        assert "Keeps mail away: dovecot" in browser.text
+        _looked_at(browser, "home")
+        browser.open(address)
+        _tab_to(browser, "a DNS")
+        with browser.loading():
+            browser.press("Enter")
+        _looked_at(browser, "dns")
+        browser.open(f"{address}/dns/check")
+        assert "Another value is published" in browser.text
+        _looked_at(browser, "dns-checked")
+        browser.open(f"{address}/dns")
+        _tab_to(browser, "textarea value1")
+        browser.select_all()
+        selected = "(e => e.value.slice(e.selectionStart, e.selectionEnd))(document.activeElement)"
+        assert browser.look(selected) == device.rows[0]["value"]
+        browser.open(address)
+        _tab_to(browser, "button Sign out")
+        with browser.loading():
+            browser.press("Enter")
+        _looked_at(browser, "sign-in")
+        browser.open(address)
+        _fill(browser, ("password", "not this one"))
+        assert "Keeps mail away" not in browser.text
+        browser.open(address)
+        _fill(browser, ("password", _PASSWORD))
+        assert "Keeps mail away" in browser.text
+
+
+def test_a_session_ends_and_a_forgotten_password_begins_anew(browser: Chromium, device: Device, place: Place) -> None:
+    with _served(device.app(), place) as address:
+        browser.open(address)
+        _claim(browser, device.gate.code)
+        device.now += IDLE - 1
+        browser.open(address)
+        assert "Keeps mail away" in browser.text
+        device.now += IDLE + 1
+        browser.open(address)
+        assert "The administrator's password" in browser.text
+        _fill(browser, ("password", _PASSWORD))
+        assert "Keeps mail away" in browser.text
+        device.gate.forget()
+        browser.open(address)
+        assert "Nobody looks after this device yet" in browser.text
+        _claim(browser, device.gate.code)
+        assert "Keeps mail away" in browser.text
+
+
+def test_a_disk_is_made_by_keyboard_without_scripts(browser: Chromium, place: Place, tmp_path: Path) -> None:
+    browser.scripts(on=False)
+    disk = Disk()
+    session = disk.session(new=True)
+    path = tmp_path / "run/control"
+    app = make_unlock_app(UnlockClient(path), lambda: "darkpipe")
+    with serve(session, "AB", path, group=None), _served(app, place) as address:
+        browser.open(address)
+        _looked_at(browser, "disk-new")
+        browser.open(address)
+        _fill(browser, ("code", session.code), ("passphrase", _GOOD), ("again", _GOOD))
+        assert all(group in browser.text for group in _GROUPS)
+        _looked_at(browser, "disk-recovery")
+        _fill(browser, ("first", _GROUPS[1]), ("second", _GROUPS[7]))
+        assert "The disk is unlocked" in browser.text
+        _looked_at(browser, "disk-open")
+        assert len(disk.made) == 1
+
+
+def test_a_disk_is_unlocked_by_keyboard(browser: Chromium, place: Place, tmp_path: Path) -> None:
+    session = Disk().session(new=False)
+    path = tmp_path / "run/control"
+    app = make_unlock_app(UnlockClient(path), lambda: "darkpipe")
+    with serve(session, "AB", path, group=None), _served(app, place) as address:
+        browser.open(address)
+        _looked_at(browser, "disk-locked")
+        browser.open(address)
+        _fill(browser, ("passphrase", "wrong"))
+        assert "The disk is locked" in browser.text
+        browser.open(address)
+        _fill(browser, ("passphrase", _GOOD))
+        assert "The disk is unlocked" in browser.text
+
+
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [
+        ("document.documentElement.lang = ''", "no language"),
+        ("document.querySelector('h1').remove()", "heading"),
+        ("document.querySelectorAll('label').forEach(e => e.remove())", "no label"),
+        ("document.querySelector('p.hint, h1').style.color = '#ccc'", "contrast"),
+        (
+            "document.querySelector('main').style.minWidth = '3000px'",
+            "wider",
+        ),
+        ("document.querySelector('button').textContent = ''", "no text"),
+    ],
+)
+def test_the_judge_finds_what_is_wrong(
+    browser: Chromium, device: Device, place: Place, planted: str, found: str
+) -> None:
+    with _served(device.app(), place) as address:
+        browser.open(address)
+        assert faults(browser) == []
+        browser.look(planted)
+        assert any(found in fault for fault in faults(browser))
