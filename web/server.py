@@ -1,4 +1,4 @@
-"""Serves a page over HTTPS."""
+"""Serves a page, over HTTPS or, to lead there, without."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def listening_socket(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
-def server(app: ASGIApp, certificate: Path) -> uvicorn.Server:
+def server(app: ASGIApp, certificate: Path | None) -> uvicorn.Server:
     """Make the server.
 
     Args:
-        certificate: key and certificate, in one PEM file.
+        certificate: key and certificate, in one PEM file; None for plain HTTP.
     """
     config = uvicorn.Config(
         app,
-        ssl_certfile=str(certificate),
+        ssl_certfile=str(certificate) if certificate else None,
         http="h11",
         ws="none",
         loop="asyncio",

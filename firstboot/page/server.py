@@ -14,6 +14,7 @@ import uvicorn
 from firstboot.page.app import make_app
 from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
+from web.plain import serve_plain
 from web.server import PORT, listening_socket, server
 
 _LOOK_AGAIN = 2.0
@@ -48,6 +49,7 @@ def main() -> int:
     """Serve; exit status 0 once the disk is unlocked."""
     certificate = Path(os.environ["CREDENTIALS_DIRECTORY"]) / "page.pem"
     client = UnlockClient()
+    serve_plain()
     asyncio.run(_serve(server(make_app(client), certificate), client, listening_socket(PORT)))
     return 0
 

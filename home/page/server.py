@@ -11,17 +11,19 @@ from pathlib import Path
 
 from home.desk_client import DeskClient
 from home.page.app import make_app
+from web import plain
+from web.plain import serve_plain
 from web.server import PORT, listening_socket, server
 
 _PATIENCE = 90.0
 """Seconds to wait for the port: the page that unlocks the disk keeps it for a while to say that it is done."""
 
 
-def _wait_for_port() -> socket.socket:
+def _wait_for_port(port: int) -> socket.socket:
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            return listening_socket(PORT)
+            return listening_socket(port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > end:
                 raise
@@ -31,7 +33,9 @@ def _wait_for_port() -> socket.socket:
 def main() -> int:
     """Serve until told to stop."""
     certificate = Path(os.environ["CREDENTIALS_DIRECTORY"]) / "page.pem"
-    server(make_app(DeskClient()), certificate).run([_wait_for_port()])
+    listening = _wait_for_port(PORT)
+    serve_plain(_wait_for_port(plain.PORT))
+    server(make_app(DeskClient()), certificate).run([listening])
     return 0
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import ssl
+from contextlib import closing
 from urllib.parse import urlencode
 
 import pytest
@@ -65,6 +66,13 @@ class _Browser:
         return answer.status, text
 
 
+def _plain(path: str) -> tuple[int, str | None]:
+    with closing(http.client.HTTPConnection(HOME_ADDRESS, timeout=30)) as connection:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("location")
+
+
 def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Machine) -> None:
     shown = json.loads(device.run("darkpipe", "page", "show", "--json"))
     assert shown["claimed"] is False
@@ -90,11 +98,13 @@ def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Mac
         signed_in = browser.post("/sign-in", password=_PASSWORD)
         assert signed_in[0] == 303, signed_in
         assert "How the device is" in browser.get()[1]
+        assert client.call(_plain, "/dns") == (307, f"https://{HOME_ADDRESS}/")
         # From an address that no home has, nobody gets there.
-        with pytest.raises(OSError, match="timed out"):
-            client.call(socket.create_connection, (HOME_ADDRESS, 443), 1.5, (STRANGER_ADDRESS, 0))
+        for port in (80, 443):
+            with pytest.raises(OSError, match="timed out"):
+                client.call(socket.create_connection, (HOME_ADDRESS, port), 1.5, (STRANGER_ADDRESS, 0))
     with device.tunnel() as relay:
-        assert not relay.can_connect(443, TUNNEL_ADDRESS)
+        assert not any(relay.can_connect(port, TUNNEL_ADDRESS) for port in (80, 443))
     device.run("darkpipe", "page", "forget-password", "--yes")
     assert json.loads(device.run("darkpipe", "page", "show", "--json"))["claimed"] is False
     assert device.failed_units() == []

@@ -25,6 +25,7 @@ from home.status import Status
 from tests.unit.browser import HOST, Answer, Browser
 from tests.unit.page_samples import TROUBLED, checked, record, status
 from web.lan import is_neighbour
+from web.plain import plain_app
 
 _GOOD = "correct horse battery"
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
@@ -317,3 +318,23 @@ def test_the_console_says_all_that_one_needs() -> None:
     assert "1234 5678" in text
     assert text.count("AB") == 32
     assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("host", "place"),
+    [
+        (HOST, f"https://{HOST}/"),
+        (f"{HOST}:80", f"https://{HOST}/"),
+        ("[fd00::1]", "https://[fd00::1]/"),
+        ("[fd00::1]:80", "https://[fd00::1]/"),
+        ("darkpipe.local", "https://darkpipe.local/"),
+        ("evil.example", None),
+    ],
+)
+def test_plain_http_leads_to_https_and_nowhere_else(host: str, place: str | None) -> None:
+    browser = Browser(plain_app(lambda: "darkpipe"))
+    for path in ("/", "/dns", "//evil.example/"):
+        answer = browser.get(path, host)
+        assert (answer.status, answer.headers.get("location")) == ((307, place) if place else (421, None))
+    assert browser.post("/claim", code="1").status == 405
+    assert Browser(plain_app(lambda: "darkpipe"), "203.0.113.9").get().status == 403

@@ -278,6 +278,8 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'tcp dport 4190 accept comment "sieve"',
         f'ip saddr {home4} tcp dport 22 accept comment "ssh"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 22 accept comment "ssh"',
+        f'ip saddr {home4} tcp dport 80 accept comment "page-plain"',
+        'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 80 accept comment "page-plain"',
         f'ip saddr {home4} tcp dport 443 accept comment "page"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 443 accept comment "page"',
         'oifname "relay*" goto to_relay',
@@ -290,7 +292,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
     closed = [line for line in static if line.strip() and not line.lstrip().startswith("#")]
     neighbours = [line for line in closed if "comment" in line]
-    assert neighbours == [line for line in ports if "22 acc" in line or "443 acc" in line]
+    assert neighbours == [line for line in ports if any(f" {port} acc" in line for port in (22, 80, 443))]
     # Before there is a tunnel chain, nothing comes from there at all, and that is said first.
     shut = '\t\tiifname "relay*" drop'
     assert closed.index(shut) == closed.index("\tchain input {") + 2
