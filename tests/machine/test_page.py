@@ -105,6 +105,10 @@ def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Mac
                 client.call(socket.create_connection, (HOME_ADDRESS, port), 1.5, (STRANGER_ADDRESS, 0))
     with device.tunnel() as relay:
         assert not any(relay.can_connect(port, TUNNEL_ADDRESS) for port in (80, 443))
+    for unit, most in (("darkpipe-desk", 256), ("darkpipe-home-page", 128)):
+        process = device.run("systemctl", "show", "-P", "MainPID", f"{unit}.service").strip()
+        peak = int(re.findall(r"VmHWM:\s+(\d+) kB", device.run("cat", f"/proc/{process}/status"))[0])
+        assert peak < most * 1024 / 2, f"{unit} has little room below its MemoryMax="
     device.run("darkpipe", "page", "forget-password", "--yes")
     assert json.loads(device.run("darkpipe", "page", "show", "--json"))["claimed"] is False
     assert device.failed_units() == []
