@@ -24,6 +24,9 @@ MTLS = _SOURCE / "relay-cloudinit/mtls"
 _WIREGUARD = ("/etc/wireguard/", "/etc/systemd/system/darkpipe-peer.", "/usr/local/sbin/darkpipe-peer")
 """What it does not have then."""
 
+_TANG = ("/etc/systemd/system/darkpipe-tang",)
+"""What it has only when home has its disk unlocked by it."""
+
 _COMMENT = re.compile(r"^[ \t]*#(?!!).*\n", re.MULTILINE)
 
 RECEIVER = RelayFile(
@@ -69,13 +72,15 @@ def relay_files(relay: RelaySetting) -> tuple[RelayFile, ...]:
     """Render every file of a relay, in the order of their paths: those of the server, and those of the bundle."""
     settings = QueueSettings(0, relay.name, tuple(relay.domains), relay.policy, (), 0)
     context = {"name": relay.name, "domains": relay.domains, "settings": settings}
-    return _rendered([BASE, SYSTEM], relay.tunnel, {**_context(relay.tunnel, ssh=False), **context})
+    return _rendered([BASE, SYSTEM], relay.tunnel, {**_context(relay.tunnel, ssh=False), **context}, _TANG)
 
 
-def _rendered(folders: Sequence[Path], tunnel: AnyRelay, context: Mapping[str, object]) -> tuple[RelayFile, ...]:
+def _rendered(
+    folders: Sequence[Path], tunnel: AnyRelay, context: Mapping[str, object], without: tuple[str, ...] = ()
+) -> tuple[RelayFile, ...]:
     if not isinstance(tunnel, MtlsRelay):
-        return render_files(folders, context)
-    return render_files([*folders, MTLS], context, without=_WIREGUARD)
+        return render_files(folders, context, without)
+    return render_files([*folders, MTLS], context, (*_WIREGUARD, *without))
 
 
 def _context(tunnel: AnyRelay, *, ssh: bool) -> dict[str, object]:
@@ -88,4 +93,5 @@ def _context(tunnel: AnyRelay, *, ssh: bool) -> dict[str, object]:
         "interface": RELAY_INTERFACE,
         "mtu": MTU,
         "queue_user": None,
+        "unlock": None,
     }

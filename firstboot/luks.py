@@ -50,6 +50,7 @@ class Use(StrEnum):
     PASSPHRASE = "darkpipe-passphrase"
     RECOVERY = "darkpipe-recovery"
     USB_KEY = "darkpipe-usb-key"
+    RELAY = "darkpipe-relay"
 
 
 @dataclass(frozen=True)

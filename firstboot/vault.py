@@ -22,6 +22,9 @@ SHORTEST = 12
 """Characters of a passphrase."""
 
 
+_RELAY_WORD = "darkpipe-relay:"
+
+
 class PassphraseError(ValueError):
     """This cannot be the passphrase; the text says why."""
 
@@ -110,12 +113,28 @@ class Vault:
         """
         if MAPPED.exists():
             return True
+        if (key := _relay_key(typed)) and self.luks.open(key, Use.RELAY):
+            return True
         try:
             if self.luks.open(parse_secret(typed).disk_key, Use.RECOVERY):
                 return True
         except RecoveryError:
             pass
         return self.luks.open(encode_passphrase(typed), Use.PASSPHRASE)
+
+
+def relay_words(key: bytes) -> str:
+    """Write a key that was had with the relay's help as what is typed is written."""
+    return f"{_RELAY_WORD}{key.hex()}"
+
+
+def _relay_key(typed: str) -> bytes | None:
+    if not typed.startswith(_RELAY_WORD):
+        return None
+    try:
+        return bytes.fromhex(typed.removeprefix(_RELAY_WORD))
+    except ValueError:
+        return None
 
 
 def _is_recovery_secret(text: str) -> bool:

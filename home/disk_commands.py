@@ -22,10 +22,21 @@ from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
 from firstboot.usb_key import StickError, Sticks, add_stick
 from firstboot.vault import PassphraseError, check_passphrase, encode_passphrase, this_machine
+from home.boot_stage import BootStageError
+from home.relay_policy import add_relay, forget_relay, paired
+from home.tunnel_link import LinkError
 
 _STATE, _DATA = Path("/state"), Path("/data")
-_WORDS = {Use.PASSPHRASE: "passphrase", Use.RECOVERY: "recovery secret", Use.USB_KEY: "key on a USB stick"}
+_WORDS = {
+    Use.PASSPHRASE: "passphrase",
+    Use.RECOVERY: "recovery secret",
+    Use.USB_KEY: "key on a USB stick",
+    Use.RELAY: "key that the relay helps to have",
+}
 _THAT_WORKS = "Passphrase or recovery secret that works:"
+
+
+_OTHERS = (StickError, BootStageError, LinkError, OSError)
 
 
 class _Policy(StrEnum):
@@ -33,6 +44,7 @@ class _Policy(StrEnum):
 
     PASSPHRASE = "passphrase"
     USB_KEY = "usb-key"
+    RELAY = "relay"
 
 
 class _DiskRefused(click.ClickException):
@@ -45,7 +57,7 @@ def _in_words() -> Iterator[None]:
         yield
     except subprocess.CalledProcessError as error:
         raise _DiskRefused(f"{error.cmd[0]} failed: {error.output.strip()}") from error
-    except (LuksError, DiskError, Refused, RecoveryError, PassphraseError, StickError, OSError) as error:
+    except (LuksError, DiskError, Refused, RecoveryError, PassphraseError, *_OTHERS) as error:
         text = str(error)
         raise _DiskRefused(f"{text[:1].upper()}{text[1:].rstrip('.')}.") from error
 
@@ -131,14 +143,15 @@ def add_key(usb_stick: bool) -> None:
 @disk.command("change-policy")
 @click.argument("policy", type=click.Choice([str(policy) for policy in _Policy]))
 def change_policy(policy: str) -> None:
-    """Change what unlocks the disk at a start: a key on a USB stick (usb-key), or the passphrase alone (passphrase).
+    """Change what unlocks the disk at a start: usb-key, relay, or passphrase for nothing else.
 
-    With usb-key the passphrase still works, for the day on which the stick is lost. Going back to passphrase destroys
-    the keys of all sticks.
+    The passphrase still works, for the day on which the stick is lost or the relay away. Going back to passphrase
+    destroys the keys of all sticks, and what the relay helps to have. Another policy besides does not.
 
     \b
     Examples:
       darkpipe disk change-policy usb-key
+      darkpipe disk change-policy relay
       darkpipe disk change-policy passphrase
     """
     with _in_words():
@@ -149,12 +162,16 @@ def change_policy(policy: str) -> None:
         if policy == _Policy.USB_KEY:
             _add_stick(luks)
             return
+        if policy == _Policy.RELAY:
+            _add_relay(luks)
+            return
         slots = luks.slots()
-        sticks = [slot.number for slot in slots if slot.use is Use.USB_KEY]
-        _ask_for_what_remains(luks, slots, sticks)
-        for number in sticks:
+        others = [slot.number for slot in slots if slot.use in {Use.USB_KEY, Use.RELAY}]
+        _ask_for_what_remains(luks, slots, others)
+        for number in others:
             luks.remove(number)
-    click.echo("From now on the passphrase unlocks the disk, and no stick does.")
+        forget_relay()
+    click.echo("From now on the passphrase unlocks the disk, and nothing else does.")
 
 
 def _add_stick(luks: Luks) -> None:
@@ -163,6 +180,13 @@ def _add_stick(luks: Luks) -> None:
     known = _known_key(luks, _ask(_THAT_WORKS))
     slot = add_stick(luks, _record().uuid, known, sticks)
     click.echo(f"The stick unlocks the disk: slot {slot.number}. Without it the passphrase does.")
+
+
+def _add_relay(luks: Luks) -> None:
+    paired()  # before anybody types
+    known = _known_key(luks, _ask(_THAT_WORKS))
+    slot = add_relay(luks, _record().uuid, known, click.echo)
+    click.echo(f"The relay helps to unlock the disk: slot {slot.number}. While it is away the passphrase does.")
 
 
 @disk.command("revoke")
@@ -185,6 +209,8 @@ def revoke(slot: int) -> None:
             raise Refused("the recovery secret stays: without it nothing opens the disk when a passphrase is forgotten")
         _ask_for_what_remains(luks, tuple(slots.values()), [slot])
         luks.remove(slot)
+        if slots[slot].use is Use.RELAY:
+            forget_relay()
     click.echo(f"Slot {slot} is destroyed.")
 
 
@@ -234,7 +260,10 @@ def _check(luks: Luks, secret: RecoverySecret) -> None:
 
 
 def _policy(slots: Sequence[Slot]) -> _Policy:
-    return _Policy.USB_KEY if any(slot.use is Use.USB_KEY for slot in slots) else _Policy.PASSPHRASE
+    uses = {slot.use for slot in slots}
+    if Use.RELAY in uses:
+        return _Policy.RELAY
+    return _Policy.USB_KEY if Use.USB_KEY in uses else _Policy.PASSPHRASE
 
 
 def _ask_for_what_remains(luks: Luks, slots: Sequence[Slot], revoked: Sequence[int]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from home import unlock_keys
 from home.control_client import ControlClient
 from home.queue_keys import recipients as queue_keys
 from home.relay_settings import queue_settings
@@ -20,6 +21,7 @@ from model.control import ControlError, QueueSettings
 from model.pairing import AgentState
 from model.recipients import DomainRule, ListError, RecipientList
 from model.site import Relay
+from model.unlock import PATH as UNLOCK
 from stack.addresses import alias_domains, aliases
 from stack.durable import write_atomically
 
@@ -89,6 +91,27 @@ def wanted_recipients(folder: Path, accounts: Accounts, least: int) -> Recipient
     write_atomically(path, made.text().encode("ascii"), 0o600)
     write_atomically(mark, f"{digest} {version}".encode("ascii"), 0o600)
     return made
+
+
+def push_unlock(client: ControlClient, folder: Path, known: str) -> str:
+    """Let the relay have the keys by which it helps to unlock the disk, or take them away.
+
+    Args:
+        known: what the relay has said of those that it has.
+
+    Returns:
+        What it has at the end.
+
+    Raises:
+        BootStageError: the file is damaged.
+        ControlFailure: the relay cannot be asked, or does not take them.
+    """
+    keys = unlock_keys.read(folder)
+    wanted = keys.for_relay() if keys else None
+    if known == (wanted.digest if wanted else ""):
+        return known
+    answer = client.send("PUT", UNLOCK, wanted) if wanted else client.request("DELETE", UNLOCK)
+    return answer.message(AgentState).unlock
 
 
 def push(client: ControlClient, folder: Path, keys: Path, relay: Relay, accounts: Accounts) -> AgentState:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from home import pair_push, pairing_file
+from home import pair_push, pairing_file, unlock_keys
+from home.boot_stage import BootStageError
 from home.bundle import Carried, NotInstalled, Older, bring, bring_first, has_none
 from home.control_errors import ControlFailure, Refused
 from home.pair_diagnosis import diagnose, look_around
@@ -133,7 +134,7 @@ class Service:
             accounts, relay = read_accounts(self._store.accounts), self._relay()
             if accounts is None or relay is None:
                 return
-            wanted = (accounts, relay)
+            wanted = (accounts, relay, self._unlock_keys())
             if wanted == self._pushed_for and now - self._pushed < self._pause:
                 return
             self._pushed, self._pushed_for, self._pause = now, wanted, _LOOK
@@ -143,13 +144,23 @@ class Service:
                 self._told = replace_told(self._told, software=sentence(state.software))
                 runs = bring(client, Carried.of_image(), lambda _: self._tell_meanwhile(), sleep=self._sleep)
                 self._told = replace_told(self._told, software=sentence(runs.bundle))
+                # A relay has to have software of today for it.
+                unlock = pair_push.push_unlock(client, self._folder, state.unlock)
+                self._told = replace_told(self._told, unlock=unlock)
             self._pause, self._trouble = _PUSH, ""
-        except (ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, OSError) as error:
+        except (
+            *(ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, BootStageError),
+            OSError,
+        ) as error:
             if str(error) != self._trouble:
                 print(error, flush=True)
             self._trouble = str(error)
             if isinstance(error, Refused | NotInstalled | Older):
                 self._pause = _REFUSED
+
+    def _unlock_keys(self) -> bytes:
+        path = self._folder / unlock_keys.FILE
+        return path.read_bytes() if path.exists() else b""
 
     def _sleep(self, seconds: float) -> None:
         self._tell_meanwhile()
@@ -202,7 +213,7 @@ class Service:
         path.unlink()
 
     def _forget_what_it_has(self) -> None:
-        self._told = replace_told(self._told, software="", recipients=0, settings=0)
+        self._told = replace_told(self._told, software="", recipients=0, settings=0, unlock="")
         self._pushed_for = None
 
     def _grant(self, wish: Wish) -> str:

@@ -64,6 +64,7 @@ class Told(BaseModel):
         changed: when the keys came that hold, seconds since 1970; 0 before pairing.
         software: id of the bundle that the relay runs, as it was last heard.
         recipients, settings: versions that the relay has, as it was last heard.
+        unlock: digest of the keys by which the relay helps to unlock the disk, as it was last heard; empty for none.
         wish: what became of the owner's latest wish; empty for nothing.
     """
 
@@ -80,6 +81,7 @@ class Told(BaseModel):
     recipients: int = 0
     settings: int = 0
     wish: str = ""
+    unlock: str = ""
 
 
 def tell(told: Told, path: Path = STATE) -> None:

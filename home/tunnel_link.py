@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.mtls import AnyHome
@@ -25,7 +25,7 @@ _EVERYWHERE = "0.0.0.0/0,::/0"
 
 _LAST = 9999
 _PATIENCE = 15.0
-_SOCKET = Path("/var/run/wireguard") / f"{HOME_INTERFACE}.sock"
+_SOCKETS = Path("/var/run/wireguard")
 
 
 class LinkError(Exception):
@@ -104,11 +104,38 @@ def parse_dump(text: str, key: str) -> Reading:
     return Reading()
 
 
+@dataclass(frozen=True)
+class Wire:
+    """One end of a tunnel: an interface of WireGuard with one peer.
+
+    Args:
+        name: of the interface.
+        settings: what `wg setconf` reads.
+        commands: what ip(8) is told, for IPv4 and for IPv6.
+        peer: the other end's public key.
+        port: its UDP port.
+        allowed: what the other end may send from, and is sent.
+    """
+
+    name: str
+    settings: str = field(repr=False)
+    commands: tuple[Sequence[str], Sequence[str]]
+    peer: str
+    port: int
+    allowed: str
+
+
+def home_wire(home: HomeEnd) -> Wire:
+    """Give the tunnel that mail goes through."""
+    commands = address_commands(home)
+    return Wire(HOME_INTERFACE, wireguard_settings(home), commands, home.relay_key, home.port, _EVERYWHERE)
+
+
 class Link:
     """The interface, with the program behind it where the kernel has no WireGuard."""
 
-    def __init__(self, home: HomeEnd) -> None:
-        self._home = home
+    def __init__(self, home: HomeEnd | Wire) -> None:
+        self._wire = home_wire(home) if isinstance(home, HomeEnd) else home
         self._program: subprocess.Popen[bytes] | None = None
 
     def read(self) -> Reading | None:
@@ -116,7 +143,7 @@ class Link:
         if self._program is not None and self._program.poll() is not None:
             return None
         try:
-            return parse_dump(_run("wg", "show", HOME_INTERFACE, "dump"), self._home.relay_key)
+            return parse_dump(run_tool("wg", "show", self._wire.name, "dump"), self._wire.peer)
         except LinkError:
             return None
 
@@ -130,8 +157,8 @@ class Link:
         try:
             self._create()
             # The key goes through a pipe: arguments can be read by everybody.
-            _run("wg", "setconf", HOME_INTERFACE, "/dev/stdin", text=wireguard_settings(self._home))
-            for family, lines in zip(("-4", "-6"), address_commands(self._home), strict=True):
+            run_tool("wg", "setconf", self._wire.name, "/dev/stdin", text=self._wire.settings)
+            for family, lines in zip(("-4", "-6"), self._wire.commands, strict=True):
                 run_ip(family, lines)
         except LinkError:
             self.remove()
@@ -143,23 +170,23 @@ class Link:
         Raises:
             LinkError: wg(8) refuses.
         """
-        peer = ("wg", "set", HOME_INTERFACE, "peer", self._home.relay_key)
+        peer = ("wg", "set", self._wire.name, "peer", self._wire.peer)
         # A relay that has started anew does not know the session, which would last for minutes.
-        _run(*peer, "remove")
-        where = ("endpoint", endpoint(address, self._home.port), "allowed-ips", _EVERYWHERE)
+        run_tool(*peer, "remove")
+        where = ("endpoint", endpoint(address, self._wire.port), "allowed-ips", self._wire.allowed)
         # Switched on, a keepalive is sent at once, after a handshake.
-        _run(*peer, *where, "persistent-keepalive", str(_KEEPALIVE))
+        run_tool(*peer, *where, "persistent-keepalive", str(_KEEPALIVE))
 
     def remove(self) -> None:
         """Remove the interface; the rules and the unreachable routes stay."""
         if self._program is not None:
             end_program(self._program)
             self._program = None
-        run_ip("-4", [f"link delete dev {HOME_INTERFACE}"], ignoring="Cannot find device")
+        run_ip("-4", [f"link delete dev {self._wire.name}"], ignoring="Cannot find device")
 
     def endpoint(self, address: str) -> str:
         """Say where the relay is, for people."""
-        return endpoint(address, self._home.port)
+        return endpoint(address, self._wire.port)
 
     def problem(self) -> str | None:
         """Say what is in the tunnel's way: WireGuard does not know."""
@@ -167,21 +194,22 @@ class Link:
 
     def _create(self) -> None:
         try:
-            run_ip("-4", [f"link add dev {HOME_INTERFACE} type wireguard"])
+            run_ip("-4", [f"link add dev {self._wire.name} type wireguard"])
         except LinkError as error:
             self._start_program(error)
 
     def _start_program(self, refused: LinkError) -> None:
-        _SOCKET.unlink(missing_ok=True)
+        control = _SOCKETS / f"{self._wire.name}.sock"
+        control.unlink(missing_ok=True)
         environment = {**os.environ, "LOG_LEVEL": "error", "WG_PROCESS_FOREGROUND": "1"}
         try:
             self._program = subprocess.Popen(
-                ["wireguard-go", "--foreground", HOME_INTERFACE], stdin=subprocess.DEVNULL, env=environment
+                ["wireguard-go", "--foreground", self._wire.name], stdin=subprocess.DEVNULL, env=environment
             )
         except OSError as error:
             raise LinkError(f"no WireGuard in the kernel ({refused}), and no wireguard-go: {error}") from None
         end = time.monotonic() + _PATIENCE
-        while not _SOCKET.is_socket():
+        while not control.is_socket():
             if self._program.poll() is not None or time.monotonic() > end:
                 raise LinkError(f"no WireGuard in the kernel ({refused}), and wireguard-go makes no interface")
             time.sleep(0.05)
@@ -217,7 +245,15 @@ def _complaints(text: str) -> Iterator[str]:
     yield from (row.strip() for row in text.splitlines() if row.strip() and not row.startswith("Command failed"))
 
 
-def _run(*argv: str, text: str = "") -> str:
+def run_tool(*argv: str, text: str = "") -> str:
+    """Run a tool and give what it prints.
+
+    Args:
+        text: for its standard input.
+
+    Raises:
+        LinkError: it refuses.
+    """
     done = _execute(argv, text)
     if done.returncode != 0:
         raise LinkError(done.stderr.strip() or f"{argv[0]} {argv[1]} ended with status {done.returncode}")

@@ -132,6 +132,8 @@ class AgentState(Message):
         recipients: version of the list that it has; 0 for none.
         settings: version of the settings that it has; 0 for none.
         home_epoch: of the home that it serves.
+        unlock: digest of the keys with which it helps to unlock home's disk (model/unlock.py); empty for none, and for
+            such as are not in force yet.
     """
 
     protocol: int
@@ -141,7 +143,11 @@ class AgentState(Message):
     recipients: int = 0
     settings: int = 0
     home_epoch: int = 0
+    unlock: str = ""
 
     def __post_init__(self) -> None:
         for number in (self.clock, self.recipients, self.settings, self.home_epoch):
             _check_number(number)
+        given: object = self.unlock
+        if not isinstance(given, str) or not set(given) <= set("0123456789abcdefghijklmnopqrstuvwxyz"):
+            raise ValueError("unlock: expected a digest")

@@ -23,6 +23,7 @@ from relay.machine import QUEUE_USER, Failure, System
 from relay.openvpn_link import OpenvpnLink
 from relay.pairing import Kept, Keys
 from relay.tunnel_file import OPENVPN_FILE
+from relay.unlock import UnlockFolder
 from relay.updates import Updates, apply_settings
 
 _EVERY = 0.5
@@ -36,11 +37,21 @@ class Agent:
 
     Args:
         address: the relay's in the tunnel.
+        unlock: where the keys for home's disk lie.
     """
 
-    def __init__(self, keeper: Keeper, folders: Folders, system: System, address: str, port: int = AGENT_PORT) -> None:
+    def __init__(
+        self,
+        keeper: Keeper,
+        folders: Folders,
+        system: System,
+        address: str,
+        port: int = AGENT_PORT,
+        unlock: UnlockFolder | None = None,
+    ) -> None:
         self._keeper, self._folders, self._system = keeper, folders, system
         self._place = (address, port)
+        self._unlock = unlock or UnlockFolder()
         self._served: Keys | None = None
         self._server: ControlServer | None = None
         self._serving: threading.Thread | None = None
@@ -54,7 +65,8 @@ class Agent:
             return
         self.stop()
         pins = self._pins(keys) if keys.own_pem else None
-        api = AgentApi(self._keeper, keys, self._folders, _software(), self._updates, self._apply, self._reread)
+        acts = (self._updates, self._apply, self._reread)
+        api = AgentApi(self._keeper, keys, self._folders, _software(), *acts, self._unlock)
         family = socket.AF_INET6 if ":" in self._place[0] else socket.AF_INET
         listener = socket.create_server(self._place, family=family)
         server = ControlServer(listener, lambda: pins, lambda: self._keeper.identity, api, newer=True)

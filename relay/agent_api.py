@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import monotonic
 
 from model.control import LARGEST_MESSAGE, PROTOCOL, QueueSettings
 from model.pairing import AgentState, Confirm, Offer
 from model.recipients import ListError, RecipientList
+from model.unlock import PATH as UNLOCK
+from model.unlock import UNFINISHED, UnlockKeys
 from relay import files, given
 from relay.control import Handler, Request, Response
 from relay.keeper import Folders, Keeper
 from relay.pairing import Confirmed, Heard, Keys, Offered
+from relay.unlock import UnlockFolder
 
 SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
 """Home's files, as the queue reads them."""
+
+_PENDING = b"pending"
 
 _LARGEST_LIST = 32 * 2**20
 """Octets of a list of recipients: some 900,000 addresses."""
@@ -32,6 +37,7 @@ class AgentApi:
         bundle: takes software.
         apply: is called after home's settings have changed.
         reread: is called after home's recipients have changed.
+        unlock: where the keys for home's disk lie.
     """
 
     keeper: Keeper
@@ -41,6 +47,7 @@ class AgentApi:
     bundle: Handler
     apply: Callable[[], None]
     reread: Callable[[], None]
+    unlock: UnlockFolder = field(default_factory=UnlockFolder)
 
     def __call__(self, request: Request) -> Response:
         """Answer a request."""
@@ -68,14 +75,20 @@ class AgentApi:
                 return self._offered(request)
             case ("GET", "/state") | ("PUT", "/fence"):  # the fence was raised by home's epoch
                 return Response.of(self._state())
+            case _, "/bundle":
+                return self.bundle(request)
+            case method, path:
+                return self._given(method, path, request)
+
+    def _given(self, method: str, path: str, request: Request) -> Response:
+        match method, path:
             case "PUT", "/settings":
                 return self._settings(request)
             case "PUT", "/recipients":
                 return self._recipients(request)
-            case _, "/bundle":
-                return self.bundle(request)
-            case method, path:
-                return Response.refuse(HTTPStatus.NOT_FOUND, f"there is no {method} {path}")
+            case (("PUT" | "DELETE"), place) if place == UNLOCK:
+                return self._unlock(request)
+        return Response.refuse(HTTPStatus.NOT_FOUND, f"there is no {method} {path}")
 
     def _offered(self, request: Request) -> Response:
         offer = request.message(Offer)
@@ -114,6 +127,18 @@ class AgentApi:
         self._put(RECIPIENTS, octets, self.reread)
         return Response.of(self._state())
 
+    def _unlock(self, request: Request) -> Response:
+        wanted = request.message(UnlockKeys) if request.method == "PUT" else None
+        given.note(self.folders.given, UNLOCK, _PENDING)
+        if wanted:
+            self.unlock.put(wanted)
+        else:
+            self.unlock.remove()
+        self.keeper.again()
+        self.apply()
+        given.note(self.folders.given, UNLOCK, wanted.to_json() if wanted else b"")
+        return Response.of(self._state())
+
     def _put(self, name: str, content: bytes, use: Callable[[], None]) -> None:
         files.replace(self.folders.config / name, content, 0o640)
         use()
@@ -130,7 +155,14 @@ class AgentApi:
             _list_version(recipients) if recipients else 0,
             QueueSettings.read(settings).version if settings else 0,
             kept.epoch,
+            self._unlocks(),
         )
+
+    def _unlocks(self) -> str:
+        known = self.unlock.read()
+        if known and given.is_in_force(self.folders.given, UNLOCK, known.to_json()):
+            return known.digest
+        return UNFINISHED if known or given.is_in_force(self.folders.given, UNLOCK, _PENDING) else ""
 
     def _read(self, name: str) -> bytes:
         path = self.folders.config / name

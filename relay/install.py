@@ -25,12 +25,14 @@ import jinja2
 
 from model.bundle import MANIFEST, SYSTEM, WHEELS, BundleState, BundleStatus, Manifest
 from model.control import ControlError, QueueSettings
+from model.unlock import TANG_PORT, UnlockKeys
 from relay import files
 from relay.health import wait_until_well
 from relay.machine import QUEUE_USER, RECORD, SETTINGS, Failure, System
 from relay.render import RelayFile, render_files
 from relay.services import SERVICES, Service
 from relay.tunnel_file import INTERFACE, Tunnel, find_tunnel
+from relay.unlock import PACKAGE, UnlockFolder
 
 _CAGE = PurePosixPath("/etc/darkpipe/cage.conf")
 _UNITS = PurePosixPath("/etc/systemd/system")
@@ -44,6 +46,9 @@ _APPLIED = Path("var/lib/darkpipe/services.json")
 """What each service was last started with."""
 
 _HTTPS = 443
+
+_TANG = "darkpipe-tang.socket"
+_TANG_FILES = str(_UNITS / "darkpipe-tang")
 
 _SERVING = ("/etc/haproxy/", "/etc/postfix/")
 """Where files lie that wait for home's settings."""
@@ -105,7 +110,11 @@ def apply(system: System, bundle: Bundle) -> None:
         Failure: a program of Debian has refused its part; what was done before it stays, and may be repeated.
     """
     manifest = bundle.manifest
-    if missing := system.missing_packages(manifest.packages):
+    unlock = UnlockFolder(system.root).read()
+    if unlock is None and (system.root / str(_UNITS / _TANG).lstrip("/")).exists():
+        system.run("systemctl", "disable", "--quiet", "--now", _TANG)
+    if missing := system.missing_packages((*manifest.packages, *([PACKAGE] if unlock else []))):
+        system.run("systemctl", "mask", "--quiet", "tangd.socket")  # Debian's, which listens everywhere
         system.run("apt-get", "update")
         system.run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
     _unpack_libraries(bundle, manifest)
@@ -144,7 +153,10 @@ def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None)
     folder = bundle.folder / SYSTEM
     tunnel = find_tunnel(system.root)
     shown = settings or QueueSettings(0, "relay.invalid", (), "tempfail", (), 0)
-    rendered = render_files([folder], context(shown, tunnel, (system.root / _SSH).exists(), system.user(QUEUE_USER)))
+    unlock = UnlockFolder(system.root).read()
+    ssh = (system.root / _SSH).exists()
+    without = () if unlock else (_TANG_FILES,)
+    rendered = render_files([folder], context(shown, tunnel, ssh, system.user(QUEUE_USER), unlock), without)
     kept = [file for file in rendered if settings or not str(file.path).startswith(_SERVING)]
     cage = next(file.text for file in kept if file.path == _CAGE)
     names = {str(file.path) for file in kept}
@@ -153,7 +165,9 @@ def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None)
     return tuple(kept)
 
 
-def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int | None) -> dict[str, object]:
+def context(
+    settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int | None, unlock: UnlockKeys | None = None
+) -> dict[str, object]:
     """Give what the templates may use."""
     return {
         "name": settings.name,
@@ -165,6 +179,8 @@ def context(settings: QueueSettings, tunnel: Tunnel, ssh: bool, queue_user: int 
         "ssh": ssh,
         "bare": settings.version == 0,
         "queue_user": queue_user,
+        "unlock": unlock,
+        "tang_port": TANG_PORT,
         "https_ports": https_ports(settings),
     }
 

@@ -152,6 +152,11 @@ class Keeper:
         """Let time pass."""
         self.happen(Tick(self._clock()))
 
+    def again(self) -> None:
+        """Have the tunnel do as it is told once more, by the keys that are in use."""
+        with self._lock:
+            self._tunnel.use(self._state.in_use)
+
     def happen(self, event: Event, under: Keys | None = None) -> Response | None:
         """Let something happen.
 

@@ -9,12 +9,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from model.unlock import UnlockKeys
 from model.wireguard import RELAY_INTERFACE
 from relay import files
 from relay.pairing import Keys
 from relay.tunnel_file import FILE, Tunnel, read_tunnel
+from relay.unlock import UnlockFolder
 
 _SECONDS = 15.0
+
+_OURS = "220"
+"""Number of who has made a route (ip-route(8), RTPROTO): of those to the boot stage."""
 
 
 class LinkError(Exception):
@@ -75,10 +80,14 @@ class Link:
     Args:
         file: for wg-quick(8).
         interface: its name.
+        unlock: who may ask Tang besides.
     """
 
-    def __init__(self, file: Path = Path("/") / FILE, interface: str = RELAY_INTERFACE) -> None:
+    def __init__(
+        self, file: Path = Path("/") / FILE, interface: str = RELAY_INTERFACE, unlock: UnlockFolder | None = None
+    ) -> None:
         self._file, self._interface = file, interface
+        self._unlock = unlock or UnlockFolder()
 
     @property
     def tunnel(self) -> Tunnel:
@@ -110,11 +119,14 @@ class Link:
         name, home6 = self._interface, self.tunnel.addresses.home6
         # Through a pipe: arguments can be read by everybody.
         run("wg", "set", name, "private-key", "/dev/stdin", text=f"{keys.own_key}\n")
+        boot = self._unlock.read()
+        known = {keys.home_key, boot.peer if boot else ""}
         for peer in run("wg", "show", name, "peers").split():
-            if peer != keys.home_key:
+            if peer not in known:
                 run("wg", "set", name, "peer", peer, "remove")
         run("wg", "set", name, "peer", keys.home_key, "allowed-ips", f"{keys.home4}/32,{home6}/128")
         move(name, keys)
+        admit(name, boot)
 
     def settle(self, keys: Keys) -> None:
         """Let these keys hold after the next start, too; nothing of others stays in the file."""
@@ -156,6 +168,28 @@ def move(interface: str, keys: Keys) -> None:
     for route in run("ip", "-4", "route", "show", "dev", interface).splitlines():
         if (where := route.split()[0]) != keys.home4:
             run("ip", "-4", "route", "delete", where, "dev", interface)
+
+
+def admit(interface: str, boot: UnlockKeys | None) -> None:
+    """Let the boot stage's peer, if there is one, have its address, and the relay its own for it; others go.
+
+    Raises:
+        LinkError: a tool refuses.
+    """
+    relay6, home6 = (f"{boot.relay6}/128", boot.home6) if boot else ("", "")
+    if boot:
+        run("wg", "set", interface, "peer", boot.peer, "allowed-ips", f"{home6}/128")
+        # Nobody else is there, so that the address need not be tried out first.
+        run("ip", "-6", "address", "replace", relay6, "dev", interface, "nodad", "preferred_lft", "0")
+        run("ip", "-6", "route", "replace", home6, "dev", interface, "proto", _OURS)
+    for device in json.loads(run("ip", "-json", "-6", "address", "show", "dev", interface)):
+        for found in device.get("addr_info", []):
+            address = f"{found['local']}/{found['prefixlen']}"
+            if found.get("deprecated") and address != relay6:
+                run("ip", "-6", "address", "delete", address, "dev", interface)
+    for line in run("ip", "-6", "route", "show", "dev", interface, "proto", _OURS).splitlines():
+        if line.split()[0] != home6:
+            run("ip", "-6", "route", "delete", line.split()[0], "dev", interface)
 
 
 def _value(text: str, name: str) -> str:

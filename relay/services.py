@@ -65,6 +65,7 @@ SERVICES = (
         caged=("darkpipe-queue",),
         ports=((_LOCAL, 10026), ("", 2600)),
     ),
+    Service("darkpipe-tang.socket", (f"{_UNITS}/darkpipe-tang",), caged=("darkpipe-tang@",)),
     Service("darkpipe-log.service", (f"{_UNITS}/darkpipe-log.",), code=True, caged=("darkpipe-log",)),
     Service(
         "postfix.service",

@@ -56,7 +56,7 @@ _PACKAGES = (
 
 _BOOTABLE = ("cloud-initramfs-growroot", "initramfs-tools")
 
-RELAY_PACKAGES = (*PACKAGES, "openvpn", "tcpdump", "wireguard-go")
+RELAY_PACKAGES = (*PACKAGES, "openvpn", "tang", "tcpdump", "wireguard-go")
 """What a relay installs, and what its tests look with."""
 
 

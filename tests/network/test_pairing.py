@@ -8,17 +8,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from builder.bootstrap import Bootstrap, make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
-from home import pairing_file
+from home import pairing_file, unlock_keys
+from home.boot_stage import BootStage
 from home.control_client import ControlClient
 from home.control_client import Home as Asker
 from home.control_errors import ControlFailure, NotAccepted
 from home.pair_keeper import STATE_FILE, Keeper, make_own
+from home.pair_push import push_unlock
 from home.pairing import Change, Claim, Kept, Look, Own, Start, Tick, Which
 from home.pairing_file import Document
 from model.control import AGENT_PORT, QUEUE_PORT, QueueSettings
@@ -29,6 +32,7 @@ from model.pairing import AgentState
 from model.tunnel import HOME_INTERFACE, HomeEnd, RelayEnd
 from tests.cloud.site import SETTINGS, SITE_TEXT
 from tests.machine.machine import wait_for
+from tests.network.boot_stage import ASK, PYTHON
 from tests.network.conftest import NewVps, scratch_folder
 from tests.network.handshake import is_answered
 from tests.network.internet import Internet, Site
@@ -201,6 +205,37 @@ def test_the_relays_keys_are_in_three_files_that_root_alone_reads(home: Home) ->
         planted.chmod(0o644)
         assert seen(key, *nobody) == {"planted"}
         planted.unlink()
+
+
+def test_the_relay_helps_to_unlock_until_home_takes_the_keys_away(home: Home) -> None:
+    vps, keys, end = home.ends.vps, unlock_keys.make(UUID(int=7)), home.keeper.end
+    assert isinstance(end, HomeEnd)
+    stage = keys.for_state(end, (end.relay_key,), (_SITE.address,))
+
+    def push() -> None:
+        with home.keeper.client(home.keeper.state.kept.base) as client:
+            push_unlock(client, home.folder, client.request("GET", "/state").message(AgentState).unlock)
+
+    def ask(stage: BootStage, *words: str) -> str:
+        return home.ends.home.run(*PYTHON, "-c", ASK, *words, stdin=stage.model_dump_json()).strip()
+
+    unlock_keys.write(keys, home.folder)
+    home.ends.home.call(push)
+    assert home.state().unlock == keys.for_relay().digest
+    sealed = ask(stage, "encrypt", "ab" * 32, keys.thumbprint)
+    stage = stage.model_copy(update={"key": sealed})
+    assert ask(stage, "decrypt") == "ab" * 32
+    tang = str(keys.relay6)
+    places = [f"{address} {port}" for address in (tang, home.ends.relay) for port in (22, 25, 443, 2600, 2601, 2602)]
+    assert ask(stage, "reach", *places) == f"{tang} 2602"
+    assert home.ends.home.reachable([2601, 2602], home.ends.relay) == {2601}
+    assert vps.failed_units() == []
+    (home.folder / unlock_keys.FILE).unlink()
+    home.ends.home.call(push)
+    assert home.state().unlock == ""
+    assert "refused" in ask(stage, "decrypt")
+    assert vps.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "darkpipe-tang*").split() == []
+    assert keys.sign["d"] not in vps.run("grep", "-rhsF", keys.sign["d"], "/var/lib/darkpipe", check=False)
 
 
 def test_keys_change_while_something_flows_through_the_tunnel(home: Home) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from builder.greeting import free_port
+from home import unlock_keys
 from home.control_client import ControlClient, Home
 from home.control_errors import ControlFailure, Fenced, NotAccepted, Refused, Unreachable
+from home.pair_push import push_unlock
 from model.control import QueueSettings
 from model.control_tls import Pins
 from model.pairing import AgentState, Confirm, Counter, Offer
 from model.recipients import DomainRule, RecipientList
+from model.unlock import UNFINISHED
 from relay import pairing_file
 from relay.agent import Agent
 from relay.keeper import Folders, Keeper
@@ -27,8 +30,10 @@ from relay.link import rewrite, wireguard_keys
 from relay.machine import Failure, System
 from relay.pairing import DELAY, TRY, Kept, Keys
 from relay.retire import retire
+from relay.unlock import UnlockFolder
 from tests.machine.machine import wait_for
 from tests.unit.certificates import some_certificates
+from tests.unit.unlock_samples import some_unlock_keys
 
 _HOME = "a" * 32
 _KEYS = [f"{number:042d}A=" for number in range(10)]
@@ -108,7 +113,8 @@ class Relay:
             lambda: self.now,
         )
         keeper.start()
-        self.agent = Agent(keeper, self.folders, _System(), "127.0.0.1", self.port)
+        unlock = UnlockFolder(self.folders.base)
+        self.agent = Agent(keeper, self.folders, _System(), "127.0.0.1", self.port, unlock)
         self.agent.look()
 
     def wait(self, seconds: float) -> None:
@@ -361,3 +367,39 @@ def test_a_listener_that_was_hung_up_frees_its_port(relay: Relay) -> None:
     for _ in range(3):
         relay.start()
     wait_for(lambda: threading.active_count() <= before, "old listeners to end")
+
+
+def test_home_gives_and_takes_the_keys_that_help_to_unlock(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins, counter = _pair(relay, tmp_path)
+    keys = some_unlock_keys()
+    folder = tmp_path / "home"
+    folder.mkdir()
+    with relay.client(pins, counter.relay) as client:
+
+        def known() -> str:
+            return client.request("GET", "/state").message(AgentState).unlock
+
+        assert push_unlock(client, folder, known()) == "" == known()
+        unlock_keys.write(keys, folder)
+        used = len(relay.tunnel.used)
+        assert push_unlock(client, folder, known()) == keys.for_relay().digest == known()
+        assert len(relay.tunnel.used) == used + 1, "the peer is let in"
+        assert push_unlock(client, folder, known()) == known()
+        assert len(relay.tunnel.used) == used + 1, "what it has is not brought again"
+        with monkeypatch.context() as patch:
+            patch.setattr("relay.agent.apply_settings", _fails)
+            (folder / unlock_keys.FILE).unlink()
+            with pytest.raises(ControlFailure):
+                push_unlock(client, folder, known())
+    with relay.client(pins, counter.relay) as client:
+        assert known() == UNFINISHED, "home comes again"
+        assert push_unlock(client, folder, known()) == "" == known()
+    assert UnlockFolder(tmp_path).read() is None
+    with relay.client(None) as client, pytest.raises(ControlFailure):
+        client.send("PUT", "/unlock", keys.for_relay())
+
+
+def _fails(_: System) -> None:
+    raise Failure("apt-get: no way to the archive")

@@ -92,10 +92,18 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
     # Two run where the device's settings want them; mail does not depend on them. Five are there for the relay: three
-    # say by themselves how they are, and the others are themselves the answer to this question. The page that
-    # unlocks is there only while nothing else is; the administrator's and its desk are the status, not a part of it.
+    # say by themselves how they are, and the others are themselves the answer to this question. What unlocks
+    # is there only while nothing else is; the administrator's and its desk are the status, not a part of it.
     for_relay = {"darkpipe-drain", "darkpipe-pair", "darkpipe-tunnel", "darkpipe-verdict", "darkpipe-ready"}
-    others = {"ssh", "darkpipe-wifi@", "darkpipe-page", "darkpipe-desk", "darkpipe-home-page", *for_relay}
+    others = {
+        "ssh",
+        "darkpipe-wifi@",
+        "darkpipe-page",
+        "darkpipe-relay-unlock",
+        "darkpipe-desk",
+        "darkpipe-home-page",
+        *for_relay,
+    }
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 

@@ -1,0 +1,228 @@
+"""`unlock: relay`: what goes where in which order, what a cut in between leaves, and what follows a change of keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from builder.bootstrap import make_bootstrap
+from firstboot.cipher import AES_XTS
+from firstboot.luks import Costs, Luks, LuksError, Slot, Use
+from firstboot.vault import Machine, Vault, relay_words
+from home import boot_stage, pairing_file, relay_policy, unlock_keys
+from home.boot_stage import BootStageError
+from home.pair_keeper import STATE_FILE, make_own
+from home.pairing import Kept, Keys, Own
+from home.pairing_file import Document
+from home.relay_policy import add_relay, follow, forget_relay
+from model.control import ControlError
+from model.pairing import Counter
+from model.site import Relay, Transport
+from model.unlock import UnlockKeys
+from relay.unlock import UnlockFolder
+from tests.unit.test_firstboot_luks import Header2
+from tests.unit.unlock_samples import JWK, WIREGUARD, some_unlock_keys
+
+_DISK = UUID(int=7)
+_PASSPHRASE, _RECOVERY = b"eleven quiet geese", b"recovery"
+
+
+class Relays:
+    """The relay and its Tang; encrypted is what has its mark."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.forgets = False
+        self.tried: list[tuple[str, ...]] = []
+
+    @contextmanager
+    def tunnel(self, stage: boot_stage.BootStage, *_: object) -> Iterator[None]:
+        self.tried.append(stage.relay_keys)
+        if self.away:
+            raise BootStageError("the relay does not answer")
+        yield
+
+    def encrypt(self, key: bytes, *_: object) -> str:
+        return f"sealed {key.hex()}"
+
+    def decrypt(self, encrypted: str) -> bytes:
+        return b"" if self.forgets else bytes.fromhex(encrypted.removeprefix("sealed "))
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Relays:
+    """A relay that does its part."""
+    made = Relays()
+    for name in ("tunnel", "encrypt", "decrypt"):
+        monkeypatch.setattr(boot_stage, name, getattr(made, name))
+    monkeypatch.setattr(unlock_keys, "make", some_unlock_keys)
+    monkeypatch.setattr(relay_policy, "_wait_for_relay", lambda _: None)
+    monkeypatch.setattr(relay_policy, "look_up", lambda *_: ("192.0.2.1",))
+    return made
+
+
+@pytest.fixture
+def header() -> Header2:
+    """The container's header."""
+    return Header2()
+
+
+@pytest.fixture
+def luks(header: Header2) -> Luks:
+    """A container with a passphrase."""
+    made = Luks(Path("/dev/sda1"), header)
+    made.format(_DISK, AES_XTS, _RECOVERY, Use.RECOVERY)
+    made.add(_RECOVERY, _PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Home's folder for pairing, paired."""
+    own = Own(WIREGUARD[0], WIREGUARD[1], "pem", "certificate", "10.1.0.1", "10.1.0.0")
+
+    counter = Counter("b" * 32, WIREGUARD[1], make_own("darkpipe-relay", ("10.1.0.1", "10.1.0.0")).certificate)
+    bootstrap = make_bootstrap(Relay(address="192.0.2.1")).home
+    pairing_file.write(tmp_path / STATE_FILE, Document(bootstrap, Kept("a" * 32, base=Keys(own, counter))))
+    return tmp_path
+
+
+def _add(luks: Luks, folder: Path, known: bytes = _PASSPHRASE) -> Slot:
+    return add_relay(luks, _DISK, known, lambda _: None, folder, folder / "stage.json")
+
+
+def test_the_relay_and_the_state_have_their_parts_before_the_disk_has_its_slot(
+    luks: Luks, folder: Path, relay: Relays
+) -> None:
+    assert _add(luks, folder) == Slot(2, Use.RELAY)
+    stage = boot_stage.read(folder / "stage.json")
+    assert stage is not None
+    key = relay.decrypt(stage.key)
+    assert luks.fits(key, Use.RELAY)
+    assert not luks.fits(key, Use.PASSPHRASE), "nobody can type it"
+    assert Slot(0, Use.RECOVERY) in luks.slots()
+    assert key.hex() not in (folder / unlock_keys.FILE).read_text(), "the disk's key is nowhere but in its slot"
+
+
+@pytest.mark.parametrize("fault", ["away", "forgets"])
+def test_a_relay_that_does_not_do_its_part_changes_nothing(luks: Luks, folder: Path, relay: Relays, fault: str) -> None:
+    before = luks.slots()
+    setattr(relay, fault, True)
+    with pytest.raises(BootStageError):
+        _add(luks, folder)
+    assert luks.slots() == before
+    assert not (folder / "stage.json").exists()
+    setattr(relay, fault, False)
+    assert _add(luks, folder) == Slot(2, Use.RELAY)
+
+
+def test_a_cut_before_the_slot_leaves_what_opens_nothing_and_again_ends_it(
+    luks: Luks, folder: Path, relay: Relays
+) -> None:
+    with pytest.raises(LuksError):
+        _add(luks, folder, known=b"wrong")  # stops where a cut would
+    stage = boot_stage.read(folder / "stage.json")
+    assert stage is not None
+    assert not luks.fits(relay.decrypt(stage.key), Use.RELAY)
+    assert _add(luks, folder) == Slot(2, Use.RELAY)
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_cut_between_the_slot_and_its_name_is_mended(
+    luks: Luks, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Luks, "_name", lambda *_: (_ for _ in ()).throw(LuksError("cut")))
+        with pytest.raises(LuksError):
+            _add(luks, folder)
+    assert Slot(2, None) in luks.slots()
+    assert _add(luks, folder) == Slot(2, Use.RELAY)
+    assert len(luks.slots()) == 3
+
+
+@pytest.mark.usefixtures("relay")
+def test_what_lies_on_state_follows_the_relays_keys(luks: Luks, folder: Path) -> None:
+    _add(luks, folder)
+    before = boot_stage.read(folder / "stage.json")
+    assert before is not None
+    document = pairing_file.read(folder / STATE_FILE)
+    assert document is not None
+    assert document.kept.base is not None
+    base = document.kept.base
+    following = replace(base.relay, key=WIREGUARD[2])
+    pairing_file.write(
+        folder / STATE_FILE, replace(document, kept=replace(document.kept, own=base.own, answer=following))
+    )
+    follow(folder, folder / "stage.json")
+    after = boot_stage.read(folder / "stage.json")
+    assert after == before.model_copy(update={"relay_keys": (WIREGUARD[1], WIREGUARD[2])})
+
+
+@pytest.mark.usefixtures("relay")
+def test_what_is_forgotten_is_nowhere(luks: Luks, folder: Path) -> None:
+    _add(luks, folder)
+    forget_relay(folder, folder / "stage.json")
+    forget_relay(folder, folder / "stage.json")
+    assert {path.name for path in folder.iterdir()} == {STATE_FILE}
+
+
+def test_a_home_that_is_not_paired_is_told_so(luks: Luks, tmp_path: Path) -> None:
+    with pytest.raises(BootStageError, match="not paired"):
+        _add(luks, tmp_path)
+
+
+def test_a_tunnel_over_tcp_is_refused(luks: Luks, folder: Path) -> None:
+    document = pairing_file.read(folder / STATE_FILE)
+    assert document is not None
+    other = make_bootstrap(Relay(address="192.0.2.1", transport=Transport.MTLS)).home
+    pairing_file.write(folder / STATE_FILE, replace(document, bootstrap=other))
+    with pytest.raises(BootStageError, match="OpenVPN"):
+        _add(luks, folder)
+
+
+def test_the_key_unlocks_as_if_it_was_typed_and_no_other_does(luks: Luks) -> None:
+    luks.add(_RECOVERY, b"k" * 32, Use.RELAY, None)
+    vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
+    assert vault.unlock(relay_words(b"k" * 32))
+    assert not vault.unlock(relay_words(b"l" * 32))
+    assert not vault.unlock("darkpipe-relay:zz")
+
+
+def test_the_relay_keeps_tangs_keys_for_their_uses_and_forgets_them(tmp_path: Path) -> None:
+    folder, keys = UnlockFolder(tmp_path), some_unlock_keys().for_relay()
+    folder.put(keys)
+    assert folder.read() == keys
+    uses = [json.loads((folder.path / name).read_text())["key_ops"] for name in ("sign.jwk", "exchange.jwk")]
+    assert uses == [["sign", "verify"], ["deriveKey"]]
+    (folder.path / "unlock.json").write_text("torn")
+    assert folder.read() is None, "home brings it again"
+    folder.put(keys)
+    folder.remove()
+    folder.remove()
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("peer", "short"),
+        ("home6", "2001:db8::1"),
+        ("relay6", "fd00::2"),
+        ("home6", 'fd00::2 accept"'),
+        ("sign", {**JWK, "alg": "ECMR"}),
+        ("exchange", {"alg": "ECMR", "kty": "EC"}),
+        ("sign", {**JWK, "alg": "ES512", "x": 7}),
+        ("sign", "text"),
+    ],
+)
+def test_keys_that_are_none_are_refused(name: str, value: object) -> None:
+    plain = json.loads(some_unlock_keys().for_relay().to_json())
+    assert UnlockKeys.of(plain).digest == some_unlock_keys().for_relay().digest
+    with pytest.raises(ControlError):
+        UnlockKeys.of({**plain, name: value})
