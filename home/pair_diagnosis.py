@@ -13,12 +13,16 @@ from model.wireguard import LISTEN_PORT
 _SECONDS = 3.0
 
 
+_BLOCKED = (
+    f"Either a network on the way blocks UDP port {LISTEN_PORT}, for which there is `transport: mtls` (it takes new "
+    "user-data and a new image)"
+)
+
 _SILENT = {
-    True: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay has other keys: it was built anew "
-    "from other user-data, or put back to an old snapshot, or it serves another device that was restored from a backup "
-    "of this one",
-    False: f"Either a network on the way blocks UDP port {LISTEN_PORT}, or the relay was made from other or older "
-    "user-data than this device, or it belongs to another home already",
+    True: f"{_BLOCKED}, or the relay has other keys: it was built anew from other user-data, or put back to an old "
+    "snapshot, or it serves another device that was restored from a backup of this one",
+    False: f"{_BLOCKED}, or the relay was made from other or older user-data than this device, or it belongs to "
+    "another home already",
 }
 """By whether home is paired."""
 

@@ -6,7 +6,6 @@ interface stays.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ _STARTS_WITHIN = 10.0
 """Seconds; systemd starts it a second after its end."""
 
 _MARK = "openvpn"
-"""Names what the service was last started by."""
+"""File that is there while the service may go by other files than there are."""
 
 
 class OpenvpnLink:
@@ -79,19 +78,21 @@ class OpenvpnLink:
         Raises:
             LinkError: a tool refuses, or OpenVPN does not start.
         """
-        wanted = self._wanted(keys)
-        digest = hashlib.sha256("\0".join(wanted.values()).encode()).hexdigest()
-        started = self._started()
-        if started and self._read_mark() == f"{digest} {started}":
+        wanted = dict(zip((self._addresses, self._home, self._settings), self._wanted(keys).values(), strict=True))
+        changed = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+        if not changed and not self._mark.exists():
             return
-        for path, text in zip((self._addresses, self._home, self._settings), wanted.values(), strict=True):
-            if path.read_text(encoding="utf-8") != text:
-                files.replace(path, text.encode(), 0o600)
-        # Not `restart`, with which systemd would start anew what is part of it, this agent above all.
+        # As long as it is there, the service may go by files that are no longer there, whenever this is cut off.
+        files.replace(self._mark, b"")
+        for path in changed:
+            files.replace(path, wanted[path].encode(), 0o600)
+        started = self._started()
         if started:
             run("systemctl", "kill", "--kill-whom=main", _UNIT)
         move(self._interface, keys)
-        files.replace(self._mark, f"{digest} {self._started_after(started)}".encode())
+        self._wait_for_another(started)
+        self._mark.unlink()
+        files.sync_folder(self._mark.parent)
 
     def settle(self, keys: Keys) -> None:
         """The same: the files are always those of the keys in use, and the agent's start mends them after a cut."""
@@ -114,25 +115,18 @@ class OpenvpnLink:
         home = re.sub(r"(?m)^iroute .*$", f"iroute {keys.home4}", self._home.read_text(encoding="utf-8"))
         return {"addresses": addresses, "home": home, "settings": settings}
 
-    def _read_mark(self) -> str:
-        try:
-            return self._mark.read_text(encoding="ascii")
-        except FileNotFoundError:
-            return ""
-
     def _started(self) -> str:
         """Name the service's present run; empty when it does not run."""
         shown = run("systemctl", "show", "--property=ActiveState,InvocationID", _UNIT)
         found = dict(line.split("=", 1) for line in shown.splitlines())
         return found.get("InvocationID", "") if found.get("ActiveState") == "active" else ""
 
-    def _started_after(self, before: str) -> str:
+    def _wait_for_another(self, before: str) -> None:
         end = time.monotonic() + _STARTS_WITHIN
-        while (now := self._started()) in {"", before}:
+        while self._started() in {"", before}:
             if time.monotonic() >= end:
                 raise LinkError(f"{_UNIT} does not start: `systemctl status {_UNIT}`")
             time.sleep(0.1)
-        return now
 
 
 def _block(settings: str, name: str) -> str:

@@ -273,7 +273,7 @@ _RELAY = "mx.example.com"
             Around(_RELAY, ("192.0.2.1",), answers=True, paired=True),
             "or the relay has other keys",
         ),
-        (Around(_RELAY, ("192.0.2.1",), answers=True), "blocks UDP port 51820"),
+        (Around(_RELAY, ("192.0.2.1",), answers=True), "blocks UDP port 51820, for which there is `transport: mtls`"),
         (Around(_RELAY, ("192.0.2.1",), answers=True, mtls=True, error="it shows another certificate"), "it shows"),
         (Around(_RELAY, ("192.0.2.1",)), "does not answer at all"),
     ],
