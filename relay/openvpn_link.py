@@ -86,9 +86,9 @@ class OpenvpnLink:
         files.replace(self._mark, b"")
         for path in changed:
             files.replace(path, wanted[path].encode(), 0o600)
-        started = self._started()
-        if started:
-            run("systemctl", "kill", "--kill-whom=main", _UNIT)
+        # One that is just starting may have read the files before they were written.
+        started = self._wait_for_another("")
+        run("systemctl", "kill", "--kill-whom=main", _UNIT)
         move(self._interface, keys)
         self._wait_for_another(started)
         self._mark.unlink()
@@ -121,12 +121,14 @@ class OpenvpnLink:
         found = dict(line.split("=", 1) for line in shown.splitlines())
         return found.get("InvocationID", "") if found.get("ActiveState") == "active" else ""
 
-    def _wait_for_another(self, before: str) -> None:
+    def _wait_for_another(self, before: str) -> str:
+        """Wait for a run of the service that is not the one before, and name it."""
         end = time.monotonic() + _STARTS_WITHIN
-        while self._started() in {"", before}:
+        while (now := self._started()) in {"", before}:
             if time.monotonic() >= end:
                 raise LinkError(f"{_UNIT} does not start: `systemctl status {_UNIT}`")
             time.sleep(0.1)
+        return now
 
 
 def _block(settings: str, name: str) -> str:

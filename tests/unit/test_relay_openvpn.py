@@ -24,7 +24,7 @@ class _Machine:
     """Stands for systemd and ip(8): the service goes by the files that were there at its latest start."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self.runs, self.goes_by = root, 1, b""
+        self._root, self.runs, self.goes_by, self.starting = root, 1, b"", 0
         self.start()
 
     def start(self) -> None:
@@ -33,7 +33,8 @@ class _Machine:
     def run(self, *argv: str, text: str = "") -> str:
         match argv[:2]:
             case ("systemctl", "show"):
-                return f"ActiveState=active\nInvocationID={self.runs}\n"
+                self.starting -= 1
+                return f"ActiveState={'activating' if self.starting >= 0 else 'active'}\nInvocationID={self.runs}\n"
             case ("systemctl", "kill"):
                 self.runs += 1
                 self.start()
@@ -105,6 +106,13 @@ def test_other_keys_come_in_their_place(root: Path, machine: _Machine, bootstrap
     assert (root / OPENVPN_FILE).stat().st_mode & 0o777 == 0o600
     link.settle(wanted)
     assert machine.runs == 2
+
+
+def test_a_service_that_is_just_starting_does_not_stay_with_the_files_before(root: Path, machine: _Machine) -> None:
+    link = _link(root)
+    machine.starting = 2
+    link.use(_others(link))
+    assert machine.goes_by == (root / OPENVPN_FILE).read_bytes()
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
