@@ -204,7 +204,7 @@ def test_keys_change_and_the_longest_pause_is_a_matter_of_seconds(home: Home) ->
         talking.join()
     assert home.keeper.end.relay_key != before
     assert home.state().paired
-    assert len(pauses) > 10
+    assert len(pauses) > 3, "something was measured"
     assert max(pauses) < 30, pauses
 
 

@@ -227,7 +227,7 @@ def test_keys_change_while_something_flows_through_the_tunnel(home: Home) -> Non
         talking.join()
     assert home.keeper.end.relay_key != before
     assert home.state().paired
-    assert len(pauses) > 10
+    assert len(pauses) > 3, "something was measured"
     assert max(pauses) < 15, pauses
 
 
