@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from model.wireguard import RELAY_INTERFACE
 from relay import files
 from relay.link import LinkError, move, networks, run
 from relay.pairing import Keys
-from relay.tunnel_file import OPENVPN_FILE, OPENVPN_HOME, Tunnel, read_openvpn
+from relay.tunnel_file import OPENVPN_ADDRESSES, OPENVPN_FILE, OPENVPN_HOME, Tunnel, read_openvpn
 
 _UNIT = f"openvpn-server@{RELAY_INTERFACE}.service"
 _STARTS_WITHIN = 10.0
@@ -38,7 +38,7 @@ class OpenvpnLink:
 
     def __init__(self, state: Path, root: Path = Path("/"), interface: str = RELAY_INTERFACE) -> None:
         self._settings, self._home = root / OPENVPN_FILE, root / OPENVPN_HOME
-        self._addresses = self._settings.with_suffix(".ip")
+        self._addresses = root / OPENVPN_ADDRESSES
         self._mark, self._interface = state / _MARK, interface
 
     @property
@@ -78,7 +78,7 @@ class OpenvpnLink:
         Raises:
             LinkError: a tool refuses, or OpenVPN does not start.
         """
-        wanted = dict(zip((self._addresses, self._home, self._settings), self._wanted(keys).values(), strict=True))
+        wanted = self._wanted(keys)
         changed = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
         if not changed and not self._mark.exists():
             return
@@ -102,18 +102,18 @@ class OpenvpnLink:
         """Give the networks that the relay is in, without the tunnel's."""
         return networks(self._interface)
 
-    def _wanted(self, keys: Keys) -> dict[str, str]:
-        """Give the texts of the three files: addresses, home's addresses, settings."""
-        ends = self.tunnel.addresses
+    def _wanted(self, keys: Keys) -> Mapping[Path, str]:
+        """Give the texts of the files, the settings last."""
         key, certificate = openvpn.parts(keys.own_key)
         settings = self._settings.read_text(encoding="utf-8")
         for name, text in (("peer-fingerprint", f"{keys.home_key}\n"), ("cert", certificate), ("key", key)):
             settings = _with_block(settings, name, text)
         addresses = self._addresses.read_text(encoding="utf-8")
-        addresses = addresses.replace(f" {ends.relay4}/32 ", f" {keys.relay4}/32 ")
-        addresses = addresses.replace(f" {ends.home4}/32 ", f" {keys.home4}/32 ")
+        # With IPv6 it is /128.
+        for command, address in (("address", keys.relay4), ("route", keys.home4)):
+            addresses = re.sub(rf"(?m)^{command} replace \S+/32 ", f"{command} replace {address}/32 ", addresses)
         home = re.sub(r"(?m)^iroute .*$", f"iroute {keys.home4}", self._home.read_text(encoding="utf-8"))
-        return {"addresses": addresses, "home": home, "settings": settings}
+        return {self._addresses: addresses, self._home: home, self._settings: settings}
 
     def _started(self) -> str:
         """Name the service's present run; empty when it does not run."""
