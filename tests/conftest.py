@@ -6,6 +6,11 @@ import signal
 from types import FrameType
 
 import pytest
+from hypothesis import settings
+
+# A gate finds the same in the same code. `--hypothesis-profile default` looks for what nobody has seen yet.
+settings.register_profile("gate", derandomize=True, database=None)
+settings.load_profile("gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
