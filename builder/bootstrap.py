@@ -16,10 +16,10 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from builder.certificates import fingerprint, key_of, make_certificate
+from builder.certificates import key_of, make_certificate
 from builder.errors import BuildError
 from model.mtls import AnyHome, AnyRelay, MtlsHome, MtlsRelay
-from model.openvpn import HOME_NAME, RELAY_NAME
+from model.openvpn import HOME_NAME, RELAY_NAME, public_half
 from model.site import Relay, Transport
 from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.durable import write_atomically
@@ -152,7 +152,7 @@ def _certificates(relay: Relay, addresses: Addresses) -> Bootstrap:
         home=MtlsHome(
             private_key=home.private_key,
             certificate=home.certificate,
-            other=fingerprint(server.certificate),
+            other=public_half(server.certificate),
             shield=shield,
             relay=relay.address,
             addresses=addresses,
@@ -160,7 +160,7 @@ def _certificates(relay: Relay, addresses: Addresses) -> Bootstrap:
         relay=MtlsRelay(
             private_key=server.private_key,
             certificate=server.certificate,
-            other=fingerprint(home.certificate),
+            other=public_half(home.certificate),
             shield=shield,
             addresses=addresses,
         ),
@@ -172,7 +172,7 @@ def _keys_fit(home: AnyHome, relay: AnyRelay) -> bool:
         return (home.relay_key, relay.home_key) == (_public(relay.private_key), _public(home.private_key))
     if isinstance(home, MtlsHome) and isinstance(relay, MtlsRelay):
         own = all(key_of(end.certificate, end.private_key) for end in (home, relay))
-        pins = (home.other, relay.other) == (fingerprint(relay.certificate), fingerprint(home.certificate))
+        pins = (home.other, relay.other) == (public_half(relay.certificate), public_half(home.certificate))
         return own and pins and home.shield == relay.shield
     return False
 

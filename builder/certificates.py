@@ -62,15 +62,6 @@ def make_certificate(name: str, *, server: bool) -> Certificate:
     return Certificate(private.decode(), made.public_bytes(serialization.Encoding.PEM).decode())
 
 
-def fingerprint(certificate: str) -> str:
-    """Give the SHA-256 of a certificate as OpenSSL writes it, `AB:CD:…`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    return x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256()).hex(":").upper()
-
-
 def key_of(certificate: str, private_key: str) -> bool:
     """Tell whether a certificate is one for a key.
 

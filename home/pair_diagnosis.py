@@ -19,11 +19,10 @@ _BLOCKED = (
 )
 
 _SILENT = {
-    True: f"{_BLOCKED}, or the relay has other keys: it was built anew "
-    "from other user-data, or put back to an old snapshot, or it serves another device that was restored from a backup "
-    "of this one",
-    False: f"{_BLOCKED}, or the relay was made from other or older "
-    "user-data than this device, or it belongs to another home already",
+    True: f"{_BLOCKED}, or the relay has other keys: it was built anew from other user-data, or put back to an old "
+    "snapshot, or it serves another device that was restored from a backup of this one",
+    False: f"{_BLOCKED}, or the relay was made from other or older user-data than this device, or it belongs to "
+    "another home already",
 }
 """By whether home is paired."""
 

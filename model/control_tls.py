@@ -28,16 +28,18 @@ class CertificateError(Exception):
     """Something is not the certificate that was expected; the text says what was found."""
 
 
-def certificate_command(name: str) -> Sequence[str]:
+def certificate_command(name: str, *extensions: str) -> Sequence[str]:
     """Give the command that prints a new key and a certificate for it, in PEM and in this order (openssl-req(1)).
 
     Args:
         name: what people see of it, such as `darkpipe-home`.
+        extensions: what it says besides (x509v3_config(5)).
     """
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256", "-days", "36500")
     # It vouches for nobody else: without this, openssl makes an authority.
-    extensions = ("-addext", "basicConstraints=critical,CA:FALSE", "-addext", "keyUsage=critical,digitalSignature")
-    return ("openssl", "req", "-x509", *kind, "-subj", f"/CN={name}", *extensions, "-keyout", "-", "-out", "-")
+    all_of_them = ("basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature", *extensions)
+    added = [word for text in all_of_them for word in ("-addext", text)]
+    return ("openssl", "req", "-x509", *kind, "-subj", f"/CN={name}", *added, "-keyout", "-", "-out", "-")
 
 
 def certificate_of(pem: str) -> str:

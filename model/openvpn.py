@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from model import wireguard
+from model import control_tls, wireguard
 from model.control_tls import certificate_of, fingerprint
 
 HOME_NAME, RELAY_NAME = "darkpipe-home", "darkpipe-relay"
@@ -42,10 +42,7 @@ def certificate_command(name: str) -> Sequence[str]:
         name: HOME_NAME or RELAY_NAME; the one is a client's, the other a server's, and none is good for the other.
     """
     purpose = "serverAuth" if name == RELAY_NAME else "clientAuth"
-    kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256", "-days", "36500")
-    extensions = ("basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature")
-    added = [word for text in (*extensions, f"extendedKeyUsage=critical,{purpose}") for word in ("-addext", text)]
-    return ("openssl", "req", "-x509", *kind, "-subj", f"/CN={name}", *added, "-keyout", "-", "-out", "-")
+    return control_tls.certificate_command(name, f"extendedKeyUsage=critical,{purpose}")
 
 
 def parts(pem: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from model.problems import Finding, Kind, Path, quoted
-from model.site import MailServer, Transport, UnlockPolicy
+from model.site import MailServer, UnlockPolicy
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,6 @@ SUPPORTED = (
     ),
 )
 
-_TRANSPORT = Support(
-    ("relays", "transport"),
-    Transport,
-    frozenset({Transport.WIREGUARD}),
-    "leave the key out, or write `transport: wireguard`; a network that blocks UDP needs a later version",
-)
-"""Of each relay."""
-
 
 def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Find the settings that ask for something which is not built yet.
@@ -60,9 +52,6 @@ def not_built(data: Mapping[str, Any]) -> Iterator[Finding]:
     relays = data.get("relays")
     if not isinstance(relays, list | tuple):
         return
-    for index, relay in enumerate(relays):
-        if isinstance(relay, Mapping):
-            yield from _choice(_TRANSPORT, ("relays", index, "transport"), relay.get("transport"))
     if len(relays) > 1:
         found = "`relays` with more than one relay, which is not built yet"
         yield Finding(("relays",), Kind.NOT_BUILT, found, "one relay", "leave the others out")

@@ -6,10 +6,9 @@ interface stays.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -19,14 +18,14 @@ from model.wireguard import RELAY_INTERFACE
 from relay import files
 from relay.link import LinkError, move, networks, run
 from relay.pairing import Keys
-from relay.tunnel_file import OPENVPN_FILE, OPENVPN_HOME, Tunnel, read_openvpn
+from relay.tunnel_file import OPENVPN_ADDRESSES, OPENVPN_FILE, OPENVPN_HOME, Tunnel, read_openvpn
 
 _UNIT = f"openvpn-server@{RELAY_INTERFACE}.service"
 _STARTS_WITHIN = 10.0
 """Seconds; systemd starts it a second after its end."""
 
 _MARK = "openvpn"
-"""Names what the service was last started by."""
+"""File that is there while the service may go by other files than there are."""
 
 
 class OpenvpnLink:
@@ -39,7 +38,7 @@ class OpenvpnLink:
 
     def __init__(self, state: Path, root: Path = Path("/"), interface: str = RELAY_INTERFACE) -> None:
         self._settings, self._home = root / OPENVPN_FILE, root / OPENVPN_HOME
-        self._addresses = self._settings.with_suffix(".ip")
+        self._addresses = root / OPENVPN_ADDRESSES
         self._mark, self._interface = state / _MARK, interface
 
     @property
@@ -80,18 +79,20 @@ class OpenvpnLink:
             LinkError: a tool refuses, or OpenVPN does not start.
         """
         wanted = self._wanted(keys)
-        digest = hashlib.sha256("\0".join(wanted.values()).encode()).hexdigest()
-        started = self._started()
-        if started and self._read_mark() == f"{digest} {started}":
+        changed = [path for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+        if not changed and not self._mark.exists():
             return
-        for path, text in zip((self._addresses, self._home, self._settings), wanted.values(), strict=True):
-            if path.read_text(encoding="utf-8") != text:
-                files.replace(path, text.encode(), 0o600)
-        # Not `restart`, with which systemd would start anew what is part of it, this agent above all.
-        if started:
-            run("systemctl", "kill", "--kill-whom=main", _UNIT)
+        # As long as it is there, the service may go by files that are no longer there, whenever this is cut off.
+        files.replace(self._mark, b"")
+        for path in changed:
+            files.replace(path, wanted[path].encode(), 0o600)
+        # One that is just starting may have read the files before they were written.
+        started = self._wait_for_another("")
+        run("systemctl", "kill", "--kill-whom=main", _UNIT)
         move(self._interface, keys)
-        files.replace(self._mark, f"{digest} {self._started_after(started)}".encode())
+        self._wait_for_another(started)
+        self._mark.unlink()
+        files.sync_folder(self._mark.parent)
 
     def settle(self, keys: Keys) -> None:
         """The same: the files are always those of the keys in use, and the agent's start mends them after a cut."""
@@ -101,24 +102,18 @@ class OpenvpnLink:
         """Give the networks that the relay is in, without the tunnel's."""
         return networks(self._interface)
 
-    def _wanted(self, keys: Keys) -> dict[str, str]:
-        """Give the texts of the three files: addresses, home's addresses, settings."""
-        ends = self.tunnel.addresses
+    def _wanted(self, keys: Keys) -> Mapping[Path, str]:
+        """Give the texts of the files, the settings last."""
         key, certificate = openvpn.parts(keys.own_key)
         settings = self._settings.read_text(encoding="utf-8")
         for name, text in (("peer-fingerprint", f"{keys.home_key}\n"), ("cert", certificate), ("key", key)):
             settings = _with_block(settings, name, text)
         addresses = self._addresses.read_text(encoding="utf-8")
-        addresses = addresses.replace(f" {ends.relay4}/32 ", f" {keys.relay4}/32 ")
-        addresses = addresses.replace(f" {ends.home4}/32 ", f" {keys.home4}/32 ")
+        # With IPv6 it is /128.
+        for command, address in (("address", keys.relay4), ("route", keys.home4)):
+            addresses = re.sub(rf"(?m)^{command} replace \S+/32 ", f"{command} replace {address}/32 ", addresses)
         home = re.sub(r"(?m)^iroute .*$", f"iroute {keys.home4}", self._home.read_text(encoding="utf-8"))
-        return {"addresses": addresses, "home": home, "settings": settings}
-
-    def _read_mark(self) -> str:
-        try:
-            return self._mark.read_text(encoding="ascii")
-        except FileNotFoundError:
-            return ""
+        return {self._addresses: addresses, self._home: home, self._settings: settings}
 
     def _started(self) -> str:
         """Name the service's present run; empty when it does not run."""
@@ -126,7 +121,8 @@ class OpenvpnLink:
         found = dict(line.split("=", 1) for line in shown.splitlines())
         return found.get("InvocationID", "") if found.get("ActiveState") == "active" else ""
 
-    def _started_after(self, before: str) -> str:
+    def _wait_for_another(self, before: str) -> str:
+        """Wait for a run of the service that is not the one before, and name it."""
         end = time.monotonic() + _STARTS_WITHIN
         while (now := self._started()) in {"", before}:
             if time.monotonic() >= end:

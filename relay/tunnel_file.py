@@ -12,7 +12,8 @@ OPENVPN_FILE = Path("etc/openvpn/server", f"{INTERFACE}.conf")
 OPENVPN_HOME = OPENVPN_FILE.with_name("darkpipe-home")
 """Which addresses are home's (--client-config-dir)."""
 
-_OPENVPN_ADDRESSES = OPENVPN_FILE.with_suffix(".ip")
+OPENVPN_ADDRESSES = OPENVPN_FILE.with_suffix(".ip")
+"""What ip(8) is told of the interface."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def find_tunnel(root: Path) -> Tunnel:
     settings = root / OPENVPN_FILE
     if not settings.exists():
         return read_tunnel((root / FILE).read_text(encoding="utf-8"))
-    return read_openvpn(settings.read_text(encoding="utf-8"), (root / _OPENVPN_ADDRESSES).read_text(encoding="utf-8"))
+    return read_openvpn(settings.read_text(encoding="utf-8"), (root / OPENVPN_ADDRESSES).read_text(encoding="utf-8"))
 
 
 def read_openvpn(settings: str, addresses: str) -> Tunnel:
@@ -66,7 +67,7 @@ def read_openvpn(settings: str, addresses: str) -> Tunnel:
     own = ",".join(row[2] for row in words if row[:2] == ["address", "replace"])
     other = ",".join(row[2] for row in words if row[:2] == ["route", "replace"])
     if not port or not own or not other:
-        raise ValueError(f"{OPENVPN_FILE.name} has no port, or {_OPENVPN_ADDRESSES.name} no addresses")
+        raise ValueError(f"{OPENVPN_FILE.name} has no port, or {OPENVPN_ADDRESSES.name} no addresses")
     relay4, relay6 = _pair(own)
     home4, home6 = _pair(other)
     return Tunnel(Addresses(home4, relay4, home6, relay6), int(port[0]), mtls=True)

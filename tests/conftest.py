@@ -6,6 +6,11 @@ import signal
 from types import FrameType
 
 import pytest
+from hypothesis import settings
+
+# A gate finds the same in the same code. `--hypothesis-profile default` looks for what nobody has seen yet.
+settings.register_profile("gate", derandomize=True, database=None)
+settings.load_profile("gate")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--relay-suite", default="trixie", help="the Debian version of the relay's cloud machine")
     parser.addoption("--relay-architecture", default="amd64", help="the processor of the relay's cloud machine in QEMU")
     parser.addoption("--home-profile", default="x64", help="what the home of --pair is: x64 or raspberrypi")
+    parser.addoption("--transport", default="wireguard", help="the tunnel of --pair: wireguard or mtls")
     parser.addoption("--pair", action="store_true", help="emulate both a relay and its home; half an hour")
     parser.addoption("--relay-again", action="store_true", help="let cloud-init make the relay a second time")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from model.site import Transport
 from tests.cloud.root import Architecture, Suite
 from tests.tiers import run_tiers, summary
 
@@ -48,7 +49,13 @@ def relay(suites: Sequence[str], architecture: str) -> None:
     help="Processor of the relay.",
 )
 @click.option("--home", default="x64", type=click.Choice(["x64", "raspberrypi"]), help="Profile of the home.")
-def pair(suite: str, architecture: str, home: str) -> None:
+@click.option(
+    "--transport",
+    default="wireguard",
+    type=click.Choice([one.value for one in Transport]),
+    help="The tunnel between them.",
+)
+def pair(suite: str, architecture: str, home: str, transport: str) -> None:
     """Let an emulated relay, made by cloud-init, and an emulated home find each other; cut both off, destroy the relay.
 
     Takes half an hour or more, nearly all of it for the emulation.
@@ -58,8 +65,14 @@ def pair(suite: str, architecture: str, home: str) -> None:
       ./dev test pair
       ./dev test pair --suite bookworm
       ./dev test pair --architecture arm64 --home raspberrypi
+      ./dev test pair --transport mtls
     """
-    chosen = (f"--relay-suite={suite}", f"--relay-architecture={architecture}", f"--home-profile={home}")
+    chosen = (
+        f"--relay-suite={suite}",
+        f"--relay-architecture={architecture}",
+        f"--home-profile={home}",
+        f"--transport={transport}",
+    )
     outcomes = run_tiers(["images"], ("-k", "test_pair", "--pair", *chosen))
     click.echo(summary(outcomes, ["images"]))
     sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)

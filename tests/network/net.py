@@ -21,6 +21,25 @@ _HOLD = "mount -t tmpfs none /run && mkdir /run/haproxy /run/wireguard && exec s
 """What is in /run, control sockets above all, belongs to one machine."""
 
 
+_PING = """\
+import os, socket, struct, sys
+six = ":" in sys.argv[1]
+family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+asks, answers = (128, 129) if six else (8, 0)
+mark = os.urandom(4)
+total = sum(struct.unpack("!4H", bytes([asks, 0, 0, 0]) + mark))
+total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+with socket.socket(family, socket.SOCK_RAW, protocol) as place:
+    place.settimeout(float(sys.argv[2]))
+    place.sendto(struct.pack("!BBH", asks, 0, 0 if six else total) + mark, (sys.argv[1], 0))
+    while True:
+        found = place.recv(2000)[0 if six else 20 :]
+        if found[0] == answers and found[4:8] == mark:
+            break
+"""
+"""An echo request (RFC 4443 §4.1, RFC 792), since not every computer has a ping(8)."""
+
+
 class Namespace(Client):
     """A network namespace with a /run of its own, and what runs in it."""
 
@@ -39,6 +58,12 @@ class Namespace(Client):
         )
         assert done.returncode == 0 or not check, f"{' '.join(argv)} gave {done.returncode}:\n{done.stdout}"
         return done.stdout
+
+    def pings(self, address: str, seconds: float = 1.0) -> bool:
+        """Tell whether an address answers an echo request in time."""
+        said = self.run("python3", "-c", _PING, address, str(seconds), check=False)
+        assert not said or "timed out" in said or "unreachable" in said, said
+        return not said
 
     def start(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Begin a call in this network; other calls wait until it is over."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
@@ -15,16 +14,14 @@ import pytest
 from builder.bootstrap import Bootstrap, make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
-from home import pairing_file, unlock_keys
+from home import unlock_keys
 from home.boot_stage import BootStage
 from home.control_client import ControlClient
 from home.control_client import Home as Asker
 from home.control_errors import ControlFailure, NotAccepted
-from home.pair_keeper import STATE_FILE, Keeper, make_own
 from home.pair_push import push_unlock
-from home.pairing import Change, Claim, Kept, Look, Own, Start, Tick, Which
-from home.pairing_file import Document
-from model.control import AGENT_PORT, QUEUE_PORT, QueueSettings
+from home.pairing import Which
+from model.control import AGENT_PORT, QUEUE_PORT
 from model.control_tls import Pins
 from model.document import parse_site
 from model.mtls import MtlsHome
@@ -36,80 +33,37 @@ from tests.network.boot_stage import ASK, PYTHON
 from tests.network.conftest import NewVps, scratch_folder
 from tests.network.handshake import is_answered
 from tests.network.internet import Internet, Site
-from tests.network.software import Ends, both_ends
+from tests.network.paired import (
+    PairingHome,
+    check_change_under_pings,
+    check_claim,
+    check_first_pairing,
+    check_power_cut,
+    check_user_data_again,
+)
+from tests.network.software import both_ends
 
 _SITE = Site(1)
-_PAIR = ("10.199.0.1", "10.199.0.0")
 
 
 @dataclass
-class Home:
-    """A home: its keys, and a tunnel that goes by relay.json, as darkpipe-tunnel does."""
+class Home(PairingHome):
+    """A home with WireGuard."""
 
-    ends: Ends
-    bootstrap: Bootstrap
-    folder: Path
-    endpoint: str
-    used: str = ""
     since: float = 0.0
-    keeper: Keeper = field(init=False)
 
-    def start(self) -> None:
-        assert isinstance(self.bootstrap.home, HomeEnd)
-        document = pairing_file.read(self.folder / STATE_FILE) or Document(self.bootstrap.home, Kept("a" * 32))
-        self.keeper = Keeper(document, self.folder, self.folder / "relay.json", lambda _: None, lambda: None)
-        self.keeper.happen(Start(time.monotonic()))
-
-    def own(self) -> Own:
-        return make_own("darkpipe-home", _PAIR)
-
-    def step(self) -> None:
-        self._follow()
-        up = self._is_up()
-        self.ends.home.call(lambda: self.keeper.happen(Tick(time.monotonic(), up)))
-
-    def until(self, what: str, seconds: float = 150.0) -> None:
-        """Go on until home and relay are paired and no change is under way."""
-        end = time.monotonic() + seconds
-        while not self.is_paired:
-            assert time.monotonic() < end, f"{what}: {self.keeper.state}"
-            self.step()
-            time.sleep(0.3)
-
-    @property
-    def is_paired(self) -> bool:
-        kept = self.keeper.state.kept
-        return kept.base is not None and kept.own is None
-
-    def state(self) -> AgentState:
-        def ask() -> AgentState:
-            with self.keeper.client(self.keeper.state.kept.base) as client:
-                return client.request("GET", "/state").message(AgentState)
-
-        return self.ends.home.call(ask)
-
-    def push(self, settings: QueueSettings) -> None:
-        def act() -> None:
-            with self.keeper.client(self.keeper.state.kept.base) as client:
-                client.send("PUT", "/settings", settings)
-
-        self.ends.home.call(act)
-
-    def _follow(self) -> None:
-        text = (self.folder / "relay.json").read_text()
-        if text == self.used:
-            return
-        self.used, self.since = text, time.time()
+    def follow(self, text: str) -> None:
+        self.since = time.time()
         end, run, name = HomeEnd.model_validate_json(text), self.ends.home.run, HOME_INTERFACE
         run("wg", "set", name, "private-key", "/dev/stdin", stdin=end.private_key)
         for peer in run("wg", "show", name, "peers").split():
             run("wg", "set", name, "peer", peer, "remove")
-        where = ("allowed-ips", "0.0.0.0/0,::/0", "endpoint", self.endpoint, "persistent-keepalive", "25")
+        where = ("allowed-ips", "0.0.0.0/0,::/0", "endpoint", f"{_SITE.address}:51820", "persistent-keepalive", "25")
         run("wg", "set", name, "peer", end.relay_key, *where)
         run("ip", "address", "replace", f"{end.addresses.home4}/32", "dev", name)
         run("ip", "route", "replace", str(end.addresses.relay4), "dev", name, "src", str(end.addresses.home4))
 
-    def _is_up(self) -> bool:
+    def is_up(self) -> bool:
         rows = self.ends.home.run("wg", "show", HOME_INTERFACE, "latest-handshakes").split()
         return bool(rows) and int(rows[1]) >= int(self.since)
 
@@ -126,27 +80,17 @@ def home(new_vps: NewVps, internet: Internet, bootstrap: Bootstrap) -> Iterator[
     with both_ends(vps, _SITE.address, bootstrap, internet, 2) as ends, scratch_folder() as folder:
         wait_for(ends.has_none, "the receiver")
         ends.bring_first(ends.bundle("real", agent=(SOURCE / "relay/agent.py").read_text()))
-        made = Home(ends, bootstrap, folder, f"{_SITE.address}:51820")
+        made = Home(ends, bootstrap, folder)
         made.start()
         yield made
         print(vps.run("journalctl", "--no-pager", "--unit=darkpipe-*"))  # shown when a test has failed
 
 
-def test_they_pair_and_the_bootstrap_is_dead(home: Home, bootstrap: Bootstrap) -> None:
-    home.keeper.happen(Change(time.monotonic(), home.own()))
-    home.until("pairing")
-    assert home.state().paired
+def test_they_pair_and_the_bootstrap_is_dead(home: Home) -> None:
+    check_first_pairing(home)
     vps = home.ends.vps
-    wait_for(lambda: "darkpipe-retire" in vps.run("journalctl", "--no-pager", "-o", "cat"), "the copies to go")
-    for key in (bootstrap.relay.private_key, bootstrap.home.private_key):
-        # The seed stands for the provider's own record of the user-data, which nobody here can reach.
-        places = ("/etc", "/var/lib", "/var/log", "/run", "/opt")
-        found = vps.run("grep", "-rlsF", "--exclude-dir=seed", key, *places, check=False)
-        assert found == "", found
     assert home.keeper.end.relay_key in _public(vps.run("cat", "/etc/wireguard/home0.conf"), home)
     assert json.loads(vps.run("cat", "/var/lib/darkpipe/config/fence.json")) == {"home": "a" * 32, "home_epoch": 0}
-    assert str(home.keeper.end.addresses.home4) == _PAIR[0]
-    assert f"inet {_PAIR[1]}/32" in vps.run("ip", "-4", "address", "show", "home0")
 
 
 def test_who_comes_later_with_the_same_bootstrap_gets_no_answer(
@@ -161,7 +105,7 @@ def test_who_comes_later_with_the_same_bootstrap_gets_no_answer(
 
     assert not is_heard(bootstrap.home)
     assert is_heard(home.keeper.end), "these are the keys that hold"
-    wait_for(lambda: _asked(home).paired, "home takes its place again")
+    wait_for(lambda: home.asked().paired, "home takes its place again")
 
 
 def test_a_member_of_the_tunnel_without_a_key_gets_nothing(home: Home) -> None:
@@ -239,76 +183,21 @@ def test_the_relay_helps_to_unlock_until_home_takes_the_keys_away(home: Home) ->
 
 
 def test_keys_change_while_something_flows_through_the_tunnel(home: Home) -> None:
-    """A connection that was there before goes on, and the longest pause is a matter of seconds."""
-    pauses, stopped = [0.0], threading.Event()
-
-    def talk() -> None:
-        latest = time.monotonic()
-        while not stopped.is_set():
-            home.ends.home.run("ping", "-6", "-c", "1", "-W", "1", home.ends.relay, check=False)
-            answered = home.ends.home.run("ping", "-6", "-q", "-c", "1", "-W", "1", home.ends.relay, check=False)
-            if " 1 received" in answered:
-                pauses.append(time.monotonic() - latest)
-                latest = time.monotonic()
-            time.sleep(0.1)
-
-    before = home.keeper.end.relay_key
-    talking = threading.Thread(target=talk)
-    talking.start()
-    try:
-        home.keeper.happen(Change(time.monotonic(), home.own()))
-        home.until("the change")
-        time.sleep(3)
-    finally:
-        stopped.set()
-        talking.join()
-    assert home.keeper.end.relay_key != before
-    assert home.state().paired
-    assert max(pauses) < 15, pauses
+    check_change_under_pings(home, 15.0)
 
 
 @pytest.mark.parametrize("moment", [Which.BASE, Which.NEXT])
 def test_a_relay_without_power_in_the_middle_of_a_change_is_carried_on_with(home: Home, moment: Which) -> None:
-    home.keeper.happen(Change(time.monotonic(), home.own()))
-    while home.keeper.state.using is not moment:
-        home.step()
-        time.sleep(0.1)
-    home.ends.vps.pull_plug()
-    home.ends.vps.start()
-    home.start()  # home has had none, either
-    home.until("the change", 240)
-    assert home.state().paired
+    check_power_cut(home, moment)
 
 
-def test_user_data_that_a_provider_has_run_again_change_no_keys(home: Home, bootstrap: Bootstrap) -> None:
-    """They write the tunnel's file anew, with the bootstrap's keys, and start the tunnel by it."""
-    vps, before = home.ends.vps, home.keeper.end
-    vps.run("cloud-init", "clean", "--logs")
-    vps.pull_plug()
-    assert vps.start().cloud_init().status == "done", vps.log()
-    wait_for(lambda: _asked(home).paired, "the relay answers", 120)
-    assert home.keeper.end == before
-
-    def copies() -> str:
-        places = ("/etc", "/var/lib", "/run", "/opt")
-        return vps.run("grep", "-rlsF", "--exclude-dir=seed", bootstrap.relay.private_key, *places, check=False)
-
-    wait_for(lambda: not copies(), "the bootstrap's key to go")
+def test_user_data_that_a_provider_has_run_again_change_no_keys(home: Home) -> None:
+    check_user_data_again(home)
 
 
 def test_a_relay_that_was_built_anew_is_found_and_claimed_after_consent(home: Home) -> None:
     _make_anew(home, home.bootstrap)
-    before = home.keeper.state.kept.base
-    home.keeper.happen(Look(time.monotonic()))
-    end = time.monotonic() + 90
-    while not home.keeper.state.kept.rebuilt:
-        assert time.monotonic() < end, home.keeper.state
-        home.step()
-        time.sleep(0.3)
-    assert home.keeper.state.kept.base == before
-    home.keeper.happen(Claim(time.monotonic(), home.own()))
-    home.until("the claim", 240)
-    assert home.state().paired
+    check_claim(home)
 
 
 def test_a_relay_from_other_user_data_takes_the_place_of_the_one_before(home: Home) -> None:
@@ -324,19 +213,10 @@ def test_a_relay_from_other_user_data_takes_the_place_of_the_one_before(home: Ho
     assert isinstance(end, HomeEnd)
     home.ends.home.call(lambda: home.keeper.replace(end))
     home.until("the other relay", 240)
-    assert home.state().paired
     for file in ("state.json", "relay.json", "control.pem"):
         text = (home.folder / file).read_text()
         assert before.private_key not in text
         assert before.relay_key not in text
-
-
-def _asked(home: Home) -> AgentState:
-    home.step()
-    try:
-        return home.state()
-    except ControlFailure:
-        return AgentState(0, "", paired=False, clock=0)
 
 
 def _make_anew(home: Home, bootstrap: Bootstrap) -> None:

@@ -21,6 +21,9 @@ from relay import pairing_file as relay_file
 from relay.pairing import Refuse
 from tests.unit.certificates import some_certificates
 
+CALM = 400
+"""Seconds without a fault in which both have met, whatever was before."""
+
 _numbers = itertools.count(1)
 _ZERO = "A" * 43 + "="
 
@@ -310,6 +313,21 @@ class World:
             relay.Made(made.key, made.public, made.pem, made.certificate),
         )
         return self.relay.happen(event)
+
+
+def are_paired(world: World, one: HomeSide, *, spotless: bool = True) -> bool:
+    """Tell whether home and relay hold the same keys, and use them.
+
+    Args:
+        spotless: whether the relay must have no other keys left. An old offer that comes again lets it try some, and
+            it goes back to those that hold.
+    """
+    ours, theirs = one.state, world.relay.state
+    if not ours or not theirs or not ours.kept.base or ours.kept.own or (spotless and theirs.kept.next):
+        return False
+    keys = (ours.kept.base.own.public, ours.kept.base.relay.key)
+    same = keys == (theirs.kept.base.home_key, theirs.kept.base.own_public)
+    return theirs.kept.paired and same and world.is_up(one) and theirs.kept.home == ours.kept.home
 
 
 def _certificate(pem: str) -> str:

@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _gather(lock: Lock, tmp_path: Path, folder: Path) -> str:
-    target = tmp_path / "cache/work/debs"
+    target = tmp_path / "cache/folder/debs"
     target.mkdir(parents=True)
     return gather(lock, target, _Tools(tmp_path, tmp_path / "cache"), Archive(), folder)
 
@@ -72,8 +72,8 @@ def _gather(lock: Lock, tmp_path: Path, folder: Path) -> str:
 def test_packages_are_taken_from_a_folder_by_their_digest(lock: Lock, folder: Path, tmp_path: Path) -> None:
     (folder / "a_1%3a2-3_amd64.deb").rename(folder / "renamed.deb")
     (folder / "other.deb").write_bytes(b"of no interest")
-    assert _gather(lock, tmp_path, folder) == "deb [trusted=yes] copy:///cache/work/debs ./"
-    assert {path.read_bytes() for path in (tmp_path / "cache/work/debs").iterdir()} == set(_CONTENTS.values())
+    assert _gather(lock, tmp_path, folder) == "deb [trusted=yes] copy:///cache/folder/debs ./"
+    assert {path.read_bytes() for path in (tmp_path / "cache/folder/debs").iterdir()} == set(_CONTENTS.values())
 
 
 def test_a_file_that_was_tampered_with_is_refused_by_name(lock: Lock, folder: Path, tmp_path: Path) -> None:

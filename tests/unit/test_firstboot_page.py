@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from urllib.parse import urlencode
 
 import pytest
 
+from firstboot.page import server as page_server
 from firstboot.page.app import make_app
-from firstboot.page.certificate import ensure_page_certificate
+from firstboot.page.certificate import PATH, ensure_page_certificate
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Session, Stage
 from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
+from web import plain
 from web.lan import is_ours
 
 
@@ -143,3 +146,21 @@ def test_the_certificate_is_made_once_and_its_fingerprint_is_openssls(tmp_path: 
         check=True,
     )
     assert shown.stdout.strip().rpartition("=")[2] == told
+
+
+def test_without_port_80_the_page_serves_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ensure_page_certificate(tmp_path)
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "page.pem").write_bytes((tmp_path / PATH).read_bytes())
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(plain, "PORT", taken.getsockname()[1])
+        monkeypatch.setattr(plain, "listening_socket", lambda port: socket.create_server(("127.0.0.1", port)))
+        monkeypatch.setattr(page_server, "listening_socket", lambda _: socket.create_server(("127.0.0.1", 0)))
+        monkeypatch.setattr(page_server, "UnlockClient", lambda: UnlockClient(tmp_path / "nobody"))
+        monkeypatch.setattr(page_server, "_FAREWELL", 0.0)
+        assert page_server.main() == 0
+    assert "plain HTTP leads nobody" in capsys.readouterr().out

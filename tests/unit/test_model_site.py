@@ -11,7 +11,19 @@ from pydantic import ValidationError
 
 from model.document import SiteError, parse_site, read_site
 from model.problems import Kind
-from model.site import S3, Alarm, Disk, MailServer, OfflinePolicy, Relay, Site, UnlockPolicy, User, site_schema
+from model.site import (
+    S3,
+    Alarm,
+    Disk,
+    MailServer,
+    OfflinePolicy,
+    Relay,
+    Site,
+    Transport,
+    UnlockPolicy,
+    User,
+    site_schema,
+)
 from model.supported import SUPPORTED, not_built
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -98,7 +110,7 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         *Alarm.model_fields,
         *Relay.model_fields,
         *S3.model_fields,
-    } - {"transport"}:  # one of its choices works
+    }:
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
@@ -107,9 +119,10 @@ def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
     _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
 
 
-def test_a_transport_that_is_not_built_is_refused() -> None:
-    relays = "relays: [{address: mx.example.com, transport: mtls}]\n"
-    _refused(SMALLEST + relays, ("relays", 0, "transport"), "mtls", line=5)
+@pytest.mark.parametrize("transport", list(Transport))
+def test_every_transport_works(transport: Transport) -> None:
+    text = f"{SMALLEST}relays: [{{address: mx.example.com, transport: {transport}}}]\n"
+    assert parse_site(text, "site.yaml").relays[0].transport is transport
 
 
 @pytest.mark.parametrize("value", sorted(set(MailServer) - {MailServer.POSTFIX_DOVECOT}))

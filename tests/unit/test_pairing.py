@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from home import pairing as home
 from home import pairing_file as home_file
 from model.pairing import Confirm
 from relay import pairing as relay
 from relay import pairing_file as relay_file
-from tests.unit.pairing_world import HomeSide, RelaySide, World, make_own
-
-_CALM = 400
-"""Seconds without a fault in which both have met, whatever was before."""
-
-
-def _are_paired(world: World, one: HomeSide, *, spotless: bool = True) -> bool:
-    """Tell whether home and relay hold the same keys, and use them.
-
-    Args:
-        spotless: whether the relay must have no other keys left. An old offer that comes again lets it try some, and
-            it goes back to those that hold.
-    """
-    ours, theirs = one.state, world.relay.state
-    if not ours or not theirs or not ours.kept.base or ours.kept.own or (spotless and theirs.kept.next):
-        return False
-    keys = (ours.kept.base.own.public, ours.kept.base.relay.key)
-    same = keys == (theirs.kept.base.home_key, theirs.kept.base.own_public)
-    return theirs.kept.paired and same and world.is_up(one) and theirs.kept.home == ours.kept.home
-
-
-def _copy(world: World) -> World:
-    """Take a copy of a world in which everything works from now on."""
-    calm = copy.deepcopy(world)
-    calm.lose_requests = calm.lose_answers = calm.clock_skew = 0
-    calm.linked = True
-    sides: list[HomeSide | RelaySide] = [calm.relay, *calm.homes]
-    for side in sides:
-        side.cut.after = -1
-        if side.state is None:
-            side.boot(calm.now)
-    return calm
+from tests.unit.pairing_world import CALM, HomeSide, World, are_paired, make_own
 
 
 def test_home_and_relay_pair_within_seconds() -> None:
     world = World.make()
     world.wait(10)
-    assert _are_paired(world, world.homes[0])
+    assert are_paired(world, world.homes[0])
     kept = world.relay.state
     assert kept
     assert world.relay.published == (kept.kept.home, 0)
@@ -64,7 +30,7 @@ def test_a_rotation_takes_seconds_and_ends_the_old_keys() -> None:
     before = one.keys
     one.happen(home.Change(world.now, make_own()))
     world.wait(10)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert not set(before) & set(one.keys)
     assert before[0] not in world.relay.disk
     assert before[1] not in world.relay.disk
@@ -89,7 +55,7 @@ def test_whichever_message_is_lost_they_meet(lost: str, which: int, paired: bool
     setattr(world, lost, 1)
     world.wait(120)
     assert getattr(world, lost) == 0
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
 
 
 @pytest.mark.parametrize("side", ["home", "relay"])
@@ -107,8 +73,8 @@ def test_wherever_the_power_goes_they_meet(side: str, paired: bool, after: int) 
     if cut.state is None:
         cut.boot(world.now)
     cut.cut.after = -1
-    world.wait(_CALM)
-    assert _are_paired(world, one)
+    world.wait(CALM)
+    assert are_paired(world, one)
 
 
 def test_a_second_claimant_is_refused_and_pairing_goes_on() -> None:
@@ -118,14 +84,14 @@ def test_a_second_claimant_is_refused_and_pairing_goes_on() -> None:
     world.wait(6)
     first.boot(world.now)
     world.relay.cut.after = -1
-    world.wait(_CALM)
+    world.wait(CALM)
     # Which of two with the same bootstrap is first, nobody can say; that it is one and stays one, everybody.
-    won, lost = (first, second) if _are_paired(world, first) else (second, first)
-    assert _are_paired(world, won)
+    won, lost = (first, second) if are_paired(world, first) else (second, first)
+    assert are_paired(world, won)
     assert lost.state
     assert lost.state.kept.base is None
     world.wait(2000)
-    assert _are_paired(world, won)
+    assert are_paired(world, won)
 
 
 def test_a_claimant_that_comes_while_another_pairs_is_told_why_not() -> None:
@@ -141,7 +107,7 @@ def test_a_claimant_that_comes_while_another_pairs_is_told_why_not() -> None:
     assert "another home has claimed this relay" in " ".join(second.told)
     # The first has gone for good: the relay is not lost to the second.
     world.wait(700)
-    assert _are_paired(world, second)
+    assert are_paired(world, second)
 
 
 def test_keys_that_were_offered_and_given_up_open_nothing_and_go_with_the_next_change() -> None:
@@ -163,14 +129,14 @@ def test_keys_that_were_offered_and_given_up_open_nothing_and_go_with_the_next_c
     world.wait(relay.DELAY + 2)
     assert not world.is_up(one)  # the relay tries them
     world.wait(relay.TRY + 2)
-    assert _are_paired(world, one, spotless=False)
+    assert are_paired(world, one, spotless=False)
     assert given_up.public in world.relay.disk
     assert isinstance(world.relay.happen(relay.Confirmed(Confirm(given_up.public))), relay.Refuse)
     world.wait(600)
-    assert _are_paired(world, one, spotless=False)
+    assert are_paired(world, one, spotless=False)
     one.happen(home.Change(world.now, make_own()))
     world.wait(10)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert not any(key in world.relay.disk for key in (given_up.public, made.key, made.public))
 
 
@@ -183,7 +149,7 @@ def test_clocks_that_are_apart_are_told_and_waited_for() -> None:
     assert "the clocks of home and relay are 604800 seconds apart" in one.state.trouble
     world.clock_skew = -3000
     world.wait(90)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
 
 
 def test_addresses_that_the_relay_has_already_are_exchanged_for_others() -> None:
@@ -191,7 +157,7 @@ def test_addresses_that_the_relay_has_already_are_exchanged_for_others() -> None
     one = world.homes[0]
     one.happen(home.Claim(world.now, make_own("192.0.2.1", "192.0.2.2")))
     world.wait(60)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert one.state
     assert one.state.kept.base
     assert one.state.kept.base.own.home4 == "10.201.0.1"
@@ -203,7 +169,7 @@ def test_addresses_move_without_the_tunnel_being_lost() -> None:
     one = world.homes[0]
     one.happen(home.Change(world.now, make_own("10.222.0.1", "10.222.0.0")))
     world.wait(10)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert world.relay.in_use
     assert (world.relay.in_use.home4, world.relay.in_use.relay4) == ("10.222.0.1", "10.222.0.0")
 
@@ -224,7 +190,7 @@ def test_a_relay_that_was_built_anew_is_told_of_and_claimed_only_after_consent()
     assert not world.relay.state.kept.home  # nothing without consent
     one.happen(home.Claim(world.now, make_own()))
     world.wait(60)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert world.relay.disk != old
 
 
@@ -234,7 +200,7 @@ def test_home_looks_at_once_for_a_relay_that_was_built_anew_when_its_owner_says_
     world.wait(10)
     one.happen(home.Look(world.now))
     world.wait(home.PROBE + 5)
-    assert _are_paired(world, one)  # it was not, and nothing has changed
+    assert are_paired(world, one)  # it was not, and nothing has changed
     world.relay = type(world.relay)()
     world.relay.boot(world.now)
     world.wait(60)
@@ -258,7 +224,7 @@ def test_a_relay_that_was_only_away_is_no_new_one() -> None:
     world.wait(5000)
     world.linked = True
     world.wait(100)
-    assert _are_paired(world, one)
+    assert are_paired(world, one)
     assert one.state
     assert not one.state.kept.rebuilt
 
@@ -273,12 +239,12 @@ def test_a_restored_home_fences_the_lost_one() -> None:
     world.homes.append(restored)
     restored.happen(home.Restored(world.now, make_own()))
     world.wait(30)
-    assert _are_paired(world, restored)
+    assert are_paired(world, restored)
     assert world.relay.published[1] == 1
     lost.boot(world.now)
     world.wait(500)
     assert not world.is_up(lost)
-    assert _are_paired(world, restored)
+    assert are_paired(world, restored)
 
 
 def test_a_backup_from_before_a_change_of_keys_needs_the_relay_made_anew() -> None:
@@ -295,19 +261,19 @@ def test_a_backup_from_before_a_change_of_keys_needs_the_relay_made_anew() -> No
     world.homes.append(restored)
     world.wait(100)
     assert not world.is_up(restored)
-    assert _are_paired(world, lost)
+    assert are_paired(world, lost)
     world.relay = type(world.relay)()
     world.relay.boot(world.now)
     restored.happen(home.Look(world.now))
     world.wait(5)
     restored.happen(home.Claim(world.now, make_own()))
     world.wait(60)
-    assert _are_paired(world, restored)
+    assert are_paired(world, restored)
     assert world.relay.published[1] == 1
     # The lost one does nothing without its owner.
     world.wait(3000, step=5)
     assert not world.is_up(lost)
-    assert _are_paired(world, restored)
+    assert are_paired(world, restored)
 
 
 def test_an_offer_of_a_fenced_home_is_refused() -> None:
@@ -320,6 +286,25 @@ def test_an_offer_of_a_fenced_home_is_refused() -> None:
     assert one.state
     assert "restored from this one's backup" in one.state.trouble
     assert world.is_up(one)
+
+
+@pytest.mark.parametrize("of_openvpn", ["home", "relay"])
+def test_an_offer_over_another_transport_is_refused(of_openvpn: str) -> None:
+    world, fingerprint = World.make(), ":".join(["AB"] * 32)
+    state, one = world.relay.state, world.homes[0].state
+    assert state
+    assert one
+    offer = home.offer_of(one.kept, make_own(), int(world.now))
+    if of_openvpn == "home":
+        offer = replace(offer, key=fingerprint)
+    else:
+        state = replace(state, kept=replace(state.kept, base=replace(state.kept.base, home_key=fingerprint)))
+    made = make_own()
+    halves = relay.Made(made.key, made.public, made.pem, made.certificate)
+    after, (refused,) = relay.step(state, relay.Offered(world.now, int(world.now), offer, [], halves))
+    assert isinstance(refused, relay.Refuse)
+    assert "different transports" in refused.problem
+    assert after == state
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kept": {}, "bootstrap": {}}', '{"relay": "x"}'])
@@ -339,166 +324,3 @@ def test_no_key_is_in_the_text_of_a_state() -> None:
     base = world.relay.state and world.relay.state.kept.base
     assert base
     assert base.own_key not in repr(world.relay.state)
-
-
-class Pairing(RuleBasedStateMachine):
-    """Everything that may go wrong, in any order."""
-
-    hasty = False
-    """Whether the relay has the planted fault: it acts and answers before its disk knows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World.make(hasty=self.hasty)
-        self.claimed_by: str | None = None
-
-    @initialize(started=st.booleans())
-    def begin(self, started: bool) -> None:
-        if started:
-            self.world.wait(10)
-
-    @rule(seconds=st.sampled_from([1, 3, 10, 35, 60]))
-    def time_passes(self, seconds: int) -> None:
-        self.world.wait(seconds)
-
-    @rule(count=st.integers(1, 3))
-    def requests_are_lost(self, count: int) -> None:
-        self.world.lose_requests = count
-
-    @rule(count=st.integers(1, 3))
-    def answers_are_lost(self, count: int) -> None:
-        self.world.lose_answers = count
-
-    @rule(number=st.integers(0, 40))
-    def an_old_request_comes_again(self, number: int) -> None:
-        self.world.deliver_again(number)
-
-    @rule(after=st.integers(0, 6))
-    def the_relay_loses_its_power(self, after: int) -> None:
-        self.world.relay.cut.after = after
-
-    @rule(after=st.integers(0, 6))
-    def home_loses_its_power(self, after: int) -> None:
-        self.world.homes[0].cut.after = after
-
-    @rule(relay_loses=st.booleans(), after=st.permutations(range(8)))
-    def the_power_goes_between_all_steps_of_changes(self, relay_loses: bool, after: list[int]) -> None:
-        """Cuts of the rules above mostly come while nothing happens; here is one change for each place of a cut."""
-        world, one = self.world, self.world.homes[0]
-        for steps in after:
-            world.relay.cut.after = one.cut.after = -1
-            self.whoever_is_off_starts()
-            world.linked, world.lose_requests, world.lose_answers = True, 0, 0
-            for _ in range(10):
-                if not _are_paired(world, one):
-                    world.wait(10)
-            if one.state:
-                one.happen(home.Change(world.now, make_own()))
-            side: HomeSide | RelaySide = world.relay if relay_loses else one
-            side.cut.after = steps
-            world.wait(10)
-            self.who_is_settled_knows_the_keys_of_the_other()
-
-    @rule()
-    def whoever_is_off_starts(self) -> None:
-        sides: list[HomeSide | RelaySide] = [self.world.relay, *self.world.homes]
-        for side in sides:
-            if side.state is None:
-                side.boot(self.world.now)
-
-    @rule()
-    def the_line_is_cut_or_mended(self) -> None:
-        self.world.linked = not self.world.linked
-
-    @rule()
-    def home_changes_its_keys(self) -> None:
-        one = self.world.homes[0]
-        if one.state:
-            one.happen(home.Change(self.world.now, make_own()))
-
-    @rule()
-    def home_looks_for_a_relay_built_anew(self) -> None:
-        one = self.world.homes[0]
-        if one.state:
-            one.happen(home.Look(self.world.now))
-
-    @rule()
-    def another_home_has_the_same_bootstrap(self) -> None:
-        if len(self.world.homes) < 2:
-            self.world.homes.append(HomeSide())
-            self.world.homes[1].boot(self.world.now)
-            self.world.wait(5)
-
-    @rule()
-    def the_other_home_goes(self) -> None:
-        if len(self.world.homes) > 1 and self.world.homes[1].state and not self.world.homes[1].state.kept.base:
-            self.world.homes[1].die()
-
-    @invariant()
-    def the_relay_is_true_to_the_first_that_confirmed(self) -> None:
-        state = self.world.relay.state
-        if state and state.kept.paired:
-            self.claimed_by = self.claimed_by or state.kept.home
-            assert state.kept.home == self.claimed_by
-
-    @invariant()
-    def who_is_settled_knows_the_keys_of_the_other(self) -> None:
-        """Home never holds keys for good that the relay may have forgotten."""
-        theirs = relay_file.load(self.world.relay.disk)
-        for one in self.world.homes:
-            ours = home_file.load(one.disk).kept
-            if ours.base and not ours.own:
-                assert theirs.paired
-                assert (ours.base.own.public, ours.base.relay.key) == (theirs.base.home_key, theirs.base.own_public)
-
-    def teardown(self) -> None:
-        """Nobody is stuck: once the faults end, both meet."""
-        calm = _copy(self.world)
-        # The second one has lost, or has switched itself off as the relay's words advise.
-        winner = next((one for one in calm.homes if one.state and one.state.kept.home == self.claimed_by), None)
-        if winner is None:
-            winner = calm.homes[0]
-            calm.homes = [winner]
-            calm.wait(relay.LAPSE, step=5)
-        calm.wait(_CALM)
-        assert _are_paired(calm, winner, spotless=False), (winner.state, calm.relay.state)
-
-
-_OPTIONS = settings(
-    max_examples=40, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
-)
-
-
-def test_no_order_of_faults_leaves_them_stuck_or_trusting_a_wrong_key() -> None:
-    run_state_machine_as_test(Pairing, settings=_OPTIONS)
-
-
-class Hasty(Pairing):
-    """The same, with the planted fault."""
-
-    hasty = True
-
-
-def test_these_orders_of_faults_find_a_relay_that_answers_before_its_disk_knows() -> None:
-    # Of 60 seeds, each found it; the latest in the 19th example.
-    options = settings(_OPTIONS, max_examples=200, phases=[Phase.generate], database=None, print_blob=False)
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(Hasty, settings=options)
-
-
-def test_a_relay_that_confirms_before_its_disk_knows_is_found() -> None:
-    """The planted fault: home holds keys for good that a relay without power has never written down."""
-    stuck = [after for after in range(14) if not _meets_after_a_cut(after, hasty=True)]
-    assert stuck
-    assert all(_meets_after_a_cut(after, hasty=False) for after in range(14))
-
-
-def _meets_after_a_cut(after: int, *, hasty: bool) -> bool:
-    world = World.make(hasty=hasty)
-    world.relay.cut.after = after
-    world.wait(30)
-    if world.relay.state is None:
-        world.relay.boot(world.now)
-    world.relay.cut.after = -1
-    world.wait(_CALM)
-    return _are_paired(world, world.homes[0])
