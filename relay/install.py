@@ -48,6 +48,7 @@ _APPLIED = Path("var/lib/darkpipe/services.json")
 _HTTPS = 443
 
 _TANG = "darkpipe-tang.socket"
+_TANG_CONNECTIONS = "darkpipe-tang@*.service"
 _TANG_FILES = str(_UNITS / "darkpipe-tang")
 
 _SERVING = ("/etc/haproxy/", "/etc/postfix/")
@@ -113,6 +114,7 @@ def apply(system: System, bundle: Bundle) -> None:
     unlock = UnlockFolder(system.root).read()
     if unlock is None and (system.root / str(_UNITS / _TANG).lstrip("/")).exists():
         system.run("systemctl", "disable", "--quiet", "--now", _TANG)
+        system.run("systemctl", "stop", _TANG_CONNECTIONS)
     if missing := system.missing_packages((*manifest.packages, *([PACKAGE] if unlock else []))):
         system.run("systemctl", "mask", "--quiet", "tangd.socket")  # Debian's, which listens everywhere
         system.run("apt-get", "update")

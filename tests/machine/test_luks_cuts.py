@@ -52,11 +52,6 @@ def _add_stick(luks: Luks) -> None:
         luks.add(_OLD, _NEW, Use.USB_KEY, None)
 
 
-def _add_relay(luks: Luks) -> None:
-    if not luks.fits(_NEW, Use.RELAY) and not luks.name_unnamed(_NEW, Use.RELAY):
-        luks.add(_OLD, _NEW, Use.RELAY, None)
-
-
 def _remove(luks: Luks) -> None:
     if any(slot.number == 2 for slot in luks.slots()):
         luks.remove(2)
@@ -66,7 +61,6 @@ _FIRST = (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
 _CHANGES = {
     "add": Change(_add, (*_FIRST, Slot(2, Use.PASSPHRASE))),
     "add-stick": Change(_add_stick, (*_FIRST, Slot(2, Use.USB_KEY))),
-    "add-relay": Change(_add_relay, (*_FIRST, Slot(2, Use.RELAY))),
     "revoke": Change(_remove, _FIRST),
     "finish": Change(lambda luks: luks.finish("darkpipe-data"), _FIRST),
 }

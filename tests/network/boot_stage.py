@@ -9,7 +9,7 @@ from builder.build import SOURCE
 PYTHON = ("env", f"PYTHONPATH={SOURCE}", sys.executable)
 
 ASK = """
-import sys
+import errno, sys, time
 from home import boot_stage
 from home.boot_stage import BootStage, BootStageError, decrypt, encrypt, tunnel
 boot_stage._TRY = 2.5  # two ends on one machine
@@ -22,14 +22,22 @@ try:
         elif sys.argv[1] == "decrypt":
             print(decrypt(stage.key).hex())
         else:
-            import socket
+            import select, socket
+            asked, open_to_the_end = {}, []
             for place in sys.argv[2:]:
                 address, _, port = place.rpartition(" ")
-                with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as asker:
-                    # By the tunnel, whatever the address; its own end refuses what is not for the relay's one address.
-                    asker.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"unlock0")
-                    asker.settimeout(0.3)
-                    if asker.connect_ex((address, int(port))) == 0:
+                asker = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+                # By the tunnel, whatever the address; its own end refuses what is not for the relay's one address.
+                asker.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"unlock0")
+                asker.setblocking(False)
+                if asker.connect_ex((address, int(port))) == errno.EINPROGRESS:
+                    asked[asker] = place
+            end = time.monotonic() + 1.0
+            while (left := end - time.monotonic()) > 0 and asked:
+                for asker in select.select([], asked, [], left)[1]:
+                    place = asked.pop(asker)
+                    if asker.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                        open_to_the_end.append(asker)
                         print(place)
 except BootStageError as error:
     print("refused:", error)

@@ -152,6 +152,7 @@ def test_the_relays_keys_are_in_three_files_that_root_alone_reads(home: Home) ->
 
 
 def test_the_relay_helps_to_unlock_until_home_takes_the_keys_away(home: Home) -> None:
+    """With the relay's own units, as home has it install them; then nothing of it is left there."""
     vps, keys, end = home.ends.vps, unlock_keys.make(UUID(int=7)), home.keeper.end
     assert isinstance(end, HomeEnd)
     stage = keys.for_state(end, (end.relay_key,), (_SITE.address,))
@@ -174,6 +175,8 @@ def test_the_relay_helps_to_unlock_until_home_takes_the_keys_away(home: Home) ->
     assert ask(stage, "reach", *places) == f"{tang} 2602"
     assert home.ends.home.reachable([2601, 2602], home.ends.relay) == {2601}
     assert vps.failed_units() == []
+    # One asks on to this moment: the device of the line before has vanished without a word.
+    assert "darkpipe-tang@" in vps.run("systemctl", "list-units", "--plain", "--no-legend")
     (home.folder / unlock_keys.FILE).unlink()
     home.ends.home.call(push)
     assert home.state().unlock == ""

@@ -297,6 +297,13 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     shut = '\t\tiifname "relay*" drop'
     assert closed.index(shut) == closed.index("\tchain input {") + 2
     assert rendered.index('\t\tiifname "relay*" goto tunnel') == rendered.index("\tchain input {") + 2
+    # Right behind it, what comes from the relay while the disk is locked: Tang's answers, in both.
+    for lines in (closed, [line for line in rendered if not line.lstrip().startswith("#")]):
+        place = lines.index("\tchain input {") + 3
+        assert lines[place : place + 2] == [
+            '\t\tiifname "unlock0" tcp sport 2602 ct state established accept',
+            '\t\tiifname "unlock0" drop',
+        ]
     assert [line for line in rendered if line not in ports] == [
         line for line in closed if line not in {shut, *neighbours}
     ]
