@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootstrap import Bootstrap, make_bootstrap
+from bootstrap.ends import Bootstrap, make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
 from home.control_client import ControlClient
