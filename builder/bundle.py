@@ -11,18 +11,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bootstrap.user_data import PACKAGES
 from builder.digests import file_digest
 from builder.tar import write_tar
 from builder.version import VERSION
 from builder.wheels import ARCHITECTURES, Wheel
 from model.bundle import MANIFEST, SYSTEM, WHEELS, Manifest
 from model.control import PROTOCOL
-
-PACKAGES = (
-    *("haproxy", "nftables", "openssl", "postfix", "wireguard-tools"),
-    *("python3", "python3-dnspython", "python3-h11", "python3-jinja2", "python3-spf"),
-)
-"""Debian packages that a relay needs, in Debian 12 as in 13."""
 
 SOURCES = ("relay", "relay-cloudinit/files")
 """Folders of the checkout whose files all go in; of `model` it is what those import."""

@@ -28,7 +28,18 @@ from model.document import dump_site
 from model.site import Site
 
 CHECKOUT = (
-    *("builder", "components", "darkpipe", "firstboot", "home", "model", "profiles", "requirements.lock", "stack"),
+    *(
+        "bootstrap",
+        "builder",
+        "components",
+        "darkpipe",
+        "firstboot",
+        "home",
+        "model",
+        "profiles",
+        "requirements.lock",
+        "stack",
+    ),
     *("relay", "relay-cloudinit", "web", "wheels.lock"),
 )
 """What a build needs of the checkout."""

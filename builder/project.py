@@ -23,8 +23,11 @@ from model.bundle import BUNDLE, BUNDLE_RECORD
 from model.layout import Table
 from stack.component import Component
 
-CODE = ("model", "stack", "web", "firstboot", "home")
-"""Our packages that run on the device."""
+CODE = ("model", "stack", "web", "firstboot", "home", "bootstrap", "relay-cloudinit")
+"""Our packages that run on the device, and what the last but one makes user-data from."""
+
+RELAY = ("relay/__init__.py", "relay/receiver.py", "relay/render.py")
+"""The same of the relay's; they are in the bundle, too, with all else of it."""
 
 _CODE_FOLDER = "usr/lib/darkpipe"
 _LIBRARIES = f"{_CODE_FOLDER}/python"
@@ -102,6 +105,9 @@ def _build(
         (tree / name).mkdir(parents=True)
     for name in CODE:
         shutil.copytree(source / name, tree / _CODE_FOLDER / name, ignore=_CACHED)
+    (tree / _CODE_FOLDER / "relay").mkdir()
+    for name in RELAY:
+        shutil.copy(source / name, tree / _CODE_FOLDER / name)
     for component in components:
         _add_component(tree, component)
     if profile.table is Table.GPT:

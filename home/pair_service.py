@@ -17,7 +17,7 @@ from home.control_errors import ControlFailure, Refused
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
 from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
-from home.pairing import PROBE, Change, Claim, Kept, Look, Restored, Start, Tick, Which
+from home.pairing import Change, Claim, Kept, Look, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
 from home.queue_keys import QueueKeyError
 from home.relay_answers import sentence
@@ -29,6 +29,7 @@ from home.tunnel_state import is_up, read_tunnel
 from model.control_tls import CertificateError
 from model.document import SiteError, read_site
 from model.mtls import AnyHome, MtlsHome
+from model.pairing import turns
 from model.site import Relay, Rotation
 from stack.durable import discard_partials
 
@@ -236,14 +237,15 @@ class Service:
                 return f"this home counts from now on, with epoch {keeper.state.kept.epoch}"
 
     def _look_for_another(self) -> str:
-        if self._keeper.state.kept.base is None:
+        base = self._keeper.state.kept.base
+        if base is None:
             return "home is not paired yet, and calls its relay by itself"
         if self._is_up():
             return "the relay answers to the paired keys: it was not built anew"
         self._keeper.happen(Look(self._clock()))
         return (
-            f"for {PROBE:.0f} seconds home looks whether a relay answers to the bootstrap's keys. `darkpipe pair` "
-            "tells when one does; give this command once more then, to claim it"
+            f"for {turns(base.own.public).look:.0f} seconds home looks whether a relay answers to the bootstrap's "
+            "keys. `darkpipe pair` tells when one does; give this command once more then, to claim it"
         )
 
     def _tell(self, up: bool) -> None:

@@ -11,10 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-from model.pairing import Confirm, Counter, Offer
-
-TURN = 40.0
-"""Seconds for which home stays with one of two sets of keys. The relay stays with the new ones for 30."""
+from model.pairing import Confirm, Counter, Offer, turns
 
 RETRY = 5.0
 """Seconds until a request is repeated that got no answer."""
@@ -24,9 +21,6 @@ REFUSED = 60.0
 
 SILENT = 900.0
 """Seconds of silence after which home sees whether the relay was built anew and answers to the bootstrap's keys."""
-
-PROBE = 30.0
-"""Seconds for which it does so."""
 
 AGAIN = 600.0
 """Seconds until it does so again."""
@@ -287,13 +281,14 @@ def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, .
         return _look(state, now)
     if kept.own is None:
         return state, ()
+    turn = turns(kept.own.public).home
     if state.using is Which.NEXT:
-        if now - state.since >= TURN:
+        if now - state.since >= turn:
             return replace(state, using=Which.BASE, since=now), (Use(Which.BASE),)
         if up and now >= state.wait:
             return replace(state, wait=now + RETRY), (AskToConfirm(Confirm(kept.own.public)),)
         return state, ()
-    if kept.answer and now - state.since >= TURN:
+    if kept.answer and now - state.since >= turn:
         # The relay may have heard the confirmation, and home not its answer: then it is there for good.
         return replace(state, using=Which.NEXT, since=now, wait=now), (Use(Which.NEXT),)
     if up and now >= state.wait:
@@ -310,7 +305,8 @@ def _probe(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, 
         told = Tell("a relay answers to the bootstrap's keys: it was built anew. `darkpipe pair --again` claims it")
         found = replace(state, kept=replace(state.kept, rebuilt=True), using=Which.BASE, since=now)
         return found, (Use(Which.BASE), told)
-    if now - state.since >= PROBE:
+    base = state.kept.base
+    if base is None or now - state.since >= turns(base.own.public).look:
         return replace(state, using=Which.BASE, since=now), (Use(Which.BASE),)
     return state, ()
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 from model.control import Message
 from model.control_tls import CertificateError, certificate_of
-from model.openvpn import check_public
+from model.openvpn import check_public, is_fingerprint
 
 ID_DIGITS = 32
 
@@ -20,6 +20,38 @@ _HIGHEST = 10**12
 
 CLOCKS_APART = 3600
 """Seconds by which the clocks of home and relay may differ."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How long each end stays with some keys before it tries others, in seconds.
+
+    Args:
+        relay: with the next ones, without a confirmation.
+        home: with the next ones, and with those before, in turn; longer than the relay, so that it is still there when
+            the relay comes back.
+        look: home, with the bootstrap's keys, to see whether a relay answers that was built anew.
+    """
+
+    relay: float
+    home: float
+    look: float
+
+
+WIREGUARD_TURNS = Turns(relay=30.0, home=40.0, look=30.0)
+"""New keys are one command to WireGuard, and home confirms two or three seconds later."""
+
+OPENVPN_TURNS = Turns(relay=150.0, home=180.0, look=120.0)
+"""OpenVPN starts anew at both ends, and dials; emulated devices under load needed more than a minute."""
+
+
+def turns(key: str) -> Turns:
+    """Say how long each end stays with some keys.
+
+    Args:
+        key: what one of the ends is known by.
+    """
+    return OPENVPN_TURNS if is_fingerprint(key) else WIREGUARD_TURNS
 
 
 def check_id(text: str) -> str:

@@ -116,7 +116,8 @@ def apply(system: System, bundle: Bundle) -> None:
         system.run("systemctl", "disable", "--quiet", "--now", _TANG)
         system.run("systemctl", "stop", _TANG_CONNECTIONS)
     if missing := system.missing_packages((*manifest.packages, *([PACKAGE] if unlock else []))):
-        system.run("systemctl", "mask", "--quiet", "tangd.socket")  # Debian's, which listens everywhere
+        if PACKAGE in missing:
+            system.run("systemctl", "mask", "--quiet", "tangd.socket")  # Debian's, which listens everywhere
         system.run("apt-get", "update")
         system.run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
     _unpack_libraries(bundle, manifest)

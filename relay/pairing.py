@@ -14,13 +14,10 @@ from typing import TypeAlias
 
 from model.control import Message
 from model.openvpn import is_fingerprint
-from model.pairing import CLOCKS_APART, Confirm, Counter, Offer
+from model.pairing import CLOCKS_APART, Confirm, Counter, Offer, turns
 
 DELAY = 2.0
 """Seconds between an answer and the change: the answer has to get home in the old tunnel."""
-
-TRY = 30.0
-"""Seconds for which the new keys are used without a confirmation. Home needs two or three."""
 
 LAPSE = 600.0
 """Seconds after which a home that has offered and never confirmed no longer keeps another one off."""
@@ -223,7 +220,8 @@ def standing(state: State) -> tuple[Action, ...]:
 
 def _tick(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
     if state.change is not None and now >= state.change and state.kept.next:
-        return replace(state, trying=True, change=None, until=now + TRY), (Use(state.kept.next),)
+        until = now + turns(state.kept.next.own_public).relay
+        return replace(state, trying=True, change=None, until=until), (Use(state.kept.next),)
     if state.trying and now >= state.until:
         return replace(state, trying=False), (Use(state.kept.base),)
     return state, ()

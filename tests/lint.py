@@ -13,7 +13,7 @@ from tests.locks import check_locks
 from tests.tiers import clock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_PACKAGES = ("model", "stack", "builder", "web", "firstboot", "home", "relay", "tests", "benchmarks")
+_PACKAGES = ("model", "stack", "bootstrap", "builder", "web", "firstboot", "home", "relay", "tests", "benchmarks")
 _SHELLS = (b"#!/bin/sh", b"#!/bin/bash", b"#!/usr/bin/env bash", b"# shellcheck shell=")
 
 

@@ -37,7 +37,8 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
       ./darkpipe user-data my-site.yaml --provider hetzner --ssh-key ~/.ssh/id_ed25519.pub --output relay.yaml
       ./darkpipe user-data my-site.yaml --renew --output relay.yaml
     """
-    from builder.bootstrap import bootstrap_file, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
+    from bootstrap.ends import make_bootstrap
+    from builder.bootstrap import bootstrap_file, has_bootstrap, keys_folder, open_bootstrap
     from builder.errors import BuildError
     from builder.user_data import next_steps, providers, public_key
     from builder.user_data import user_data as written

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from bootstrap.user_data import PACKAGES
 from builder import foreign
 from builder.archive import SUITE
-from builder.bundle import PACKAGES
 from builder.digests import content_id, file_digest
 from builder.tools import open_tools
 from builder.workshop import Workshop

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.bootstrap import Bootstrap
+from bootstrap.ends import Bootstrap
 from home import pairing_file
 from home.control_errors import ControlFailure
 from home.pair_keeper import STATE_FILE, Keeper, make_own

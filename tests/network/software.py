@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.bootstrap import Bootstrap
+from bootstrap.ends import Bootstrap
 from builder.build import SOURCE
 from home.bundle import Carried, bring, bring_first, has_none
 from home.control_client import ControlClient, Home

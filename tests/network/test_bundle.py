@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
 from home.bundle import Carried, NotInstalled, Older

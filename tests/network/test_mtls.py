@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from home.openvpn_link import openvpn_settings
 from home.openvpn_reasons import reason
 from home.tunnel_link import TABLE

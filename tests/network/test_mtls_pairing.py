@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
 from home.openvpn_link import openvpn_settings

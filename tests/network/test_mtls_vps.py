@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.user_data import user_data
 from home.openvpn_link import openvpn_settings
 from home.tunnel_link import address_commands

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.user_data import user_data
 from model.document import parse_site
 from tests.cloud.seed import Seed

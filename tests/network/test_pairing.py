@@ -11,16 +11,17 @@ from uuid import UUID
 
 import pytest
 
-from builder.bootstrap import Bootstrap, make_bootstrap
+from bootstrap.ends import Bootstrap, make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
-from home import unlock_keys
+from home import pairing_file, unlock_keys
 from home.boot_stage import BootStage
 from home.control_client import ControlClient
 from home.control_client import Home as Asker
-from home.control_errors import ControlFailure, NotAccepted
+from home.control_errors import ControlFailure, Fenced, NotAccepted
+from home.pair_keeper import STATE_FILE, home_end
 from home.pair_push import push_unlock
-from home.pairing import Which
+from home.pairing import Restored, Which
 from model.control import AGENT_PORT, QUEUE_PORT
 from model.control_tls import Pins
 from model.document import parse_site
@@ -196,6 +197,45 @@ def test_a_relay_without_power_in_the_middle_of_a_change_is_carried_on_with(home
 
 def test_user_data_that_a_provider_has_run_again_change_no_keys(home: Home) -> None:
     check_user_data_again(home)
+
+
+def test_a_home_restored_from_a_backup_fences_the_one_that_was_lost(home: Home, internet: Internet) -> None:
+    backup = (home.folder / STATE_FILE).read_bytes()
+    lost = home.keeper.state.kept.base
+    assert lost
+    home.keeper.happen(Restored(time.monotonic(), home.own()))
+    home.until("the restored home")
+    assert home.state().home_epoch == 1
+    vps = home.ends.vps
+    assert json.loads(vps.run("cat", "/var/lib/darkpipe/config/fence.json")) == {"home": "a" * 32, "home_epoch": 1}
+    with scratch_folder() as folder:
+        (folder / STATE_FILE).write_bytes(backup)
+        document = pairing_file.read(folder / STATE_FILE)
+        assert document
+        old = home_end(document.bootstrap, document.kept.base)
+        assert isinstance(old, HomeEnd)
+        assert not internet.router.call(is_answered, old, _SITE.address, int(time.time()) + 12)
+        # Whoever gets into the tunnel all the same, by a way that nobody knows of:
+        (folder / "lost.pem").write_text(lost.own.pem)
+        keys = home.keeper.state.kept.base
+        assert keys
+        for pem, expected in ((folder / "lost.pem", NotAccepted), (_pem(folder, keys.own.pem), Fenced)):
+            pins = Pins(pem, keys.relay.certificate, server=False)
+            with pytest.raises(expected):
+                home.ends.home.call(_ask, (home.ends.relay, AGENT_PORT), pins)
+    wait_for(lambda: home.asked().home_epoch == 1, "the restored home goes on")
+
+
+def _pem(folder: Path, text: str) -> Path:
+    path = folder / "now.pem"
+    path.write_text(text)
+    return path
+
+
+def _ask(place: tuple[str, int], pins: Pins) -> None:
+    """Ask as a home that has not been restored."""
+    with ControlClient(place, Asker("a" * 32, 0), pins) as client:
+        client.request("GET", "/state")
 
 
 def test_a_relay_that_was_built_anew_is_found_and_claimed_after_consent(home: Home) -> None:

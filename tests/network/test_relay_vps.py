@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.user_data import user_data
 from model.document import parse_site
 from relay import callers

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
-from builder.relay_files import BASE
+from bootstrap.ends import make_bootstrap
+from bootstrap.server import BASE
 from firstboot.cipher import AES_XTS
 from firstboot.luks import Luks, Use
 from home.boot_stage import BootStage

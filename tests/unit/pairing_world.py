@@ -14,30 +14,38 @@ from ipaddress import IPv4Network
 
 from home import pairing as home
 from home import pairing_file as home_file
-from model.pairing import Confirm, Counter, Offer
+from model.pairing import Confirm, Counter, Offer, turns
 from model.tunnel import HomeEnd
 from relay import pairing as relay
 from relay import pairing_file as relay_file
 from relay.pairing import Refuse
 from tests.unit.certificates import some_certificates
 
-CALM = 400
-"""Seconds without a fault in which both have met, whatever was before."""
-
 _numbers = itertools.count(1)
 _ZERO = "A" * 43 + "="
 
 
-def _key(number: int) -> tuple[str, str]:
-    """Give a pair of WireGuard keys: here, the public half is the private one in another place of the alphabet."""
+def _key(number: int, *, mtls: bool) -> tuple[str, str]:
+    """Give a pair of keys: here, the public half is the private one written otherwise."""
     text = f"{number:042d}"
-    return f"{text}A=", f"{text}E="
+    digits = f"{number:064X}"
+    fingerprint = ":".join(digits[at : at + 2] for at in range(0, 64, 2))
+    return f"{text}A=", fingerprint if mtls else f"{text}E="
 
 
 @cache
-def bootstrap_keys() -> tuple[str, str, str, str]:
+def bootstrap_keys(*, mtls: bool) -> tuple[str, str, str, str]:
     """Give home's and the relay's keys of the bootstrap: private, public, private, public."""
-    return *_key(next(_numbers)), *_key(next(_numbers))
+    return *_key(next(_numbers), mtls=mtls), *_key(next(_numbers), mtls=mtls)
+
+
+def calm(public: str) -> int:
+    """Give the seconds without a fault in which both have met, whatever was before.
+
+    Args:
+        public: what one of the ends is known by.
+    """
+    return int(10 * turns(public).home)
 
 
 class PowerCut(Exception):
@@ -69,10 +77,11 @@ class RelaySide:
     published: tuple[str, int] = ("", 0)
     cut: Cut = field(default_factory=Cut)
     relay_id: str = ""
+    mtls: bool = False
 
     def boot(self, now: float) -> None:
         if not self.disk:
-            _, home_public, own, public = bootstrap_keys()
+            _, home_public, own, public = bootstrap_keys(mtls=self.mtls)
             self.relay_id = self.relay_id or f"{next(_numbers):032x}"
             base = relay.Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")
             self.disk = relay_file.dump(relay.Kept(self.relay_id, base))
@@ -138,6 +147,7 @@ class HomeSide:
     wishes: list[home.Action] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     claims: int = 0
+    mtls: bool = False
 
     def boot(self, now: float) -> None:
         if not self.disk:
@@ -146,7 +156,7 @@ class HomeSide:
         self.state = home.State(self.written)
         self.happen(home.Start(now))
         if self.is_on and self.state.kept.base is None:
-            self.happen(home.Change(now, make_own()))
+            self.happen(home.Change(now, make_own(mtls=self.mtls)))
 
     def die(self) -> None:
         self.state, self.wishes = None, []
@@ -180,7 +190,7 @@ class HomeSide:
         keys = {home.Which.BASE: kept.base, home.Which.NEXT: kept.following, home.Which.BOOTSTRAP: None}[
             self.state.using
         ]
-        _, home_public, _, relay_public = bootstrap_keys()
+        _, home_public, _, relay_public = bootstrap_keys(mtls=self.mtls)
         return (keys.own.public, keys.relay.key) if keys else (home_public, relay_public)
 
     @property
@@ -192,16 +202,16 @@ class HomeSide:
         return (keys.own.certificate, keys.relay.certificate) if keys else ("", "")
 
 
-def make_own(home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> home.Own:
+def make_own(home4: str = "10.200.0.1", relay4: str = "10.200.0.0", *, mtls: bool = False) -> home.Own:
     """Make what home makes for an offer."""
-    key, public = _key(next(_numbers))
+    key, public = _key(next(_numbers), mtls=mtls)
     pem, certificate = some_certificates()[next(_numbers) % 4]
     return home.Own(key, public, pem, certificate, home4, relay4)
 
 
 @cache
 def _bootstrap() -> HomeEnd:
-    own, _, _, relay_public = bootstrap_keys()
+    own, _, _, relay_public = bootstrap_keys(mtls=False)  # what is kept of it is the same in both
     return HomeEnd.model_validate(
         {
             "private_key": own,
@@ -223,11 +233,17 @@ class World:
     lose_requests: int = 0
     lose_answers: int = 0
     linked: bool = True
+    slow: float = 0.0
+    """Seconds from the moment in which both use keys that belong together to that in which the tunnel is up."""
+
+    met: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Since when both have been using keys; by these."""
+
     sent: list[tuple[HomeSide, tuple[str, str], Offer | Confirm]] = field(default_factory=list)
 
     @classmethod
-    def make(cls, homes: int = 1, *, hasty: bool = False) -> World:
-        world = cls(RelaySide(hasty=hasty), [HomeSide() for _ in range(homes)])
+    def make(cls, homes: int = 1, *, hasty: bool = False, mtls: bool = False) -> World:
+        world = cls(RelaySide(hasty=hasty, mtls=mtls), [HomeSide(mtls=mtls) for _ in range(homes)])
         world.relay.boot(world.now)
         for one in world.homes:
             one.boot(world.now)
@@ -235,6 +251,9 @@ class World:
 
     def is_up(self, one: HomeSide) -> bool:
         """Tell whether the tunnel of a home is up: both use keys that belong together."""
+        return self.now - self.met.get(one.keys, self.now) >= self.slow if self._meet(one) else False
+
+    def _meet(self, one: HomeSide) -> bool:
         used = self.relay.in_use
         return bool(self.linked and one.state and used and one.keys == (used.home_key, used.own_public))
 
@@ -245,6 +264,8 @@ class World:
             self.now += step
             if self.relay.state:
                 self.relay.happen(relay.Tick(self.now))
+            meeting = {one.keys for one in self.homes if self._meet(one)}
+            self.met = {keys: self.met.get(keys, self.now) for keys in meeting}
             for one in self.homes:
                 if one.state:
                     one.happen(home.Tick(self.now, self.is_up(one)))
@@ -289,7 +310,11 @@ class World:
             case Confirm():
                 one.happen(home.Done(self.now, int(self.now)))
             case Refuse(status, problem):
-                clash = make_own("10.201.0.1", "10.201.0.0") if status == HTTPStatus.PRECONDITION_FAILED else None
+                clash = (
+                    make_own("10.201.0.1", "10.201.0.0", mtls=one.mtls)
+                    if status == HTTPStatus.PRECONDITION_FAILED
+                    else None
+                )
                 refused = isinstance(message, Offer)
                 one.happen(home.Failed(self.now, problem, refused=refused, other=clash))
 
@@ -304,7 +329,7 @@ class World:
             return None  # TLS
         if isinstance(message, Confirm):
             return self.relay.happen(relay.Confirmed(message)) if own else None
-        made = make_own()
+        made = make_own(mtls=self.relay.mtls)
         event = relay.Offered(
             self.now,
             int(self.now),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.relay_files import RelaySetting, relay_files, server_files
+from bootstrap.server import server_files
+from builder.relay_files import RelaySetting, relay_files
 from model.tunnel import Addresses, RelayEnd
 from relay.render import RelayFile
 from stack.stack import Stack

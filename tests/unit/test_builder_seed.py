@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from builder.seed import Seed, read_seed
 from model.document import SEED_NAME
 from model.site import Site

@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import builder.bootstrap
-from builder.bootstrap import Bootstrap, bootstrap_file, has_bootstrap, keys_folder, make_bootstrap, open_bootstrap
+from bootstrap.ends import Bootstrap, make_bootstrap
+from builder.bootstrap import bootstrap_file, has_bootstrap, keys_folder, open_bootstrap
 from builder.errors import BuildError
 from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from builder.bootstrap import Bootstrap, make_bootstrap, open_bootstrap
-from builder.certificates import key_of, make_certificate
+from bootstrap.certificates import key_of, make_certificate
+from bootstrap.ends import Bootstrap, make_bootstrap
+from bootstrap.server import server_files
+from builder.bootstrap import open_bootstrap
 from builder.errors import BuildError
-from builder.relay_files import RelaySetting, relay_files, server_files
+from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
 from home.openvpn_link import OPENVPN, openvpn_settings, parse_management
 from home.openvpn_reasons import reason

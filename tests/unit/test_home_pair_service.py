@@ -24,12 +24,12 @@ from home.pair_state import REPLACEMENT, Stage, Told, Wish
 from home.pairing import Kept, Own, offer_of
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
-from model.pairing import AgentState, Counter, Offer
+from model.pairing import WIREGUARD_TURNS, AgentState, Counter, Offer
 from model.site import Relay as SiteRelay
 from model.tunnel import HomeEnd
 from relay import pairing_file
 from relay.keeper import Folders
-from relay.pairing import LAPSE, TRY, Heard, Keys
+from relay.pairing import LAPSE, Heard, Keys
 from relay.pairing import Kept as RelayKept
 from tests.unit.certificates import some_certificates
 from tests.unit.pairing_world import bootstrap_keys, make_own
@@ -64,14 +64,14 @@ class Scene:
     folder: Path
     relay: Relay
     monkeypatch: pytest.MonkeyPatch
-    home_public: str = field(default_factory=lambda: bootstrap_keys()[1])
+    home_public: str = field(default_factory=lambda: bootstrap_keys(mtls=False)[1])
     around: Around = _ANSWERS
     now: float = 1000.0
     told: list[Told] = field(default_factory=list)
     service: Service | None = None
 
     def start(self, home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> None:
-        own, _, _, relay_public = bootstrap_keys()
+        own, _, _, relay_public = bootstrap_keys(mtls=False)
         addresses = {"home4": home4, "relay4": relay4, "home6": "fd99::2", "relay6": "fd99::1"}
         end = {"private_key": own, "relay_key": relay_public, "relay": "mx.example.com", "addresses": addresses}
         store = Store(self.folder / "data")
@@ -115,7 +115,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     folders = Folders(tmp_path / "relay")
     for name in ("agent", "control", "config"):
         (folders.base / name).mkdir(parents=True)
-    _, home_public, own, public = bootstrap_keys()
+    _, home_public, own, public = bootstrap_keys(mtls=False)
     kept = RelayKept("b" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
     pairing_file.write(folders.state, kept)
     relay = Relay(folders, free_port())
@@ -149,7 +149,7 @@ def _second_claimant(scene: Scene) -> None:
     with scene.relay.client(None) as client:
         client.send("POST", "/exchange", offer).message(Counter)
     scene.start()
-    scene.wait(int(TRY) + 10)
+    scene.wait(int(WIREGUARD_TURNS.relay) + 10)
 
 
 def _old_user_data(scene: Scene) -> None:
@@ -220,7 +220,7 @@ def _udp_blocked(scene: Scene) -> None:
 def _make_relay_anew(scene: Scene) -> None:
     """Put a relay there as the user-data make it."""
     scene.relay.stop()
-    _, home_public, own, public = bootstrap_keys()
+    _, home_public, own, public = bootstrap_keys(mtls=False)
     fresh = RelayKept("d" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
     pairing_file.write(scene.relay.folders.state, fresh)
     scene.relay.start()

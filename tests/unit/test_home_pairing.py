@@ -32,11 +32,11 @@ from home.store import Store
 from home.tunnel_service import FileError
 from model.accounts import Accounts
 from model.control import QueueStatus
-from model.pairing import AgentState
+from model.pairing import WIREGUARD_TURNS, AgentState
 from model.recipients import RecipientList
 from model.site import Relay as RelayOfSite
 from model.tunnel import HomeEnd
-from relay.pairing import DELAY, TRY
+from relay.pairing import DELAY
 from relay.recipients import Recipients
 from tests.unit.certificates import some_certificates
 from tests.unit.pairing_world import bootstrap_keys, make_own
@@ -91,7 +91,7 @@ class Home:
         used = self.relay.agent._keeper.state.in_use
         end = HomeEnd.model_validate_json((self.folder / "relay.json").read_bytes())
         keys = self.keeper.keys
-        own = keys.own.public if keys else bootstrap_keys()[1]
+        own = keys.own.public if keys else bootstrap_keys(mtls=False)[1]
         assert end.relay_key == self.keeper.end.relay_key
         return (own, end.relay_key) == (used.home_key, used.own_public)
 
@@ -102,7 +102,7 @@ class Home:
 
 
 def _bootstrap() -> HomeEnd:
-    own, _, _, relay_public = bootstrap_keys()
+    own, _, _, relay_public = bootstrap_keys(mtls=False)
     addresses = {"home4": "10.200.0.1", "relay4": "10.200.0.0", "home6": "fd99::2", "relay6": "fd99::1"}
     return HomeEnd.model_validate(
         {"private_key": own, "relay_key": relay_public, "relay": "mx.example.com", "addresses": addresses}
@@ -133,7 +133,7 @@ def _relay(base: Path, monkeypatch: pytest.MonkeyPatch) -> Relay:
 
     for name in ("agent", "control", "config"):
         (base / name).mkdir(parents=True)
-    _, home_public, own, public = bootstrap_keys()
+    _, home_public, own, public = bootstrap_keys(mtls=False)
     folders = Folders(base)
     write(folders.state, RelayKept("b" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")))
     made = Relay(folders, free_port())
@@ -168,7 +168,7 @@ def test_keys_rotate_and_a_start_in_the_middle_is_carried_on(home: Home) -> None
     assert _using(home) is Which.NEXT
     home.start()  # as after a power cut: it begins with the keys that hold
     assert _using(home) is Which.BASE
-    home.wait(int(TRY) + 60)
+    home.wait(int(WIREGUARD_TURNS.relay) + 60)
     assert home.is_paired
     assert home.keeper.end.relay_key != before.relay_key
     assert home.published > published

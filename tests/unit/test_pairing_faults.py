@@ -72,7 +72,7 @@ class _Relay:
     def __post_init__(self) -> None:
         for name in ("agent", "control", "config"):
             (self.folders.base / name).mkdir(parents=True)
-        _, home_public, own, public = bootstrap_keys()
+        _, home_public, own, public = bootstrap_keys(mtls=False)
         keys = Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")
         pairing_file.write(self.folders.state, Kept("b" * 32, keys))
         self.start()
@@ -97,9 +97,15 @@ class _Relay:
 
     def pair(self) -> None:
         """Do what home asks for; it asks until it is answered."""
-        key, public, pem, certificate = "k", bootstrap_keys()[1], *some_certificates()[1]
+        key, public, pem, certificate = "k", bootstrap_keys(mtls=False)[1], *some_certificates()[1]
         offer = Offer(
-            _HOME, 0, bootstrap_keys()[3], some_certificates()[0][1], "10.200.0.1", "10.200.0.0", int(time.time())
+            _HOME,
+            0,
+            bootstrap_keys(mtls=False)[3],
+            some_certificates()[0][1],
+            "10.200.0.1",
+            "10.200.0.0",
+            int(time.time()),
         )
         made = Made(key, public, pem, certificate)
         if not self.keeper.state.kept.paired:
@@ -216,7 +222,9 @@ class _Home:
         if kept.base is None and kept.own is None:
             self.keeper.happen(home.Change(0.0, make_own()))
         if kept.base is None:
-            self.keeper.happen(home.Answered(0.0, Counter("b" * 32, bootstrap_keys()[3], some_certificates()[2][1])))
+            self.keeper.happen(
+                home.Answered(0.0, Counter("b" * 32, bootstrap_keys(mtls=False)[3], some_certificates()[2][1]))
+            )
             self.keeper.happen(home.Done(0.0, 1))
 
 

@@ -13,20 +13,20 @@ from home import pairing as home
 from home import pairing_file as home_file
 from relay import pairing as relay
 from relay import pairing_file as relay_file
-from tests.unit.pairing_world import CALM, HomeSide, RelaySide, World, are_paired, make_own
+from tests.unit.pairing_world import HomeSide, RelaySide, World, are_paired, bootstrap_keys, calm, make_own
 
 
 def _copy(world: World) -> World:
     """Take a copy of a world in which everything works from now on."""
-    calm = copy.deepcopy(world)
-    calm.lose_requests = calm.lose_answers = calm.clock_skew = 0
-    calm.linked = True
-    sides: list[HomeSide | RelaySide] = [calm.relay, *calm.homes]
+    copied = copy.deepcopy(world)
+    copied.lose_requests = copied.lose_answers = copied.clock_skew = 0
+    copied.linked = True
+    sides: list[HomeSide | RelaySide] = [copied.relay, *copied.homes]
     for side in sides:
         side.cut.after = -1
         if side.state is None:
-            side.boot(calm.now)
-    return calm
+            side.boot(copied.now)
+    return copied
 
 
 class Pairing(RuleBasedStateMachine):
@@ -35,9 +35,12 @@ class Pairing(RuleBasedStateMachine):
     hasty = False
     """Whether the relay has the planted fault: it acts and answers before its disk knows."""
 
+    mtls = False
+    """Whether the tunnel is OpenVPN's, with longer turns."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World.make(hasty=self.hasty)
+        self.world = World.make(hasty=self.hasty, mtls=self.mtls)
         self.claimed_by: str | None = None
 
     @initialize(started=st.booleans())
@@ -81,7 +84,7 @@ class Pairing(RuleBasedStateMachine):
                 if not are_paired(world, one):
                     world.wait(10)
             if one.state:
-                one.happen(home.Change(world.now, make_own()))
+                one.happen(home.Change(world.now, make_own(mtls=self.mtls)))
             side: HomeSide | RelaySide = world.relay if relay_loses else one
             side.cut.after = steps
             world.wait(10)
@@ -102,7 +105,7 @@ class Pairing(RuleBasedStateMachine):
     def home_changes_its_keys(self) -> None:
         one = self.world.homes[0]
         if one.state:
-            one.happen(home.Change(self.world.now, make_own()))
+            one.happen(home.Change(self.world.now, make_own(mtls=self.mtls)))
 
     @rule()
     def home_looks_for_a_relay_built_anew(self) -> None:
@@ -113,7 +116,7 @@ class Pairing(RuleBasedStateMachine):
     @rule()
     def another_home_has_the_same_bootstrap(self) -> None:
         if len(self.world.homes) < 2:
-            self.world.homes.append(HomeSide())
+            self.world.homes.append(HomeSide(mtls=self.mtls))
             self.world.homes[1].boot(self.world.now)
             self.world.wait(5)
 
@@ -143,15 +146,15 @@ class Pairing(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Nobody is stuck: once the faults end, both meet."""
-        calm = _copy(self.world)
+        world = _copy(self.world)
         # The second one has lost, or has switched itself off as the relay's words advise.
-        winner = next((one for one in calm.homes if one.state and one.state.kept.home == self.claimed_by), None)
+        winner = next((one for one in world.homes if one.state and one.state.kept.home == self.claimed_by), None)
         if winner is None:
-            winner = calm.homes[0]
-            calm.homes = [winner]
-            calm.wait(relay.LAPSE, step=5)
-        calm.wait(CALM)
-        assert are_paired(calm, winner, spotless=False), (winner.state, calm.relay.state)
+            winner = world.homes[0]
+            world.homes = [winner]
+            world.wait(relay.LAPSE, step=5)
+        world.wait(calm(bootstrap_keys(mtls=self.mtls)[1]), step=3 if self.mtls else 1)
+        assert are_paired(world, winner, spotless=False), (winner.state, world.relay.state)
 
 
 _OPTIONS = settings(
@@ -176,6 +179,16 @@ def test_a_home_that_confirms_right_before_the_relay_loses_its_power_has_claimed
 
 def test_no_order_of_faults_leaves_them_stuck_or_trusting_a_wrong_key() -> None:
     run_state_machine_as_test(Pairing, settings=_OPTIONS)
+
+
+class OverTcp(Pairing):
+    """The same, over OpenVPN."""
+
+    mtls = True
+
+
+def test_nor_does_one_over_openvpn() -> None:
+    run_state_machine_as_test(OverTcp, settings=settings(_OPTIONS, max_examples=40))
 
 
 class Hasty(Pairing):
@@ -205,5 +218,5 @@ def _meets_after_a_cut(after: int, *, hasty: bool) -> bool:
     if world.relay.state is None:
         world.relay.boot(world.now)
     world.relay.cut.after = -1
-    world.wait(CALM)
+    world.wait(calm(bootstrap_keys(mtls=False)[1]))
     return are_paired(world, world.homes[0])

@@ -20,7 +20,7 @@ from home.control_errors import ControlFailure, Fenced, NotAccepted, Refused, Un
 from home.pair_push import push_unlock
 from model.control import QueueSettings
 from model.control_tls import Pins
-from model.pairing import AgentState, Confirm, Counter, Offer
+from model.pairing import WIREGUARD_TURNS, AgentState, Confirm, Counter, Offer
 from model.recipients import DomainRule, RecipientList
 from model.unlock import UNFINISHED
 from relay import pairing_file
@@ -28,7 +28,7 @@ from relay.agent import Agent
 from relay.keeper import Folders, Keeper
 from relay.link import rewrite, wireguard_keys
 from relay.machine import Failure, System
-from relay.pairing import DELAY, TRY, Kept, Keys
+from relay.pairing import DELAY, Kept, Keys
 from relay.retire import retire
 from relay.unlock import UnlockFolder
 from tests.machine.machine import wait_for
@@ -190,7 +190,7 @@ def test_without_a_confirmation_the_relay_goes_back(relay: Relay) -> None:
         assert relay.tunnel.used[-1].home_key == _KEYS[5]
         with pytest.raises(Unreachable):
             client.send("POST", "/exchange", _offer())
-    relay.wait(TRY + 1)
+    relay.wait(WIREGUARD_TURNS.relay + 1)
     assert relay.tunnel.used[-1].home_key == _KEYS[2]
     with relay.client(None) as client:
         assert client.send("POST", "/exchange", _offer()).message(Counter) == counter

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootstrap import Bootstrap, make_bootstrap
-from builder.relay_files import server_files
+from bootstrap.ends import Bootstrap, make_bootstrap
+from bootstrap.server import server_files
 from model import openvpn
 from model.mtls import MtlsHome, MtlsRelay
 from model.site import Relay, Transport

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from builder.bootstrap import make_bootstrap
+from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
 from firstboot.luks import Costs, Luks, LuksError, Slot, Use
 from firstboot.vault import Machine, Vault, relay_words
