@@ -20,7 +20,9 @@ from model.tunnel import HOME_INTERFACE, MTU
 OPENVPN = Pace(stale=35.0, each=20.0, quiet=25.0)
 """Either end says something every ten seconds at least. A dial tries two ports, each for four seconds."""
 
-_SOCKET = Path("/run/darkpipe-tunnel/openvpn.sock")
+_SOCKET = Path("/run/darkpipe-tunnel/openvpn/socket")
+"""OpenVPN lets everybody write to it (socket_bind_unix() in its socket.c), so that its folder is shut."""
+
 _PATIENCE = 2.0
 """Seconds that OpenVPN has for each answer about itself."""
 
@@ -163,7 +165,11 @@ class OpenvpnLink:
             LinkError: there is no OpenVPN.
         """
         self._end()
-        _SOCKET.unlink(missing_ok=True)
+        try:
+            _SOCKET.parent.mkdir(mode=0o700, exist_ok=True)
+            _SOCKET.unlink(missing_ok=True)
+        except OSError as error:
+            raise LinkError(f"openvpn has no place for its socket: {error}") from None
         try:
             self._program = subprocess.Popen(["openvpn", "--config", "stdin"], stdin=subprocess.PIPE)
         except OSError as error:

@@ -7,8 +7,9 @@ import smtplib
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 import pytest
 
@@ -96,6 +97,35 @@ def test_nobody_else_gets_in(relay: Relay, ends: MtlsEnds, strange: str) -> None
     assert _UP not in log
     # What home tells its people of it.
     assert reason(log.splitlines(), RELAY_ADDRESS) is not None
+
+
+def _held(connections: Iterable[socket.socket]) -> int:
+    """Count the connections that the other side has not ended."""
+    count = 0
+    for one in connections:
+        one.setblocking(False)
+        try:
+            one.recv(1)
+        except BlockingIOError:
+            count += 1
+        except OSError:
+            pass
+    return count
+
+
+def test_a_stranger_who_holds_connections_open_does_not_keep_home_out(
+    world: Namespace, relay: Relay, ends: MtlsEnds
+) -> None:
+    """Each of them is a client of OpenVPN for a minute, whatever it says."""
+    with ExitStack() as open_until_then:
+        for port, said in ((1194, b""), (443, b"\x00\x36\x38")):
+            made: list[socket.socket] = []
+            for _ in range(22):
+                with suppress(OSError):
+                    made.append(world.call(socket.create_connection, (RELAY_ADDRESS, port), 0.5))
+                    open_until_then.enter_context(made[-1]).sendall(said)
+            wait_for(partial(lambda made: 0 < _held(made) < 20, made), f"the relay has had enough on port {port}", 5)
+        assert _UP in _dial(relay, ends.home)
 
 
 def _letter(world: Namespace, subject: str, body: str = "hello") -> None:

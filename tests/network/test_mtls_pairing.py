@@ -91,7 +91,7 @@ def home(new_vps: NewVps, internet: Internet) -> Iterator[Home]:
     assert vps.cloud_init().status == "done", vps.log()
     with namespace() as place, scratch_folder() as folder, scratch_folder() as bundles:
         internet.connect(place, 2)
-        place.run("mkdir", "/run/darkpipe-tunnel")
+        place.run("mkdir", "-p", "/run/darkpipe-tunnel/openvpn")
         made = Home(Ends(vps, place, str(bootstrap.home.addresses.relay6), bundles), bootstrap, folder)
         made.start()
         try:

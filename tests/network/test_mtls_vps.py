@@ -44,7 +44,7 @@ def ends(new_vps: NewVps, internet: Internet) -> Iterator[Ends]:
         home.run("ip", "tuntap", "add", "dev", "relay0", "mode", "tun")
         for family, lines in zip(("-4", "-6"), address_commands(bootstrap.home), strict=True):
             home.run("ip", family, "-batch", "-", stdin="\n".join(lines))
-        home.run("mkdir", "/run/darkpipe-tunnel")
+        home.run("mkdir", "-p", "/run/darkpipe-tunnel/openvpn")
         settings = folder / "settings"
         settings.write_text(openvpn_settings(bootstrap.home, _SITE.address))
         with home.running("openvpn", "--config", str(settings)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from builder.bootstrap import open_bootstrap
 from builder.errors import BuildError
 from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
-from home.openvpn_link import OPENVPN, openvpn_settings, parse_management
+from home import openvpn_link
+from home.openvpn_link import OPENVPN, OpenvpnLink, openvpn_settings, parse_management
 from home.openvpn_reasons import reason
 from home.tunnel import Action, Make, Point, Resolve, Seen, State, decide
 from model.mtls import MtlsHome, MtlsRelay, read_home_end
@@ -41,6 +44,19 @@ def bootstrap() -> Bootstrap:
 def home(bootstrap: Bootstrap) -> MtlsHome:
     assert isinstance(bootstrap.home, MtlsHome)
     return bootstrap.home
+
+
+class _Program:
+    """Stands for an OpenVPN that takes its settings and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.stdin = io.BytesIO()
+
+    def terminate(self) -> None:
+        pass
+
+    def wait(self, _: float) -> int:
+        return 0
 
 
 def _site(*domains: str) -> Site:
@@ -181,6 +197,21 @@ def test_openvpn_is_told_where_to_go_and_believes_nothing_else(home: MtlsHome) -
     assert "proto tcp4-client" in openvpn_settings(home, "192.0.2.1").splitlines()
     assert [line for line in lines if line.startswith("pull-filter")][-1] == 'pull-filter ignore ""'
     assert {"script-security 0", "tls-version-min 1.3", "remote-cert-tls server"} <= set(lines)
+
+
+def test_nobody_else_on_the_device_may_speak_to_it(
+    home: MtlsHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVPN makes the socket of its management interface writable for everybody."""
+    place = tmp_path / "openvpn/socket"
+    monkeypatch.setattr(openvpn_link, "_SOCKET", place)
+    monkeypatch.setattr(subprocess, "Popen", _Program)
+    link = OpenvpnLink(home)
+    for _ in range(2):  # the folder may be there
+        link.point("192.0.2.1")
+        place.touch()
+    assert place.parent.stat().st_mode & 0o777 == 0o700
+    assert f"management {place} unix" in openvpn_settings(home, "192.0.2.1").splitlines()
 
 
 def test_its_answers_are_read() -> None:
