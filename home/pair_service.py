@@ -122,7 +122,8 @@ class Service:
             relay = self._relay()
         except (SiteError, OSError):
             return False  # which is told when the relay is next brought its settings
-        return time.time() - changed > (relay.rotation if relay else Rotation.DAYS_90).seconds
+        # Keys from a far future were made by a clock that was wrong.
+        return abs(time.time() - changed) > (relay.rotation if relay else Rotation.DAYS_90).seconds
 
     def _wants_others(self, changed: int) -> bool:
         """Tell whether keys shall change: they are old, or the relay has refused a change, as a restored home's."""
