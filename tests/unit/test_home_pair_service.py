@@ -19,8 +19,8 @@ from home.control_client import ControlClient
 from home.control_errors import Unreachable
 from home.pair_commands import in_words
 from home.pair_diagnosis import Around
-from home.pair_service import WISHES, Service, read_document
-from home.pair_state import REPLACEMENT, Stage, Told, Wish
+from home.pair_service import Service, read_document
+from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
 from home.pairing import Kept, Own, offer_of
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
