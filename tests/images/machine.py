@@ -166,3 +166,18 @@ class Machine:
 
     def _alive(self) -> bool:
         return self._shell().alive()
+
+
+def words_in(disk: Path, words: list[str]) -> set[str]:
+    """Search a sparse disk for words; gives those that are in it."""
+    longest = max(map(len, words))
+    found: set[str] = set()
+    with disk.open("rb") as file:
+        rest = b""
+        while block := file.read(2**24):
+            # Most of it is a hole.
+            if block.count(0) != len(block):
+                content = rest + block
+                found |= {word for word in words if word.encode() in content}
+            rest = block[-longest:]
+    return found
