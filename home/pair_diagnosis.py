@@ -74,9 +74,14 @@ def diagnose(around: Around) -> str:
             )
     if not around.answers:
         return f"{relay} does not answer at all: see at its provider whether it runs, and whether the address is right"
+    return _silent(around)
+
+
+def _silent(around: Around) -> str:
+    answers = f"{around.relay} answers over TCP"
     if around.mtls:
-        return around.error or f"{relay} answers over TCP, and its OpenVPN is silent: a network on the way may block it"
-    return f"{relay} answers over TCP, and its WireGuard is silent. {_SILENT[around.paired]}"
+        return around.error or f"{answers}, and its OpenVPN is silent: a network on the way may block it"
+    return f"{answers}, and its WireGuard is silent. {_SILENT[around.paired]}"
 
 
 def look_around(tunnel: Tunnel | None, *, paired: bool, mtls: bool = False) -> Around:
