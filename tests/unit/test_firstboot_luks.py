@@ -183,5 +183,5 @@ def test_a_token_may_come_before_its_slot_and_goes_with_it(header: Header2, luks
     luks.remove_token(token)
     assert luks.tokens(Use.TPM2) == ()
     assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
-    kill, remove = list(header.calls)[-2:]
+    kill, remove = [call for call in header.calls if call[0] != "luksDump"][-2:]
     assert (kill[0], remove[:2]) == ("luksKillSlot", ("token", "remove")), "a slot without its token would stay"
