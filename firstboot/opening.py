@@ -18,7 +18,7 @@ from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.tpm import TpmError
-from firstboot.tpm_unlock import TpmUnlock, tpm_unlock, want_tpm, wants_tpm
+from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
 from firstboot.unlock_socket import serve
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import Sticks
@@ -129,6 +129,9 @@ def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> 
         print("the disk for the mail was unlocked by the TPM", flush=True)
         return True
     print(f"the TPM does not unlock the disk for the mail: {why}", flush=True)
+    if why == NOTHING_SEALED:
+        tell(f"DarkPipe: {why}. Type the passphrase: then it is given a key.")
+        return False
     tell(
         f"DarkPipe: the TPM does not unlock the disk for the mail: {why}.\n"
         "If this is your doing, or an update's, type the passphrase: then it is sealed anew. IF IT IS NOT, somebody "

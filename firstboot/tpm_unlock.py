@@ -18,6 +18,8 @@ from firstboot.tpm import BOUND, OURS, Sealer, Tpm, TpmError, open_tpm, read
 _KEY_BYTES = 32
 _SEALED, _STATE = "sealed", "measured"
 
+NOTHING_SEALED = "nothing is sealed to this device's TPM yet"
+
 _NEEDED = (What.FIRMWARE, What.SETTINGS, What.DISK)
 _BY_OTHERS = tuple(register for register in BOUND if register != OURS)
 _STARTED_BY = {0: "the firmware", 4: "the boot loader", 7: "Secure Boot's state", 11: "the kernel image"}
@@ -92,7 +94,7 @@ class TpmUnlock:
         Raises:
             LuksError: the disk cannot be read.
         """
-        why = ""
+        why: str | None = None
         for token in reversed(self.luks.tokens(Use.TPM2)):
             if _SEALED not in token.fields:
                 continue
@@ -105,7 +107,7 @@ class TpmUnlock:
                 self._remove_others(used)
                 return None
             why = why or "the TPM's key opens no slot of this disk"
-        return why or "nothing is sealed to this device's TPM yet"
+        return why or NOTHING_SEALED
 
     def renew(self, known: bytes) -> None:
         """Make a key, seal it to this device as it was started now, let it unlock the disk, and remove older ones.

@@ -16,7 +16,7 @@ from firstboot.imager import FILES, ImagerError
 from firstboot.measuring import Measurements, What, close_tpm, measure_disk, measure_settings, read_pending
 from firstboot.partitions import DiskError
 from firstboot.tpm import BOUND, OURS, Sealer, TpmError, after, expect_power_cut, extend, open_tpm, read
-from firstboot.tpm_unlock import TpmUnlock, what_changed, why_unfit
+from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, what_changed, why_unfit
 from model.document import SEED_NAME
 from model.settings import Settings
 from model.tunnel import HOME_FILE
@@ -253,6 +253,8 @@ def test_a_disk_that_the_tpm_does_not_unlock_says_why() -> None:
     assert opening.try_tpm(policy, told.append)
     assert policy.calls == ["measure pending=True", "unlock"]
     assert told == []
+    assert not opening.try_tpm(Policy(answer=NOTHING_SEALED), told.append)
+    assert "Type the passphrase: then it is given a key" in told.pop()
     for broken in (None, Policy(), Policy(TpmError("locked out"))):
         assert not opening.try_tpm(broken, told.append)
     for text, reason in zip(told, ("no TPM 2.0", "the reason", "locked out"), strict=True):
