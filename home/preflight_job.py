@@ -28,7 +28,7 @@ RESULT = Path("setup/preflight.json")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 LONGEST = 180.0
-"""Seconds; a run takes up to a minute, and systemd ends it after these (RuntimeMaxSec= in the unit)."""
+"""Seconds; a run takes up to a minute, and systemd ends it after these (TimeoutStartSec= in the unit)."""
 
 
 class Preflight(BaseModel):

@@ -182,12 +182,8 @@ def test_a_relays_user_data_are_made_on_the_device(new_machine: Callable[[str], 
         _done(browser, "/relay/address", address="203.0.113.7")
         wait_for(lambda: "203.0.113.7" in (machine.data / "darkpipe/relay.json").read_text(), "it looks there")
         _done(browser, "/preflight/start")
-        wait_for(lambda: "It is under way" in browser.get("/preflight")[1], "it has begun")
-        _done(browser, "/preflight/start")
         wait_for(lambda: "Something keeps mail away" in browser.get("/preflight")[1], "it has ended", 120)
-        began = machine.run("journalctl", "-b", "-u", "darkpipe-preflight", "-o", "cat", "--grep=^Starting")
-        assert len(began.splitlines()) == 1
-        assert "The relay" in browser.get("/relay")[1]
+        assert "nobody answers" in browser.get("/preflight")[1].lower()
     assert machine.failed_units() == []
     assert stat.S_IMODE((machine.data / "pairing/user-data.json").stat().st_mode) == 0o600
     secret = json.loads((machine.data / "pairing/user-data.json").read_text())["bootstrap"]["relay"]["private_key"]
