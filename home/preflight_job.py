@@ -83,6 +83,28 @@ def read_preflight(path: Path) -> Preflight | None:
         return None
 
 
+def begin(path: Path, boot: str, now: float, at: datetime) -> None:
+    """Say that one was asked for, unless one is under way: whoever has asked sees it at once.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read_preflight(path)
+    if before is None or not before.runs(boot, now):
+        _write(path, Preflight(boot=boot, began=now, began_at=at))
+
+
+def fail(path: Path, error: str, at: datetime) -> None:
+    """Say that the one that was asked for cannot be done.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read_preflight(path)
+    if before is not None:
+        _write(path, before.model_copy(update={"error": error, "finished_at": at}))
+
+
 def run(
     path: Path,
     look: Callable[[], Flight],

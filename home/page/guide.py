@@ -52,7 +52,7 @@ PAIRING = {
     Stage.PAIRED: "Home and relay are paired",
     Stage.CHANGING: "Home and relay are paired, and change to new keys",
     Stage.SILENT: "Home and relay are paired, and the relay does not answer now",
-    Stage.REBUILT: "A relay answers that was built anew; in a root shell, darkpipe pair --again claims it",
+    Stage.REBUILT: "A relay answers that was built anew from the same user-data, and waits for your consent",
     Stage.BROKEN: "Files about the relay cannot be used",
 }
 """What is said of each stage."""

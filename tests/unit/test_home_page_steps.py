@@ -35,6 +35,7 @@ _HERE = RelayView(
 _FORMS: dict[str, dict[str, str]] = {
     "/relay/make": {"ssh_key": "ssh-ed25519 AAAA me", "anew": "yes"},
     "/relay/address": {"address": " 203.0.113.7 "},
+    "/relay/claim": {},
     "/preflight/start": {},
     "/users/add": {"address": "carol@example.com", "password": _SECRET, "again": _SECRET},
     "/users/password": {"address": "bob@example.com", "password": _SECRET, "again": _SECRET},
@@ -43,6 +44,7 @@ _FORMS: dict[str, dict[str, str]] = {
 _ASKED: dict[str, dict[str, Any]] = {
     "/relay/make": {"do": "make-relay", "ssh_key": "ssh-ed25519 AAAA me", "anew": True},
     "/relay/address": {"do": "point-relay", "address": "203.0.113.7"},
+    "/relay/claim": {"do": "claim-relay"},
     "/preflight/start": {"do": "preflight"},
     "/users/add": {"do": "add-user", "address": "carol@example.com", "password": _SECRET},
     "/users/password": {"do": "set-password", "address": "bob@example.com", "password": _SECRET},
@@ -82,7 +84,7 @@ def test_what_is_refused_is_told_on_its_page_and_quotes_no_password(device: Devi
     answer = browser.post(path, **_FORMS[path])
     assert answer.status == 422
     assert 'role="alert">Found &lt;i&gt;this&lt;/i&gt;; expected that.</p>' in answer.text
-    assert f'action="{path}"' in answer.text or path == "/relay/address"
+    assert f'action="{path}"' in answer.text or path in {"/relay/address", "/relay/claim"}
     assert _SECRET not in answer.text
 
 
@@ -164,6 +166,13 @@ def test_new_keys_in_the_place_of_others_need_a_tick(device: Device) -> None:
     assert 'name="anew" value="yes" required' in browser.get("/relay").text
     browser.post("/relay/make", ssh_key="")
     assert device.asked == [{"do": "make-relay", "ssh_key": "", "anew": False}]
+
+
+def test_a_relay_that_was_built_anew_is_claimed_by_a_button(device: Device) -> None:
+    browser = device.enter()
+    assert "Claim the relay" not in browser.get("/relay").text
+    device.facts = facts(pairing=pairing(Stage.REBUILT))
+    assert 'action="/relay/claim"' in browser.get("/relay").text
 
 
 def test_how_far_the_relay_is_comes_alone_as_well(device: Device) -> None:
