@@ -5,6 +5,7 @@ systemd starts a unit that is running no second time: whoever presses the button
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from stack.durable import discard_partials, write_atomically
 RESULT = Path("setup/preflight.json")
 """Below `data`."""
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_BOOT = "DARKPIPE_BOOT"
+"""In the environment of those who read or write the file: %b of systemd.unit(5). The desk sees no /proc/sys."""
 
 LONGEST = 180.0
 """Seconds; a run takes up to a minute, and systemd ends it after these (TimeoutStartSec= in the unit)."""
@@ -35,7 +37,7 @@ class Preflight(BaseModel):
     """The file.
 
     Args:
-        boot: which start of the device it was begun in (random(4), boot_id).
+        boot: which start of the device it was begun in.
         began: when, seconds of CLOCK_MONOTONIC, which counts from that start.
         began_at: when, by the clock.
         finished_at: None until it is done.
@@ -70,9 +72,9 @@ class Preflight(BaseModel):
         return self.finished_at is None and self.boot == boot and now - self.began < LONGEST
 
 
-def boot_id(path: Path = _BOOT) -> str:
+def boot_id() -> str:
     """Tell which start of the device it is."""
-    return path.read_text(encoding="ascii").strip()
+    return os.environ[_BOOT]
 
 
 def read_preflight(path: Path) -> Preflight | None:

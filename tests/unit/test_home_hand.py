@@ -105,6 +105,7 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(device: Hand, asked: Ma
 
 
 def test_the_preflight_is_a_unit_of_its_own(device: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKPIPE_BOOT", "b")
     assert device.answer({"do": "preflight"}) == {}
     assert getattr(device.start, "__self__", None) == ["darkpipe-preflight.service"]
     path = device.store.data / RESULT

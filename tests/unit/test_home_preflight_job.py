@@ -15,7 +15,7 @@ from home.preflight_world import Flight
 from home.store import StoreError
 from tests.unit.page_samples import NOW
 
-_UNIT = Path(__file__).resolve().parents[2] / "components/page/units/darkpipe-preflight.service"
+_UNITS = Path(__file__).resolve().parents[2] / "components/page/units"
 
 
 def _looked(outcome: Outcome) -> Looked:
@@ -78,7 +78,13 @@ def test_one_that_was_cut_off_does_not_run(boot: str, later: float, runs: bool) 
 
 
 def test_systemd_ends_it_when_the_page_takes_it_for_cut_off() -> None:
-    assert re.findall(r"^TimeoutStartSec=(\d+)s$", _UNIT.read_text(), re.MULTILINE) == [f"{LONGEST:.0f}"]
+    unit = (_UNITS / "darkpipe-preflight.service").read_text()
+    assert re.findall(r"^TimeoutStartSec=(\d+)s$", unit, re.MULTILINE) == [f"{LONGEST:.0f}"]
+
+
+@pytest.mark.parametrize("unit", ["darkpipe-desk", "darkpipe-hand@", "darkpipe-preflight"])
+def test_who_reads_or_writes_the_file_knows_which_start_it_is(unit: str) -> None:
+    assert "\nEnvironment=DARKPIPE_BOOT=%b\n" in (_UNITS / f"{unit}.service").read_text()
 
 
 def test_a_file_of_another_version_is_none(tmp_path: Path) -> None:
