@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from home.command import EXPECTED
 from home.dns_judges import Outcome
+from home.pair_state import read_told
 from home.preflight import Looked
 from home.preflight_world import Flight, fly
 from home.store import Store
@@ -43,6 +44,7 @@ class Preflight(BaseModel):
         finished_at: None until it is done.
         outcome: the worst of all steps; None until it is done, and when it could not be done.
         error: why it could not be done; empty otherwise.
+        relay: id of the relay that home was paired with then; empty without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +58,7 @@ class Preflight(BaseModel):
     steps: tuple[Looked, ...] = ()
     unknown: tuple[str, ...] = ()
     error: str = ""
+    relay: str = ""
 
     @property
     def passed(self) -> bool:
@@ -111,6 +114,7 @@ def run(
     path: Path,
     look: Callable[[], Flight],
     boot: str,
+    relay: str = "",
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Preflight:
@@ -118,11 +122,12 @@ def run(
 
     Args:
         look: takes up to a minute.
+        relay: id of the relay.
 
     Raises:
         OSError: the file cannot be written.
     """
-    state = Preflight(boot=boot, began=clock(), began_at=wall())
+    state = Preflight(boot=boot, began=clock(), began_at=wall(), relay=relay)
     _write(path, state)
     try:
         found = look()
@@ -143,7 +148,8 @@ def main() -> int:
     store = Store()
     path = store.data / RESULT
     discard_partials(path.parent)
-    run(path, lambda: fly(store), boot_id())
+    pairing = read_told()
+    run(path, lambda: fly(store), boot_id(), pairing.relay_id if pairing else "")
     return 0
 
 

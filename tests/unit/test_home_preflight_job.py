@@ -37,11 +37,11 @@ def test_it_is_seen_to_run_and_what_it_has_found_stays(tmp_path: Path) -> None:
         seen.append(_state(path))
         return Flight((_looked(Outcome.GOOD), _looked(Outcome.WRONG)), ())
 
-    made = run(path, look, "b", lambda: 100.0, lambda: NOW)
+    made = run(path, look, "b", "r", lambda: 100.0, lambda: NOW)
     assert seen[0].runs("b", 130.0)
     assert not seen[0].passed
     assert _state(path) == made
-    assert (made.outcome, made.passed, made.finished_at) == (Outcome.WRONG, False, NOW)
+    assert (made.outcome, made.passed, made.finished_at, made.relay) == (Outcome.WRONG, False, NOW, "r")
     assert not made.runs("b", 130.0)
     assert [step.remedy for step in made.steps] == ["do this", "do this"]
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_done_is_told_in_words(tmp_path: Path) -> None:
     def look() -> Flight:
         raise StoreError("accounts.json is damaged")
 
-    made = run(tmp_path / "p.json", look, "b", lambda: 100.0, lambda: NOW)
+    made = run(tmp_path / "p.json", look, "b", "r", lambda: 100.0, lambda: NOW)
     assert (made.error, made.passed, made.outcome) == ("accounts.json is damaged", False, None)
 
 
@@ -68,7 +68,7 @@ def test_only_what_was_seen_to_work_has_passed(
     tmp_path: Path, outcomes: list[Outcome], unknown: tuple[str, ...], passed: bool
 ) -> None:
     flight = Flight(tuple(map(_looked, outcomes)), unknown)
-    assert run(tmp_path / "p.json", lambda: flight, "b", lambda: 0.0, lambda: NOW).passed is passed
+    assert run(tmp_path / "p.json", lambda: flight, "b", "r", lambda: 0.0, lambda: NOW).passed is passed
 
 
 @pytest.mark.parametrize(("boot", "later", "runs"), [("b", 60, True), ("b", LONGEST, False), ("other", 60, False)])
