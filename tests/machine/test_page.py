@@ -179,6 +179,13 @@ def test_a_user_and_a_relays_user_data_are_made_on_the_device(new_machine: Calla
         _done(browser, "/preflight/start")
         wait_for(lambda: "Something keeps mail away" in browser.get("/preflight")[1], "it has ended", 120)
         assert "nobody answers" in browser.get("/preflight")[1].lower()
+        assert "Check again" in browser.get("/dns/check")[1]
+        machine.run("systemctl", "restart", "darkpipe-desk.service")
+        wait_for(lambda: 'action="/sign-in"' in browser.get()[1], "the desk answers again")
+        assert browser.post("/sign-in", password=_PASSWORD)[0] == 303
+        home = browser.get()[1]
+        assert "records are wrong or not to be found; looked at" in home
+        assert "Something keeps mail away or could not be seen" in home
     assert machine.failed_units() == []
     assert stat.S_IMODE((machine.data / "pairing/user-data.json").stat().st_mode) == 0o600
     secret = json.loads((machine.data / "pairing/user-data.json").read_text())["bootstrap"]["relay"]["private_key"]
