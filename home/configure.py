@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from firstboot.seed import Taken, boot_partition, take_seed, take_tunnel
+from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel
 from home.queue_keys import ensure_identity
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
@@ -76,8 +76,11 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
             # The tunnel first: the Site starts everything.
             if boot and Taken.LEFTOVER in {take_tunnel(boot, store.tunnel), take_seed(boot, store.site)}:
                 print(Taken.LEFTOVER)
+            misnamed = misnamed_seeds(boot) if boot else ()
         if not store.site.exists():
-            announce(_NOTHING)
+            announce(
+                "\n".join((_NOTHING, *(f"There is a file {name}: is it that one? Rename it." for name in misnamed)))
+            )
             return None
         return bring_into_force(stack, store, _accounts(store), lambda passwords: announce(passwords_text(passwords)))
 

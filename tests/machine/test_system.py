@@ -192,8 +192,11 @@ def test_a_refused_configuration_leaves_the_old_one_serving(new_machine: Callabl
 
 
 def test_without_a_seed_the_device_says_what_to_do(new_machine: Callable[[str], Machine]) -> None:
-    machine = new_machine("").start()
+    machine = new_machine("")
+    (machine.boot_partition / "darkpipe.yaml.txt").write_text(SEED)
+    machine.start()
     assert "DarkPipe has nothing to do yet" in machine.console
+    assert "There is a file darkpipe.yaml.txt: is it that one?" in machine.console
     assert "darkpipe.yaml" in machine.console
     assert machine.failed_units() == []
     with machine.lan() as client:
