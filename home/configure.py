@@ -31,7 +31,7 @@ from stack.srs_key import ensure_srs_key
 from stack.stack import Stack
 from stack.volumes import make_volumes
 
-_NOTHING = f"""\
+NOTHING = f"""\
 DarkPipe has nothing to do yet: it knows no domain and no mailbox.
 Put a file {SEED_NAME} on the small partition of the disk (FAT, named DP-ESP or darkpipe-esp) and start again;
 `./darkpipe build` makes one from your site.yaml."""
@@ -79,7 +79,7 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
             misnamed = misnamed_seeds(boot) if boot else ()
         if not store.site.exists():
             announce(
-                "\n".join((_NOTHING, *(f"There is a file {name}: is it that one? Rename it." for name in misnamed)))
+                "\n".join((NOTHING, *(f"There is a file {name}: is it that one? Rename it." for name in misnamed)))
             )
             return None
         return bring_into_force(stack, store, _accounts(store), lambda passwords: announce(passwords_text(passwords)))

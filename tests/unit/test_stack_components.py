@@ -99,6 +99,7 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
         "ssh",
         "darkpipe-wifi@",
         "darkpipe-page",
+        "darkpipe-why-page",
         "darkpipe-relay-unlock",
         "darkpipe-desk",
         "darkpipe-home-page",
