@@ -187,7 +187,7 @@ def test_the_disk_is_made_in_the_browser(evening: Evening) -> None:
     first, second = (int(number) for number in re.findall(r"Group (\d)", browser.text)[:2])
     evening.picture("2-recovery")
     fill(browser, ("first", groups[first - 1]), ("second", groups[second - 1]))
-    assert home.expect(["The disk is made and unlocked", "Not done", "cannot use"], _PATIENCE) == 0
+    assert home.expect(["the disk for the mail is there", "Not done", "cannot use"], _PATIENCE) == 0
     home.up()
     assert home.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == ["/dev/mapper/darkpipe-data btrfs"]
     lines = " ".join(f"'{line}'" for line in _RESOLVER)
