@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 from firstboot.partitions import run
+from model.wireguard import HOME_INTERFACE
 from web.lan import is_home
 
 
@@ -17,8 +18,9 @@ def home_addresses() -> tuple[str, ...]:
         listed = json.loads(run("ip", "-json", "address", "show", "up", "scope", "global"))
     except (OSError, subprocess.CalledProcessError, ValueError):
         return ()
-    # Where a filter leaves nothing of an address, ip(8) prints an empty object.
-    places = [one for link in listed for one in link.get("addr_info", ()) if "local" in one]
+    # Where a filter leaves nothing of an address, ip(8) prints an empty object. Behind the tunnel is no neighbour.
+    links = [link for link in listed if link.get("ifname") != HOME_INTERFACE]
+    places = [one for link in links for one in link.get("addr_info", ()) if "local" in one]
     found = [ipaddress.ip_address(one["local"]) for one in places]
     return tuple(f"[{one}]" if one.version == 6 else str(one) for one in found if is_home(one))
 
