@@ -16,7 +16,9 @@ def reason(error: Exception) -> str:
     if not isinstance(error, SiteError):
         return str(error)
     places = ((f"line {one.line}: " if one.line else "", one) for one in error.problems)
-    rows = [f"{place}found {one.found}, expected {one.expected}: {one.remedy}." for place, one in places]
+    rows = [
+        f"{place}found {one.found}, expected {one.expected.rstrip('.')}. To do: {one.remedy}" for place, one in places
+    ]
     return "\n".join([f"{Path(error.name).name} on the boot partition cannot be used.", *rows])
 
 
