@@ -86,9 +86,9 @@ class Evening:
         def shows() -> bool:
             try:
                 self.browser.open(f"{self.address}{path}")
+                return expected in self.browser.text
             except BrowserError:
                 return False
-            return expected in self.browser.text
 
         wait_for(shows, f"the page says: {expected}", _PATIENCE)
 

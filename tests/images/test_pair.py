@@ -61,11 +61,17 @@ class Pair:
 
     def stage(self) -> str:
         """Give the stage that `darkpipe pair` tells."""
-        return str(json.loads(self.home.run("darkpipe pair --json").output)["stage"])
+        return str(self._told()["stage"])
 
     def relay_id(self) -> str:
         """Give the id of the relay that home is paired with."""
-        return str(json.loads(self.home.run("darkpipe pair --json").output)["relay_id"])
+        return str(self._told()["relay_id"])
+
+    def _told(self) -> dict[str, object]:
+        # The console may say something of its own in between.
+        output = self.home.run("darkpipe pair --json").output
+        told: dict[str, object] = json.loads(output[output.index("\n{") + 1 if "\n{" in output else 0 :])
+        return told
 
     def verdict(self) -> int:
         """Give the answer to a letter for Alice; 0 when there is none."""
