@@ -25,6 +25,7 @@ class _Machine:
 
     def __init__(self, root: Path) -> None:
         self._root, self.runs, self.goes_by, self.starting = root, 1, b"", 0
+        self.refused = "nothing"
         self.start()
 
     def start(self) -> None:
@@ -33,6 +34,10 @@ class _Machine:
     def run(self, *argv: str, text: str = "") -> str:
         match argv[:2]:
             case ("systemctl", "show"):
+                if self.refused.encode() in self.goes_by:
+                    self.runs += 1
+                    self.start()  # by what there is now
+                    return f"ActiveState=activating\nInvocationID={self.runs}\n"
                 self.starting -= 1
                 return f"ActiveState={'activating' if self.starting >= 0 else 'active'}\nInvocationID={self.runs}\n"
             case ("systemctl", "kill"):
@@ -148,6 +153,23 @@ def test_cut_anywhere_the_next_start_has_the_service_go_by_the_keys_that_hold(
         _link(root).use(keys)
         assert _link(root).initial_keys() == keys
         assert machine.goes_by == (root / OPENVPN_FILE).read_bytes()
+
+
+def test_an_openvpn_that_does_not_start_by_other_keys_goes_back_to_those_of_before(
+    root: Path, machine: _Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvpn_link, "_STARTS_WITHIN", 0.3)
+    link = _link(root)
+    first, wanted = link.initial_keys(), _others(link)
+    machine.refused = wanted.home_key
+    with pytest.raises(LinkError, match="does not start"):
+        link.use(wanted)
+    # The agent ends, and begins with the keys that hold.
+    _link(root).use(first)
+    assert first.home_key.encode() in machine.goes_by
+    runs = machine.runs
+    _link(root).settle(first)
+    assert machine.runs == runs, "and then it stays"
 
 
 def test_files_that_are_none_are_refused(root: Path, machine: _Machine) -> None:
