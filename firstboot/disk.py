@@ -35,7 +35,7 @@ from firstboot.data_place import (
     read_seed,
 )
 from firstboot.growing import grow_last, tell_kernel
-from firstboot.luks import LuksError, read_luks
+from firstboot.luks import Luks, LuksError, read_luks
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.measuring import Measurements, close_tpm, measure_settings
 from firstboot.opening import Places, open_disk
@@ -44,6 +44,7 @@ from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, s
 from firstboot.seed import SeedError, boot_partition
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
+from firstboot.tpm_unlock import wants_tpm
 from firstboot.usb_disk import make_usb_disk
 from firstboot.why import keep_reason, reason
 from model.document import SEED_NAME, SiteError, read_site
@@ -112,11 +113,12 @@ def prepare_data(disk: Disk) -> None:
         LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
     """
     found = find_data(disk)
-    device = found.partition
+    device, encrypted = found.partition, False
     if found.record and found.record.encrypted:
+        encrypted = True
         device = open_disk(found.partition, found.record, Places(_STATE, _DATA, _mount_data))
     # Whatever lies on data, and be it a thief's: it comes too late for the TPM.
-    close_tpm(open_tpm())
+    close_tpm(open_tpm(), sealed=encrypted and wants_tpm(Luks(found.partition)))
     _mount_data(device)
     run("btrfs", "filesystem", "resize", "max", str(_DATA))
     announce("DarkPipe: the disk for the mail is there.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -151,8 +152,12 @@ def read_pending(boot: Path) -> bytes:
     return "".join(rows).encode()
 
 
-def close_tpm(tpm: Tpm | None, log: Path = LOG) -> None:
+def close_tpm(tpm: Tpm | None, log: Path = LOG, *, sealed: bool = True) -> None:
     """Let nobody get at a sealed key until the next start. Without a TPM there is none.
+
+    Args:
+        sealed: whether the TPM unlocks the disk that is going to be mounted. A broken one keeps no other disk away; who
+            exchanges the disk cannot break it, except with a probe on its bus, which would see the key itself.
 
     Raises:
         DiskError: nobody can tell whether it worked, and the data disk must not be mounted.
@@ -162,6 +167,9 @@ def close_tpm(tpm: Tpm | None, log: Path = LOG) -> None:
     try:
         Measurements(tpm, log).close()
     except (TpmError, OSError) as error:
+        if not sealed:
+            print(f"the TPM cannot be closed: {error}; nothing of this disk is sealed to it", file=sys.stderr)
+            return
         raise DiskError(
             f"its TPM, which must not unlock anything from now on, fails: {error}. Start again; if it stays like this, "
             "switch the TPM off in the firmware's settings: a passphrase or the recovery secret unlocks the disk"

@@ -142,6 +142,9 @@ class TpmUnlock:
         if missing or What.CLOSED in done or not self.measurements.agree():
             named = f" ({', '.join(missing)})" if missing else ""
             raise TpmError(f"not all that this device obeys was measured when it started{named}: start it again")
+        if What.PENDING in done:
+            # The next start will not find them. What was sealed before, at a first start for instance, fits that one.
+            raise TpmError("files on the boot partition wait to be taken over now; what is sealed stays as it is")
 
     def _named(self, token: Token, key: bytes) -> int | None:
         """Make sure that a token knows the slot that its key opens; None when there is no such slot."""

@@ -151,6 +151,8 @@ def add_key(usb_stick: bool) -> None:
 def change_policy(policy: str) -> None:
     """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
 
+    relay and tpm2 have been tried with the real parts, but not yet on a device that starts.
+
     The passphrase still works, for the day on which the stick is lost or the relay away. Going back to passphrase
     destroys the keys of all sticks, what the relay helps to have, and the TPM's key. Another policy besides does not.
 
@@ -179,10 +181,11 @@ def change_policy(policy: str) -> None:
         others = {slot.number: slot.use for slot in slots if slot.use in {Use.USB_KEY, Use.RELAY, Use.TPM2}}
         _ask_for_what_remains(luks, slots, list(others))
         forget_tpm(luks)
+        # First the help, then its slot: cut off in between, the slot still says that there is something to end.
+        forget_relay()
         for number, use in others.items():
             if use is not Use.TPM2:
                 luks.remove(number)
-        forget_relay()
     click.echo("From now on the passphrase unlocks the disk, and nothing else does.")
 
 
@@ -228,9 +231,9 @@ def revoke(slot: int) -> None:
         if slots[slot].use is Use.RECOVERY:
             raise Refused("the recovery secret stays: without it nothing opens the disk when a passphrase is forgotten")
         _ask_for_what_remains(luks, tuple(slots.values()), [slot])
-        luks.remove(slot)
         if slots[slot].use is Use.RELAY:
             forget_relay()
+        luks.remove(slot)
     click.echo(f"Slot {slot} is destroyed.")
 
 

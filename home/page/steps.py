@@ -36,7 +36,7 @@ FIELDS = ("password", "again", "address", "ssh_key", "anew", "sender", "recipien
 
 _PROVIDERS = Path(__file__).resolve().parents[2] / "relay-cloudinit/providers.yaml"
 
-_Show = Callable[[str, int], Awaitable[Response]]
+_Show = Callable[[Request, str, str, int], Awaitable[Response]]
 _Form = Mapping[str, str]
 
 
@@ -81,26 +81,18 @@ class Steps:
             request,
             session,
             lambda form: MakeRelay(ssh_key=form["ssh_key"].strip(), anew=form["anew"] == "yes"),
-            lambda complaint, status: self.relay(request, session, complaint, status),
+            self.relay,
         )
 
     async def point_relay(self, request: Request, session: str) -> Response:
         """Take the address that somebody has read off the provider's page."""
         return await self._changed(
-            request,
-            session,
-            lambda form: PointRelay(address=form["address"].strip()),
-            lambda complaint, status: self.relay(request, session, complaint, status),
+            request, session, lambda form: PointRelay(address=form["address"].strip()), self.relay
         )
 
     async def claim_relay(self, request: Request, session: str) -> Response:
         """Take the consent to a relay that was built anew."""
-        return await self._changed(
-            request,
-            session,
-            lambda _: ClaimRelay(),
-            lambda complaint, status: self.relay(request, session, complaint, status),
-        )
+        return await self._changed(request, session, lambda _: ClaimRelay(), self.relay)
 
     async def preflight(self, request: Request, session: str, complaint: str = "", status: int = 200) -> Response:
         """Show what the last pre-flight has found."""
@@ -120,12 +112,7 @@ class Steps:
 
     async def start_preflight(self, request: Request, session: str) -> Response:
         """Begin a pre-flight, unless one is under way."""
-        return await self._changed(
-            request,
-            session,
-            lambda _: StartPreflight(),
-            lambda complaint, status: self.preflight(request, session, complaint, status),
-        )
+        return await self._changed(request, session, lambda _: StartPreflight(), self.preflight)
 
     async def users(self, request: Request, session: str, complaint: str = "", status: int = 200) -> Response:
         """Show who has a mailbox."""
@@ -137,19 +124,13 @@ class Steps:
     async def add_user(self, request: Request, session: str) -> Response:
         """Add a mailbox."""
         return await self._changed(
-            request,
-            session,
-            lambda form: AddUser(address=form["address"].strip(), password=_same(form)),
-            lambda complaint, status: self.users(request, session, complaint, status),
+            request, session, lambda form: AddUser(address=form["address"].strip(), password=_same(form)), self.users
         )
 
     async def set_password(self, request: Request, session: str) -> Response:
         """Give a mailbox another password."""
         return await self._changed(
-            request,
-            session,
-            lambda form: SetPassword(address=form["address"], password=_same(form)),
-            lambda complaint, status: self.users(request, session, complaint, status),
+            request, session, lambda form: SetPassword(address=form["address"], password=_same(form)), self.users
         )
 
     async def message(self, request: Request, session: str, complaint: str = "", status: int = 200) -> Response:
@@ -174,7 +155,7 @@ class Steps:
             lambda form: SendTest(
                 sender=form["sender"], password=form["password"], recipient=form["recipient"].strip()
             ),
-            lambda complaint, status: self.message(request, session, complaint, status),
+            self.message,
         )
 
     async def _changed(
@@ -183,17 +164,17 @@ class Steps:
         """Do what a form asks for, and lead back to the page that it is on; or show that page with what is wrong."""
         form = await self._frame.form(request)
         if form is None:
-            return await show(OLD_FORM, 403)
+            return await show(request, session, OLD_FORM, 403)
         try:
             asked = question(form)
         except ValidationError:
-            return await show("That is too long to be right.", 422)
+            return await show(request, session, "That is too long to be right.", 422)
         except Denied as error:
-            return await show(sentence(error), 422)
+            return await show(request, session, sentence(error), 422)
         try:
             await run_in_threadpool(self._client.change, session, asked)
         except Denied as error:
-            return await show(sentence(error), 422)
+            return await show(request, session, sentence(error), 422)
         return RedirectResponse(re.sub(r"/[a-z]+$", "", request.url.path), 303)
 
 

@@ -11,12 +11,25 @@ from http.client import HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pytest
+
 from firstboot.page.certificate import fingerprint
-from tests.images.machine import Machine
+from model.site import UnlockPolicy
+from tests.images.conftest import SITE
+from tests.images.machine import Machine, darkpipe
 
 PASSPHRASE = "eleven quiet geese at dawn"
 SECONDS = 900
 """That an emulated processor may take for argon2id and what comes with it."""
+
+
+def encrypted_image(request: pytest.FixtureRequest, scratch: Path, password_hash: str, unlock: UnlockPolicy) -> Path:
+    """Build the tests' site with an encrypted disk, if long tests were asked for."""
+    if not request.config.getoption("--encrypted-disk"):
+        pytest.skip("takes long on an emulated processor: --encrypted-disk")
+    site = scratch / f"{unlock}.yaml"
+    site.write_text(SITE.format(hash=password_hash).replace("unlock: none", f"unlock: {unlock}"), encoding="utf-8")
+    return Path(darkpipe("build", str(site), "--output", str(scratch / str(unlock))).splitlines()[-1])
 
 
 def choose(machine: Machine) -> str:

@@ -8,15 +8,23 @@ Ten minutes on an emulated processor, therefore only when asked for:
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.images.conftest import SITE
-from tests.images.locked import PASSPHRASE, SECONDS, Page, choose, confirm, make_stick, shown_fingerprint
-from tests.images.machine import REPOSITORY, Machine
+from model.site import UnlockPolicy
+from tests.images.locked import (
+    PASSPHRASE,
+    SECONDS,
+    Page,
+    choose,
+    confirm,
+    encrypted_image,
+    make_stick,
+    shown_fingerprint,
+)
+from tests.images.machine import Machine
 
 _THERE = "the disk for the mail is there"
 _UNLOCKED = "was unlocked by the key on a USB stick"
@@ -25,15 +33,10 @@ _UNLOCKED = "was unlocked by the key on a USB stick"
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> Iterator[Machine]:
     """A device whose disk a stick is to unlock, and the stick; it is off."""
-    if not request.config.getoption("--encrypted-disk"):
-        pytest.skip("takes ten minutes: --encrypted-disk")
-    site = scratch / "usb-key.yaml"
-    site.write_text(SITE.format(hash=password_hash).replace("unlock: none", "unlock: usb-key"), encoding="utf-8")
-    command = [str(REPOSITORY / "darkpipe"), "--yes", "build", str(site), "--output", str(scratch / "usb-key")]
-    built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
+    image = encrypted_image(request, scratch, password_hash, UnlockPolicy.USB_KEY)
     stick = scratch / "stick.img"
     make_stick(stick)
-    machine = Machine(Path(built.stdout.splitlines()[-1]), scratch / "usb-key.img", usb_disks=(stick,))
+    machine = Machine(image, scratch / "usb-key.img", usb_disks=(stick,))
     yield machine
     machine.cut_power()
     machine.disk.unlink(missing_ok=True)

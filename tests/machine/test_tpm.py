@@ -164,6 +164,18 @@ def test_once_data_is_about_to_be_mounted_nobody_gets_the_key(sealed: House) -> 
     assert start.luks.fits(key, Use.TPM2), "the control: it is the key"
 
 
+def test_a_seed_that_a_cut_left_on_the_boot_partition_is_asked_about_once(sealed: House) -> None:
+    """What fits the start without it is kept: the one after the passphrase was typed and the seed taken over."""
+    start = sealed.start()
+    start.measurements.measure(What.PENDING, b"darkpipe.yaml")
+    why = start.unlock()
+    assert why is not None
+    assert "files on the boot partition" in why
+    with pytest.raises(TpmError, match="wait to be taken over"):
+        start.renew(_PASSPHRASE)
+    assert sealed.start().unlock() is None
+
+
 def test_a_disk_of_a_thiefs_with_the_same_token_does_not_get_the_key(sealed: House, tmp_path: Path) -> None:
     """The same identifier and sealed key, but a thief's passphrase: he would be root later and look for the key."""
     (token,) = Luks(sealed.disk).tokens(Use.TPM2)

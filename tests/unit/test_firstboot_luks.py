@@ -18,6 +18,11 @@ _UUID = UUID(int=7)
 _COSTS = Costs(65536, 4, 2)
 
 
+CONTAINER = UUID(int=7)
+PASSPHRASE, RECOVERY = b"eleven quiet geese", b"recovery"
+"""What opens `a_container`."""
+
+
 class Header2:
     """A cryptsetup(8) with one container, which knows slots, tokens and keys."""
 
@@ -51,6 +56,14 @@ class Header2:
             case "open":
                 status = 0 if self.slots[int(words[words.index("--key-slot") + 1])] == secrets[0] else 2
         return subprocess.CompletedProcess(words, status, out, "what went wrong")
+
+
+def a_container(header: Header2) -> Luks:
+    """Give a container with a passphrase and a recovery secret, by its header."""
+    made = Luks(Path("/dev/sda1"), header)
+    made.format(CONTAINER, AES_XTS, RECOVERY, Use.RECOVERY)
+    made.add(RECOVERY, PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
+    return made
 
 
 @pytest.fixture

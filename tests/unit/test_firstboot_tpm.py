@@ -179,6 +179,7 @@ def test_closing_is_done_or_the_disk_is_not_mounted(chip: Chip, log: Measurement
         setattr(other, fault, True)
         with pytest.raises(DiskError, match="TPM, which must not unlock anything"):
             close_tpm(other, tmp_path / fault)
+        close_tpm(other, tmp_path / f"{fault}-too", sealed=False)  # it keeps no other disk away
     close_tpm(Chip(sha256=False), tmp_path / "sha1")
     expect_power_cut(chip)
 

@@ -15,11 +15,9 @@ from firstboot.luks import Costs, Luks, LuksError, Slot, Use
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import StickError, Sticks, add_stick, find_fats
-from tests.unit.test_firstboot_luks import Header2
+from tests.unit.test_firstboot_luks import CONTAINER, PASSPHRASE, RECOVERY, Header2, a_container
 
-_DISK = UUID(int=7)
-_FILE = f"darkpipe-{_DISK}.key"
-_PASSPHRASE, _RECOVERY = b"eleven quiet geese", b"recovery"
+_FILE = f"darkpipe-{CONTAINER}.key"
 _KEYS = [bytes([number]) * 32 for number in range(1, 9)]
 
 
@@ -52,10 +50,7 @@ def header() -> Header2:
 @pytest.fixture
 def luks(header: Header2) -> Luks:
     """A container with a passphrase."""
-    made = Luks(Path("/dev/sda1"), header)
-    made.format(_DISK, AES_XTS, _RECOVERY, Use.RECOVERY)
-    made.add(_RECOVERY, _PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
-    return made
+    return a_container(header)
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def plugged(tmp_path: Path) -> Plugged:
 
 
 def _add(luks: Luks, plugged: Plugged, key: bytes = _KEYS[0]) -> Slot:
-    return add_stick(luks, _DISK, _PASSPHRASE, plugged.sticks, lambda: key)
+    return add_stick(luks, CONTAINER, PASSPHRASE, plugged.sticks, lambda: key)
 
 
 def test_only_fat_on_usb_disks_is_looked_at() -> None:
@@ -92,7 +87,7 @@ def test_a_stick_gets_a_key_and_keeps_what_it_has(luks: Luks, plugged: Plugged) 
     (folder,) = plugged.folders
     assert (folder / "holiday.jpg").read_bytes() == b"sun"
     assert {path.name for path in folder.iterdir()} == {"holiday.jpg", _FILE}
-    (key,) = plugged.sticks.keys(_DISK)
+    (key,) = plugged.sticks.keys(CONTAINER)
     assert luks.open(key, Use.USB_KEY)
     assert not luks.open(key, Use.PASSPHRASE), "nobody can type it"
     assert list(plugged.sticks.keys(UUID(int=8))) == [], "another disk's key is another file"
@@ -111,9 +106,9 @@ def test_the_keys_of_two_devices_are_two() -> None:
 def test_what_is_no_key_is_none(luks: Luks, plugged: Plugged, content: bytes) -> None:
     (folder,) = plugged.folders
     (folder / _FILE).write_bytes(content)
-    assert list(plugged.sticks.keys(_DISK)) == []
+    assert list(plugged.sticks.keys(CONTAINER)) == []
     assert _add(luks, plugged).use is Use.USB_KEY
-    assert list(plugged.sticks.keys(_DISK)) == [_KEYS[0]]
+    assert list(plugged.sticks.keys(CONTAINER)) == [_KEYS[0]]
 
 
 def test_one_stick_is_meant(luks: Luks, plugged: Plugged, tmp_path: Path) -> None:
@@ -163,8 +158,8 @@ def _cut_at(call: int, plugged: Plugged) -> bool:
     """Add a key, cut before a call, and again; tells whether there was such a call."""
     tool = Cut()
     luks = Luks(Path("/dev/sda1"), tool)
-    luks.format(_DISK, AES_XTS, _RECOVERY, Use.RECOVERY)
-    luks.add(_RECOVERY, _PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
+    luks.format(CONTAINER, AES_XTS, RECOVERY, Use.RECOVERY)
+    luks.add(RECOVERY, PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
     tool.left = call
     cut = False
     try:
@@ -172,11 +167,11 @@ def _cut_at(call: int, plugged: Plugged) -> bool:
     except KeyboardInterrupt:
         cut = True
     tool.left = None
-    assert luks.fits(_PASSPHRASE, Use.PASSPHRASE)
+    assert luks.fits(PASSPHRASE, Use.PASSPHRASE)
     if cut:
         _add(luks, plugged, _KEYS[1])
     assert [slot.use for slot in luks.slots()] == [Use.RECOVERY, Use.PASSPHRASE, Use.USB_KEY]
-    (key,) = plugged.sticks.keys(_DISK)
+    (key,) = plugged.sticks.keys(CONTAINER)
     assert luks.fits(key, Use.USB_KEY)
     (plugged.folders[0] / _FILE).unlink()
     return cut
@@ -210,7 +205,7 @@ def test_a_stick_that_is_plugged_in_later_unlocks(luks: Luks, plugged: Plugged) 
         return looks
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, _DISK, plugged.sticks, devices, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, lambda: None)
     assert looks == 2
     assert session.view().stage is Stage.OPEN
 
@@ -218,7 +213,7 @@ def test_a_stick_that_is_plugged_in_later_unlocks(luks: Luks, plugged: Plugged) 
 def test_without_a_slot_for_it_no_stick_is_mounted(luks: Luks, plugged: Plugged) -> None:
     (plugged.folders[0] / _FILE).write_text(_KEYS[0].hex())
     session = _session([])
-    watch_sticks(session, luks, _DISK, plugged.sticks, lambda: 1, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: 1, lambda: None)
     assert plugged.mounts == []
     assert session.view().stage is Stage.LOCKED
 
@@ -235,7 +230,7 @@ def test_a_wrong_key_leaves_the_page_to_whoever_types(luks: Luks, plugged: Plugg
         return len(plugged.mounts)
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, _DISK, plugged.sticks, devices, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, lambda: None)
     assert opened == ["right"]
     assert session.view().stage is Stage.OPEN
 
@@ -254,7 +249,7 @@ def test_a_broken_header_or_stick_ends_nothing(
             raise LuksError("torn")
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, _DISK, plugged.sticks, lambda: looks, settle)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: looks, settle)
     assert "torn" in capsys.readouterr().out
     assert session.view().stage is Stage.OPEN
 
@@ -262,9 +257,9 @@ def test_a_broken_header_or_stick_ends_nothing(
 def test_a_first_start_without_a_stick_says_what_to_do(luks: Luks, plugged: Plugged) -> None:
     told: list[str] = []
     announced: list[str] = []
-    give_stick(luks, _DISK, _RECOVERY, plugged.sticks, told.append, announced.append)
+    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append)
     assert (told, announced) == (["putting a key on the USB stick"], [])
     assert luks.slots()[-1].use is Use.USB_KEY
     plugged.folders.clear()
-    give_stick(luks, _DISK, _RECOVERY, plugged.sticks, told.append, announced.append)
+    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append)
     assert "darkpipe disk change-policy usb-key" in announced[0]

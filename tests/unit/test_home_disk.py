@@ -123,6 +123,26 @@ def test_a_stick_comes_and_goes(device: Device, tmp_path: Path, monkeypatch: pyt
     assert (none.exit_code, "no USB stick" in none.output) == (1, True)
 
 
+@pytest.mark.parametrize("words", [("change-policy", "passphrase"), ("revoke", "2")])
+def test_the_relays_help_that_cannot_be_ended_keeps_its_slot(
+    device: Device, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]
+) -> None:
+    """Without the slot nothing would say any more that there is help to be ended."""
+    device.luks.add(_OLD.encode(), b"by the relay", Use.RELAY, None)
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(disk_commands, "forget_relay", fail)
+    refused = device.run("disk", *words, answers=(_OLD,))
+    assert (refused.exit_code, "No space left" in refused.output) == (1, True), refused.output
+    assert "policy relay" in device.run("disk", "status").output
+    monkeypatch.setattr(disk_commands, "forget_relay", lambda: None)
+    again = device.run("disk", *words, answers=(_OLD,))
+    assert again.exit_code == 0, again.output
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+
+
 def test_who_has_forgotten_the_passphrase_sets_one_by_the_recovery_secret(device: Device) -> None:
     assert device.run("disk", "add-key", answers=(str(_SECRET).lower(), _NEW, _NEW)).exit_code == 0
     assert device.luks.fits(_NEW.encode(), Use.PASSPHRASE)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 
@@ -26,11 +25,8 @@ from model.pairing import Counter
 from model.site import Relay, Transport
 from model.unlock import UnlockKeys
 from relay.unlock import UnlockFolder
-from tests.unit.test_firstboot_luks import Header2
+from tests.unit.test_firstboot_luks import CONTAINER, PASSPHRASE, RECOVERY, Header2, a_container
 from tests.unit.unlock_samples import JWK, WIREGUARD, some_unlock_keys
-
-_DISK = UUID(int=7)
-_PASSPHRASE, _RECOVERY = b"eleven quiet geese", b"recovery"
 
 
 class Relays:
@@ -76,10 +72,7 @@ def header() -> Header2:
 @pytest.fixture
 def luks(header: Header2) -> Luks:
     """A container with a passphrase."""
-    made = Luks(Path("/dev/sda1"), header)
-    made.format(_DISK, AES_XTS, _RECOVERY, Use.RECOVERY)
-    made.add(_RECOVERY, _PASSPHRASE, Use.PASSPHRASE, Costs(65536, 4, 1))
-    return made
+    return a_container(header)
 
 
 @pytest.fixture
@@ -93,8 +86,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _add(luks: Luks, folder: Path, known: bytes = _PASSPHRASE) -> Slot:
-    return add_relay(luks, _DISK, known, lambda _: None, folder, folder / "stage.json")
+def _add(luks: Luks, folder: Path, known: bytes = PASSPHRASE) -> Slot:
+    return add_relay(luks, CONTAINER, known, lambda _: None, folder, folder / "stage.json")
 
 
 def test_the_relay_and_the_state_have_their_parts_before_the_disk_has_its_slot(
@@ -187,7 +180,7 @@ def test_a_tunnel_over_tcp_is_refused(luks: Luks, folder: Path) -> None:
 
 
 def test_the_key_unlocks_as_if_it_was_typed_and_no_other_does(luks: Luks) -> None:
-    luks.add(_RECOVERY, b"k" * 32, Use.RELAY, None)
+    luks.add(RECOVERY, b"k" * 32, Use.RELAY, None)
     vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
     assert vault.unlock(relay_words(b"k" * 32))
     assert not vault.unlock(relay_words(b"l" * 32))
