@@ -35,10 +35,11 @@ from firstboot.data_place import (
     read_seed,
 )
 from firstboot.growing import grow_last, tell_kernel
-from firstboot.luks import Luks, LuksError, read_luks
+from firstboot.luks import Luks, LuksError
+from firstboot.luks_head import read_luks
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.measuring import Measurements, close_tpm, measure_settings
-from firstboot.opening import Places, open_disk
+from firstboot.opening import Places, check_head, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.seed import SeedError, boot_partition
@@ -216,6 +217,8 @@ def _adopt(volume: Volume, *, encrypted: bool) -> Record:
             f"DarkPipe: {volume.partition} holds a device's mail and is used as it is: IT IS NOT ENCRYPTED, though "
             f"{SEED_NAME} asks for that."
         )
+    if volume.encrypted:
+        check_head(volume.partition)
     record = Record(place=Place.OTHER, uuid=volume.uuid, encrypted=volume.encrypted)
     keep_record(_STATE, record)
     return record
@@ -264,6 +267,7 @@ def _encrypted_system_data(partition: Path, record: Record | None, policy: Unloc
     container = read_luks(partition)
     if record is None:
         if container and container.label == label("data"):
+            check_head(partition)
             record = Record(place=Place.SYSTEM, uuid=container.uuid, encrypted=True)
         else:
             # What may be there is the empty file system that this disk has got a moment ago.

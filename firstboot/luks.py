@@ -19,16 +19,10 @@ from typing import Any
 from uuid import UUID
 
 from firstboot.cipher import Cipher
+from firstboot.luks_head import why_not_ours
 
 MAPPED = Path("/dev/mapper/darkpipe-data")
 """The unlocked data disk."""
-
-_MAGICS = {0: b"LUKS\xba\xbe", 16384: b"SKUL\xba\xbe"}
-"""By place: of the header, and of its copy behind a first one of the usual size (LUKS2 On-Disk Format 1.1.1, §2.1)."""
-_HEADER_SIZE = 512
-_VERSION = b"\x00\x02"
-_LABEL = slice(24, 24 + 48)
-_UUID = slice(168, 168 + 40)
 
 _WRONG_KEY, _NO_MEMORY = 2, 3
 """Exit statuses of cryptsetup(8)."""
@@ -52,14 +46,6 @@ class Use(StrEnum):
     USB_KEY = "darkpipe-usb-key"
     RELAY = "darkpipe-relay"
     TPM2 = "darkpipe-tpm2"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What tells a LUKS2 container from others."""
-
-    uuid: UUID
-    label: str
 
 
 @dataclass(frozen=True)
@@ -106,32 +92,6 @@ def choose_costs(meminfo: str, processors: int) -> Costs:
     found = re.search(r"^MemTotal:\s+(\d+) kB$", meminfo, re.MULTILINE)
     memory = int(found[1]) // 4 if found else 0
     return Costs(max(_LEAST_MEMORY, min(memory, _MOST_MEMORY)), _PASSES, max(1, min(processors, _MOST_LANES)))
-
-
-def read_luks(device: Path) -> Header | None:
-    """Read whose LUKS2 container lies on a device; also when a power cut has torn the first header.
-
-    Returns:
-        None when there is none, or the device cannot be read.
-    """
-    try:
-        with device.open("rb") as file:
-            for place, magic in _MAGICS.items():
-                file.seek(place)
-                block = file.read(_HEADER_SIZE)
-                if block.startswith(magic + _VERSION) and (header := _parse(block)):
-                    return header
-    except OSError:  # a card reader without a card, a disk that was pulled out a moment ago
-        pass
-    return None
-
-
-def _parse(block: bytes) -> Header | None:
-    try:
-        uuid = UUID(block[_UUID].rstrip(b"\0").decode("ascii"))
-    except ValueError:
-        return None
-    return Header(uuid, block[_LABEL].split(b"\0", 1)[0].decode(errors="replace"))
 
 
 Tool = Callable[[Sequence[str], Sequence[bytes]], "subprocess.CompletedProcess[str]"]
@@ -252,6 +212,14 @@ class Luks:
         for slot in there.intersection(token.slots):
             self._run(("luksKillSlot", str(self.partition), str(slot)))
         self._run(("token", "remove", "--token-id", str(token.number), str(self.partition)))
+
+    def why_not_ours(self) -> str | None:
+        """Say what in the head no DarkPipe makes (`firstboot/luks_head.py`); None when there is nothing.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        return why_not_ours(self._metadata())
 
     def describe(self) -> dict[str, Any]:
         """Tell what no other container has in common with this one: how it is encrypted, and the key's digest.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from firstboot.console import announce
 from firstboot.data_place import Record, keep_record
-from firstboot.luks import MAPPED, LuksError, close
+from firstboot.luks import MAPPED, Luks, LuksError, close
 from firstboot.other_disks import known_devices
 from firstboot.page.certificate import ensure_page_certificate
 from firstboot.partitions import DiskError, run
@@ -23,6 +23,9 @@ from firstboot.unlock_socket import serve
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import Sticks
 from firstboot.vault import Vault, this_machine
+
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at whether a disk that is not used is still there."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ class _Opening:
             give_tpm(self.tpm, known, new=False)
         return True
 
+    def refuse(self, why: str) -> None:
+        """Tell everybody why the disk is not opened, for as long as it is plugged in.
+
+        Raises:
+            DiskError: it is not any more.
+        """
+        text = not_ours(self.vault.partition, why)
+        print(text, flush=True)
+        announce(f"DarkPipe: {text}")
+        session = Session(new=False, make=self.make, unlock=self.unlock, clock=time.monotonic, refused=text)
+        with serve(session, ensure_page_certificate(self.places.state)):
+            while self.vault.partition.exists():
+                time.sleep(_LOOK_AGAIN)
+        raise DiskError(f"{self.vault.partition} was unplugged. Plug in the right one, and start again")
+
     def wait(self) -> None:
         """Wait until somebody or a stick has unlocked it, or somebody has had it made."""
         new = bool(self.record.making)
@@ -99,15 +117,42 @@ def open_disk(partition: Path, record: Record, places: Places) -> Path:
         The device with the btrfs in it.
 
     Raises:
-        DiskError: it cannot be made.
+        DiskError: it cannot be made, or it was unplugged after its head was found to be another's.
         LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
     """
     if MAPPED.exists() and not record.making:  # this service starts a second time
         return MAPPED
     opening = _Opening(Vault(partition, this_machine()), record, places)
+    if not record.making and (why := opening.vault.luks.why_not_ours()):
+        opening.refuse(why)
     if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm):
         opening.wait()
     return MAPPED
+
+
+def not_ours(partition: Path, why: str) -> str:
+    """Say, for people, that a disk is not opened, and what to do.
+
+    Args:
+        why: what in its head no DarkPipe makes.
+    """
+    return (
+        f"{partition} is not unlocked, and no passphrase is asked for: its head was not written by a DarkPipe: {why}. "
+        "SOMEBODY MAY HAVE HAD THE DISK IN HAND, so that your mail would lie open on it. Nothing on it was changed. "
+        "Have another disk made, and restore a backup; or, if it was you who changed its encryption, undo that on "
+        "another computer with cryptsetup(8)"
+    )
+
+
+def check_head(partition: Path) -> None:
+    """Make sure that a container that this device has not seen before is one that a DarkPipe has made.
+
+    Raises:
+        DiskError: it is not.
+        LuksError: its head cannot be read.
+    """
+    if why := Luks(partition).why_not_ours():
+        raise DiskError(not_ours(partition, why))
 
 
 def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> bool:

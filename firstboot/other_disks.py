@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from firstboot.luks import read_luks
+from firstboot.luks_head import read_luks
 from firstboot.partitions import label, run
 from firstboot.superblock import read_btrfs
 from firstboot.usb_disk import is_unfinished, read_edges

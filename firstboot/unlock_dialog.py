@@ -116,7 +116,9 @@ class Dialog:
                 seen = self._client.see()
             except Refused:
                 return True
-            if seen.view.stage in {Stage.OPEN, Stage.FAILED}:
+            if seen.view.stage is Stage.REFUSED:
+                self._terminal.show(f"DarkPipe: {seen.view.text}")
+            if seen.view.stage in {Stage.OPEN, Stage.FAILED, Stage.REFUSED}:
                 return seen.view.stage is Stage.OPEN
             if seen.view.stage is Stage.WORKING:
                 self._sleep(_LOOK_AGAIN)

@@ -34,6 +34,8 @@ class Stage(StrEnum):
     """The disk is being made."""
     LOCKED = "locked"
     """It is there: passphrase or recovery secret are to be typed."""
+    REFUSED = "refused"
+    """It is there, and nobody is asked for anything: somebody else has written to its head."""
     OPEN = "open"
     FAILED = "failed"
 
@@ -66,6 +68,7 @@ class Session:
         make: makes it, given a passphrase, the recovery secret, and what is told how far it is.
         unlock: tries what was typed.
         clock: seconds that only ever grow.
+        refused: why nobody may try; empty when everybody may.
     """
 
     def __init__(
@@ -77,14 +80,15 @@ class Session:
         clock: Callable[[], float],
         secret: Callable[[], RecoverySecret] = make_secret,
         asked: Callable[[], tuple[int, ...]] = ask_for,
+        refused: str = "",
     ) -> None:
         self.code = "".join(secrets.choice("0123456789") for _ in range(_CODE_DIGITS))
         """What a stranger in the network has to know before choosing the passphrase: it stands on the console."""
         self.finished = threading.Event()
         self._make, self._unlock, self._clock = make, unlock, clock
         self._new_secret, self._choose_groups = secret, asked
-        self._stage = Stage.NEW if new else Stage.LOCKED
-        self._text = ""
+        self._stage = Stage.REFUSED if refused else Stage.NEW if new else Stage.LOCKED
+        self._text = refused
         self._chosen: tuple[bytes, RecoverySecret] | None = None
         self._asked: tuple[int, ...] = ()
         self._failures = 0
@@ -228,6 +232,7 @@ _NOT_NOW = {
     Stage.CONFIRM: "the recovery secret was not typed back yet",
     Stage.WORKING: "the disk is being made",
     Stage.LOCKED: "the disk is there already, and locked",
+    Stage.REFUSED: "the disk is not used: somebody else has written to its head",
     Stage.OPEN: "the disk is unlocked already",
     Stage.FAILED: "the disk cannot be used: see the device's console",
 }

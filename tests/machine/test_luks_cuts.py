@@ -16,7 +16,8 @@ from uuid import UUID
 import pytest
 
 from firstboot.cipher import AES_XTS
-from firstboot.luks import Luks, LuksError, Slot, Use, read_luks
+from firstboot.luks import Luks, LuksError, Slot, Use
+from firstboot.luks_head import read_luks
 from tests.machine.writes import SECTOR, Write, applied, cuts, flush_groups, wrap
 from tests.syscalls import why_not
 

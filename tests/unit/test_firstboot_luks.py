@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from firstboot.cipher import ADIANTUM, AES_XTS
-from firstboot.luks import Costs, Header, Luks, LuksError, Slot, Use, choose_costs, cryptsetup, read_luks
+from firstboot.luks import Costs, Luks, LuksError, Slot, Use, choose_costs, cryptsetup
 
 _UUID = UUID(int=7)
 _COSTS = Costs(65536, 4, 2)
@@ -148,27 +148,6 @@ def test_a_sector_that_is_torn_keeps_its_halves() -> None:
     """Adiantum's sectors are not larger than what a disk writes at once (`firstboot/superblock.py`)."""
     assert ADIANTUM.sector_bytes == 512
     assert "xts" in AES_XTS.specification
-
-
-def _header(magic: bytes) -> bytes:
-    block = bytearray(512)
-    block[:8] = magic + b"\x00\x02"
-    block[24:37] = b"darkpipe-data"
-    block[168:204] = str(_UUID).encode()
-    return bytes(block)
-
-
-def test_a_container_is_known_by_either_header(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    whole = _header(b"LUKS\xba\xbe").ljust(16384, b"\0") + _header(b"SKUL\xba\xbe")
-    expected = Header(_UUID, "darkpipe-data")
-    for content in (whole, bytes(16384) + whole[16384:], whole[:16384]):
-        disk.write_bytes(content)
-        assert read_luks(disk) == expected
-    for content in (b"", bytes(32768), whole[:6] + b"\x00\x01" + whole[8:16384], whole[:168] + bytes(344)):
-        disk.write_bytes(content)
-        assert read_luks(disk) is None
-    assert read_luks(tmp_path / "missing") is None
 
 
 def test_secrets_reach_the_tool_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

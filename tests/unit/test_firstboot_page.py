@@ -35,9 +35,10 @@ class Device:
 
 @pytest.fixture
 def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
-    """A device with a locked disk, or with a new one where a test says so."""
+    """A device with a locked disk, or with a new or a refused one where a test says so."""
     disk = Disk()
-    session = disk.session(new=getattr(request, "param", "locked") == "new")
+    kind = getattr(request, "param", "locked")
+    session = disk.session(new=kind == "new", refused="its head says <cipher_null>" if kind == "refused" else "")
     path = tmp_path / "run/control"
     with pytest.MonkeyPatch.context() as patch, serve(session, "AB", path, group=None):
         patch.setattr("firstboot.questions._Connection._uid", lambda _: 1234)
@@ -76,6 +77,15 @@ def test_a_disk_is_unlocked(device: Device) -> None:
     device.disk.now += 100
     assert browser.post("/unlock", passphrase=_GOOD).status == 303
     assert device.session.finished.is_set()
+
+
+@pytest.mark.parametrize("device", ["refused"], indirect=True)
+def test_a_disk_that_is_refused_asks_for_nothing(device: Device) -> None:
+    shown = device.browser.get().text
+    assert "its head says &lt;cipher_null&gt;." in shown
+    assert "<input" not in shown
+    assert device.browser.post("/unlock", passphrase=_GOOD).status in {403, 422}
+    assert device.disk.tried == []
 
 
 def test_a_form_of_another_site_is_not_heard(device: Device) -> None:

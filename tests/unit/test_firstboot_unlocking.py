@@ -44,9 +44,10 @@ class Disk:
             raise LuksError("not enough memory")
         return typed in {_GOOD, str(_SECRET)}
 
-    def session(self, *, new: bool) -> Session:
+    def session(self, *, new: bool, refused: str = "") -> Session:
         return Session(
             new=new,
+            refused=refused,
             make=self.make,
             unlock=self.unlock,
             clock=lambda: self.now,
@@ -284,6 +285,18 @@ def test_a_disk_is_unlocked_on_the_console(disk: Disk, path: Path, talk: Callabl
         assert talk(Screen(_GOOD))
     assert disk.tried == ["wrong", _GOOD]
     assert talk(Screen()), "with nothing locked there is nothing to talk about"
+
+
+def test_a_disk_with_anothers_head_is_not_asked_for(disk: Disk, path: Path, talk: Callable[[Screen], bool]) -> None:
+    session = disk.session(new=False, refused="its head says cipher_null")
+    with serve(session, "AB:CD", path, group=None):
+        screen = Screen()
+        assert not talk(screen), "the console goes on to the login"
+        assert screen.shown == ["DarkPipe: its head says cipher_null"]
+        with pytest.raises(Refused, match="somebody else has written to its head"):
+            UnlockClient(path).unlock(_GOOD)
+        assert not session.offer(lambda: disk.unlock("a stick's key"))
+    assert disk.tried == []
 
 
 def test_the_console_notices_that_somebody_else_was_faster(
