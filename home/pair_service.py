@@ -47,6 +47,9 @@ _REFUSED = 60.0
 _ROTATE_AGAIN = 3600.0
 """Seconds between two tries of a change of keys that nobody has asked for just now."""
 
+_AFTER_END = 86400.0
+"""Seconds until a change is tried again to whose keys the relay never came: each try has the tunnel down for minutes."""
+
 _TELL = 5.0
 """Seconds between two lines to others while the relay's software is on its way."""
 
@@ -105,12 +108,15 @@ class Service:
         self._why = "" if up else diagnose(look_around(read_tunnel(), paired=kept.base is not None, mtls=self._mtls))
         if kept.own is not None or kept.base is None:
             return
-        own = kept.base.own
+        own, ended = kept.base.own, self._keeper.state.ended
+        rests = ended is not None and self._clock() - ended < _AFTER_END
         try:
-            if clashes((own.home4, own.relay4), home_networks()):
+            if not rests and clashes((own.home4, own.relay4), home_networks()):
                 print("a network at home has come to the tunnel's addresses: they move", flush=True)
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own(other=True)))
-            elif up and self._wants_others(kept.changed) and self._clock() - self._rotated >= _ROTATE_AGAIN:
+            elif (
+                not rests and up and self._wants_others(kept.changed) and self._clock() - self._rotated >= _ROTATE_AGAIN
+            ):
                 self._rotated = self._clock()
                 self._keeper.happen(Change(self._clock(), self._keeper.make_own()))
             elif up and self._keeper.state.using is Which.BASE:
@@ -127,8 +133,9 @@ class Service:
         return abs(time.time() - changed) > (relay.rotation if relay else Rotation.DAYS_90).seconds
 
     def _wants_others(self, changed: int) -> bool:
-        """Tell whether keys shall change: they are old, or the relay has refused a change, as a restored home's."""
-        return self._is_due(changed) or self._keeper.state.refused
+        """Tell whether keys shall change: they are old, or a change was refused, as a restored home's, or given up."""
+        state = self._keeper.state
+        return self._is_due(changed) or state.refused or state.ended is not None
 
     def _push(self) -> None:
         """Let the relay have settings, recipients and software."""
@@ -254,12 +261,13 @@ class Service:
         state = self._keeper.state
         kept = state.kept
         trouble = state.trouble if kept.own or state.refused else ""
+        ended = state.trouble if state.ended is not None else ""
         now = stage(kept, state.using, up=up)
         self._told = replace_told(
             self._told,
             stage=now,
             # Why the relay of before does not answer is known: it is the one that was built anew.
-            trouble=trouble or ("" if now is Stage.REBUILT else self._trouble or ("" if up else self._why)),
+            trouble=trouble or ("" if now is Stage.REBUILT else self._trouble or ("" if up else self._why)) or ended,
             relay_id=kept.base.relay.relay if kept.base else "",
             home_epoch=kept.epoch,
             changed=kept.changed,

@@ -26,6 +26,10 @@ SILENT = 900.0
 AGAIN = 600.0
 """Seconds from one such look to the next, also while keys change."""
 
+TRIES = 6
+"""Times that a paired home goes over to new keys to which its relay never comes, before it gives them up. Each takes a
+turn of home (`model.pairing.Turns`): four minutes over WireGuard, 18 over OpenVPN."""
+
 
 class Which(StrEnum):
     """Keys that the tunnel may use."""
@@ -104,6 +108,8 @@ class State:
         wait: until when no request is sent.
         trouble: why the latest request failed; empty when it did not.
         refused: whether it was the relay that said so.
+        tries: how often the relay, at the keys that hold, has been heard about the next ones.
+        ended: when home last gave next ones up to which the relay never came; None for never.
     """
 
     kept: Kept
@@ -114,6 +120,8 @@ class State:
     wait: float = 0.0
     trouble: str = ""
     refused: bool = False
+    tries: int = 0
+    ended: float | None = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +264,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:  # noq
         case Change(now, own):
             if kept.own is not None:
                 return state, ()
-            return replace(state, kept=replace(kept, own=own, answer=None), wait=now, trouble=""), (Publish(),)
+            begun = replace(state, kept=replace(kept, own=own, answer=None), wait=now, trouble="", tries=0, ended=None)
+            return begun, (Publish(),)
         case Look(now):
             return _look(state, now) if kept.base else (state, ())
         case Claim(now, own):
@@ -321,11 +330,28 @@ def _answered(state: State, now: float, counter: Counter) -> tuple[State, tuple[
     if kept.base and counter.relay != kept.base.relay.relay:
         changed = f"found relay {counter.relay}, expected {kept.base.relay.relay}"
         return replace(state, kept=replace(kept, own=None, answer=None), trouble=changed), (Tell(changed),)
+    if kept.base and state.tries >= TRIES:
+        return _end(state, now)
     kept = replace(kept, answer=counter)
-    return replace(state, kept=kept, using=Which.NEXT, since=now, wait=now, trouble="", refused=False), (
-        Publish(),
-        Use(Which.NEXT),
-    )
+    next_try = replace(state, kept=kept, using=Which.NEXT, since=now, wait=now, trouble="", refused=False)
+    return replace(next_try, tries=state.tries + 1), (Publish(), Use(Which.NEXT))
+
+
+def _end(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
+    """Give the next keys up.
+
+    Only when the relay has just been heard at those that hold: it could otherwise have heard a confirmation whose
+    answer was lost, and be at the next ones for good. Without a further confirmation it comes back from them.
+    """
+    kept = replace(state.kept, own=None, answer=None)
+    return replace(state, kept=kept, trouble=_ENDED, refused=False, ended=now), (Publish(), Tell(_ENDED))
+
+
+_ENDED = (
+    f"the keys were not changed: the relay has answered that it would, {TRIES} times, and never came to the new ones. "
+    "Both go on with the keys that they have. The relay's log tells why: journalctl -u darkpipe-agent. Home tries "
+    "again a day later and after its next start; `darkpipe relay rotate-keys` does so at once"
+)
 
 
 def _done(state: State, now: float, clock: int) -> tuple[State, tuple[Action, ...]]:
@@ -343,10 +369,14 @@ def _failed(state: State, event: Failed) -> tuple[State, tuple[Action, ...]]:
     if not event.refused or kept.own is None or state.using is not Which.BASE:
         return told, tell
     if event.other:
-        return replace(told, kept=replace(kept, own=event.other, answer=None), wait=event.now), (*tell, Publish())
+        other = replace(told, kept=replace(kept, own=event.other, answer=None), wait=event.now, tries=0)
+        return other, (*tell, Publish())
     if kept.base and not kept.answer:
         # A paired home goes on with what it has; a rotation that was refused is tried anew another day.
         return replace(told, kept=replace(kept, own=None)), (*tell, Publish())
+    told = replace(told, tries=told.tries + 1)
+    if kept.base and told.tries >= TRIES:
+        return _end(told, event.now)
     return replace(told, wait=event.now + REFUSED), tell
 
 

@@ -78,6 +78,8 @@ class RelaySide:
     cut: Cut = field(default_factory=Cut)
     relay_id: str = ""
     mtls: bool = False
+    stays: bool = False
+    """Whether it answers offers and never comes to the keys: its tunnel does not take them."""
 
     def boot(self, now: float) -> None:
         if not self.disk:
@@ -109,7 +111,7 @@ class RelaySide:
             for action in actions:
                 self.cut.step()
                 match action:
-                    case relay.Use(keys):
+                    case relay.Use(keys) if not self.stays or keys == self.state.kept.base:
                         self.in_use = keys
                     case relay.Publish():
                         self.published = (self.state.kept.home, self.state.kept.epoch)

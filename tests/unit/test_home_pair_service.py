@@ -22,7 +22,7 @@ from home.pair_commands import in_words
 from home.pair_diagnosis import Around
 from home.pair_service import Service, read_document
 from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
-from home.pairing import Kept, Own, offer_of
+from home.pairing import TRIES, Kept, Own, offer_of
 from home.relay_half import DRAFT
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
@@ -51,7 +51,8 @@ class _Service(Service):
         if scene.away:
             return False
         assert scene.relay.agent
-        used = scene.relay.agent._keeper.state.in_use
+        state = scene.relay.agent._keeper.state
+        used = state.kept.base if scene.stays else state.in_use
         own = keys.own.public if keys else scene.home_public
         return (own, self._keeper.end.relay_key) == (used.home_key, used.own_public)
 
@@ -64,6 +65,7 @@ class Scene:
         home_public: home's public key in the bootstrap.
         around: what home sees when the tunnel is down.
         away: whether the relay is.
+        stays: whether the relay's tunnel never takes other keys.
     """
 
     folder: Path
@@ -73,6 +75,7 @@ class Scene:
     around: Around = _ANSWERS
     now: float = 1000.0
     away: bool = False
+    stays: bool = False
     told: list[Told] = field(default_factory=list)
     service: Service | None = None
 
@@ -362,6 +365,29 @@ def test_keys_change_after_the_days_that_the_site_says(scene: Scene, rotation: s
     assert scene.is_at(Stage.PAIRED)
     assert (keeper.keys != before) is due
     assert (keeper.state.kept.changed == changed) is not due
+
+
+def test_a_change_to_which_the_relay_never_comes_is_told_and_tried_a_day_later(scene: Scene) -> None:
+    scene.pair()
+    assert scene.service
+    keeper = scene.service._keeper
+    before = keeper.keys
+    scene.stays = True
+    scene.wish(Wish.ROTATE)
+    scene.wait(int(TRIES * WIREGUARD_TURNS.home) + 30)
+    assert scene.is_at(Stage.PAIRED)
+    assert "Both go on with the keys that they have" in scene.told[-1].trouble
+    assert keeper.keys == before
+    scene.stays = False
+    scene.now += 20 * 3600
+    scene.wait(60)
+    assert keeper.keys == before, "it rests"
+    assert "tries again a day later" in scene.told[-1].trouble
+    scene.now += 4 * 3600
+    scene.wait(60)
+    assert scene.is_at(Stage.PAIRED)
+    assert keeper.keys != before
+    assert scene.told[-1].trouble == ""
 
 
 def test_keys_that_are_due_while_the_relay_is_away_change_when_it_is_back(scene: Scene) -> None:

@@ -11,14 +11,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from home import pairing as home
 from home import pairing_file as home_file
+from model.pairing import turns
 from relay import pairing as relay
 from relay import pairing_file as relay_file
 from tests.unit.pairing_world import HomeSide, RelaySide, World, are_paired, bootstrap_keys, calm, make_own
 
 
-def _copy(world: World) -> World:
-    """Take a copy of a world in which everything works from now on."""
+def _copy(world: World, *, stays: bool = False) -> World:
+    """Take a copy of a world in which everything works from now on.
+
+    Args:
+        stays: but for the relay, which never comes to new keys.
+    """
     copied = copy.deepcopy(world)
+    copied.relay.stays = stays
     copied.lose_requests = copied.lose_answers = copied.clock_skew = 0
     copied.linked = True
     sides: list[HomeSide | RelaySide] = [copied.relay, *copied.homes]
@@ -189,6 +195,91 @@ class OverTcp(Pairing):
 
 def test_nor_does_one_over_openvpn() -> None:
     run_state_machine_as_test(OverTcp, settings=settings(_OPTIONS, max_examples=40))
+
+
+class Staying(Pairing):
+    """The same, with a relay that now and then, and in the end for good, answers offers and never comes to the keys."""
+
+    @rule()
+    def the_relay_stays_with_its_keys_or_does_not(self) -> None:
+        self.world.relay.stays = not self.world.relay.stays
+
+    def teardown(self) -> None:
+        """A paired home goes on with the keys that hold, and says so; and both meet once the relay works again."""
+        world = _copy(self.world, stays=True)
+        for one in world.homes:
+            if one.state and one.state.kept.base:
+                world.wait(home.SILENT + calm(bootstrap_keys(mtls=self.mtls)[1]), step=3)
+                assert are_paired(world, one, spotless=False), (one.state, world.relay.state)
+        super().teardown()
+
+
+def test_a_relay_that_never_comes_to_new_keys_leaves_both_with_those_that_hold() -> None:
+    run_state_machine_as_test(Staying, settings=settings(_OPTIONS, max_examples=15))
+
+
+def _paired_with_one_that_stays(*, mtls: bool) -> tuple[World, HomeSide]:
+    world = World.make(mtls=mtls)
+    world.wait(30)
+    (one,) = world.homes
+    assert are_paired(world, one)
+    world.relay.stays = True
+    one.happen(home.Change(world.now, make_own(mtls=mtls)))
+    return world, one
+
+
+@pytest.mark.parametrize("mtls", [False, True], ids=["wireguard", "openvpn"])
+def test_a_change_to_which_the_relay_never_comes_ends_in_time_and_can_be_tried_again(mtls: bool) -> None:
+    world, one = _paired_with_one_that_stays(mtls=mtls)
+    turn = turns(bootstrap_keys(mtls=mtls)[1]).home
+    world.wait((home.TRIES - 1) * turn)
+    assert not are_paired(world, one, spotless=False), "it is still tried"
+    world.wait(2 * turn)
+    assert are_paired(world, one, spotless=False)
+    assert one.state
+    assert one.state.ended is not None
+    assert "were not changed" in one.told[-1]
+    world.relay.stays = False
+    world.wait(2 * turn)
+    assert are_paired(world, one, spotless=False), "nothing goes on by itself"
+    one.happen(home.Change(world.now, make_own(mtls=mtls)))
+    world.wait(2 * turn)
+    assert are_paired(world, one)
+    assert (one.state.ended, one.state.trouble) == (None, "")
+    assert "have changed to new keys" in one.told[-1]
+
+
+def test_without_an_end_it_would_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what the tests above look for is there when home never gives up."""
+    monkeypatch.setattr(home, "TRIES", 10**9)
+    world, one = _paired_with_one_that_stays(mtls=False)
+    world.wait(3600, step=3)
+    assert not are_paired(world, one, spotless=False)
+
+
+def test_a_home_that_gives_up_without_having_heard_the_relay_is_found() -> None:
+    """The planted fault: the relay has taken the confirmation, and is at the new keys for good."""
+    world = World.make()
+    world.wait(30)
+    (one,) = world.homes
+    one.happen(home.Change(world.now, make_own()))
+    world.wait(1)
+    world.lose_answers = 10**9
+    for _ in range(200):
+        world.wait(1)
+        if one.state and one.state.using is home.Which.NEXT and world.relay.state and not world.relay.state.kept.next:
+            break
+    assert one.state
+    found = Pairing()
+    found.world = world
+    found.who_is_settled_knows_the_keys_of_the_other()
+    calmed = _copy(world)
+    calmed.wait(calm(bootstrap_keys(mtls=False)[1]))
+    assert are_paired(calmed, calmed.homes[0]), "a home that keeps to the rule finds the relay"
+    one.state, _ = home._end(one.state, world.now)
+    one.happen(home.Tick(world.now, up=False))
+    with pytest.raises(AssertionError):
+        found.who_is_settled_knows_the_keys_of_the_other()
 
 
 class Hasty(Pairing):
