@@ -48,7 +48,7 @@ _ROTATE_AGAIN = 3600.0
 """Seconds between two tries of a change of keys that nobody has asked for just now."""
 
 _AFTER_END = 86400.0
-"""Seconds until a change is tried again to whose keys the relay never came: each try has the tunnel down for minutes."""
+"""Seconds until a change is tried again to whose keys the relay never came; each try has the tunnel down a while."""
 
 _TELL = 5.0
 """Seconds between two lines to others while the relay's software is on its way."""
