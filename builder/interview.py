@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from builder.errors import BuildError
 from model.document import check_values
+from model.first_site import mailbox, relays, words
 from model.names import mail_address
 from model.passwords import GENERATE, PROMPT
 from model.problems import Finding, Path, Refusal
-from model.site import Disk, MailServer, OfflinePolicy, Relay, Site, UnlockPolicy, User
+from model.site import Disk, MailServer, Relay, Site, UnlockPolicy, User
 from model.supported import working_choices
 
 _DONE = ""
@@ -100,7 +100,7 @@ class _Interview:
     def run(self, login: str) -> Site:
         given = self._given
         domains = " ".join(given.domains) if given.domains else None
-        self._settle(_domains(), domains, lambda text: self._data.update(domains=_words(text)))
+        self._settle(_domains(), domains, lambda text: self._data.update(domains=words(text)))
         self._mailboxes(login)
         self._settle(_password(), given.password, self._set_password)
         addresses = self._addresses()
@@ -127,9 +127,8 @@ class _Interview:
 
         def put(text: str) -> None:
             del users[number:]
-            if text.strip():
-                address, *aliases = _words(text)
-                users.append({"address": address, "aliases": aliases, "password": GENERATE})
+            if words(text):
+                users.append(mailbox(text))
 
         self._settle(_mailbox(number, default), given, put)
         return len(users) > number
@@ -139,8 +138,7 @@ class _Interview:
             user["password"] = text
 
     def _set_relay(self, text: str) -> None:
-        address = text.strip()
-        self._data["relays"] = [{"address": address, "offline": OfflinePolicy.QUEUE}] if address else []
+        self._data["relays"] = relays(text)
 
     def _addresses(self) -> list[str]:
         return [address for user in self._data["users"] for address in (user["address"], *user["aliases"])]
@@ -273,7 +271,3 @@ def _first_address(login: str, domain: str) -> str:
         return mail_address(f"{login}@{domain}" if login != "root" else f"me@{domain}")
     except Refusal:
         return f"me@{domain}"
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in re.split(r"[\s,]+", text) if word]

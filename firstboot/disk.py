@@ -5,7 +5,8 @@
 Every step may be cut off by a power failure. On a disk with GPT systemd-repart writes the partition table last, after
 the new partitions' file systems; on one with MBR all partitions are in the image, and a file system counts once it is
 marked as finished. Either way the next start finds a file system whole or makes it anew. Where data lies is decided
-after `state` is there and before data is (`firstboot/data_place.py`).
+after `state` is there and before data is (`firstboot/data_place.py`): by the seed, and without one by whoever answers
+the device's page (`firstboot/door.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from firstboot.data_place import (
     read_record,
     read_seed,
 )
+from firstboot.door import Door
 from firstboot.growing import grow_last, tell_kernel
 from firstboot.luks import Luks, LuksError
 from firstboot.luks_head import read_luks
@@ -42,15 +44,13 @@ from firstboot.measuring import Measurements, close_tpm, measure_settings
 from firstboot.opening import Places, check_head, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
-from firstboot.seed import SeedError, boot_partition
+from firstboot.seed import SeedError
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import wants_tpm
 from firstboot.usb_disk import make_usb_disk
-from firstboot.why import keep_reason, reason
-from model.document import SEED_NAME, SiteError, read_site
+from model.document import SEED_NAME
 from model.layout import FileSystem, Table
-from model.report import annotate
 from model.site import DataDisk, UnlockPolicy
 from model.site import Disk as Wish
 from stack.certificate import CertificateError
@@ -105,23 +105,24 @@ def prepare_state(disk: Disk) -> None:
 def prepare_data(disk: Disk) -> None:
     """Mount data; make its file system, or its encryption, where they are missing.
 
-    It returns when data is there, however long it takes until somebody has plugged in the disk that it lies on, or
-    unlocked it.
+    It returns when data is there, however long it takes until somebody has given the device a site, plugged in the disk
+    that data lies on, or unlocked it.
 
     Raises:
         DiskError: a disk is broken.
-        SiteError, SeedError: at the first start, the seed does not say where data is to lie; nothing was decided.
+        SeedError: at the first start, the boot partition cannot be used; nothing was decided.
         LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
     """
-    found = find_data(disk)
-    device, encrypted = found.partition, False
-    if found.record and found.record.encrypted:
-        encrypted = True
-        device = open_disk(found.partition, found.record, Places(_STATE, _DATA, _mount_data))
-    # Whatever lies on data, and be it a thief's: it comes too late for the TPM.
-    close_tpm(open_tpm(), sealed=encrypted and wants_tpm(Luks(found.partition)))
-    _mount_data(device)
-    run("btrfs", "filesystem", "resize", "max", str(_DATA))
+    with Door(_STATE) as door:
+        found = find_data(disk, door)
+        device, encrypted = found.partition, False
+        if found.record and found.record.encrypted:
+            encrypted = True
+            device = open_disk(found.partition, found.record, Places(_STATE, _DATA, _mount_data), door)
+        # Whatever lies on data, and be it a thief's: it comes too late for the TPM.
+        close_tpm(open_tpm(), sealed=encrypted and wants_tpm(Luks(found.partition)))
+        _mount_data(device)
+        run("btrfs", "filesystem", "resize", "max", str(_DATA))
     announce("DarkPipe: the disk for the mail is there.")
 
 
@@ -171,32 +172,32 @@ def _repart(disk: Disk) -> None:
         ) from error
 
 
-def find_data(disk: Disk) -> Found:
+def find_data(disk: Disk, door: Door) -> Found:
     """Find the partition that data lies on, wherever it is; wait for it, make it, and keep the decision.
+
+    Args:
+        door: where the seed is found, and people who answer in its place.
 
     Raises:
         DiskError: a disk is broken.
-        SiteError, SeedError: the seed does not say where data is to lie; nothing was decided.
+        SeedError: the boot partition cannot be used; nothing was decided.
     """
     record = read_record(_STATE)
     if record is not None and record.place is Place.SYSTEM:
         return _system_data(disk, record, UnlockPolicy.NONE, encrypted=record.encrypted, settled=True)
-    wish = None if record else _wish()
-    policy = wish.unlock if wish else UnlockPolicy.NONE
-    encrypted = policy is not UnlockPolicy.NONE
+    wish = None if record else door.wish()
     told = ""
     while True:
         seen = known_devices()
+        policy = wish.unlock if wish else UnlockPolicy.NONE
+        encrypted = policy is not UnlockPolicy.NONE
         closely = record is None and wish is not None and wish.data is DataDisk.USB
         others = find_other_disks(disk.device, closely=closely, seed=read_seed(_STATE), bare=encrypted)
         decision = decide(record, wish.data if wish else None, others)
         if time.monotonic() < _DISKS_ARE_THERE and (record is None or isinstance(decision, Wait)):
             time.sleep(_LOOK_AGAIN)
         elif isinstance(decision, Wait):
-            if decision.text != told:
-                announce(f"DarkPipe waits: {decision.text}")
-                print(decision.text, flush=True)
-                told = decision.text
+            told = _tell_once(decision.text, told, door)
             _wait_for_change(seen)
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk, encrypted=encrypted)
@@ -206,6 +207,8 @@ def find_data(disk: Disk) -> Found:
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
+        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask:
+            wish = _ask(door, seen)
         else:
             settled = isinstance(decision, UseSystem) and decision.settled
             return _system_data(disk, record, policy, encrypted=encrypted, settled=settled)
@@ -295,11 +298,20 @@ def _make_usb(disk: OtherDisk, *, encrypted: bool) -> None:
     run("udevadm", "settle")
 
 
-def _wish() -> Wish | None:
-    """Read from the seed where data is to lie, and whether encrypted; None when there is no seed."""
-    with boot_partition(writable=False) as boot:
-        seed = boot / SEED_NAME if boot else None
-        return read_site(seed).disk if seed and seed.is_file() else None
+def _tell_once(text: str, told: str, door: Door) -> str:
+    if text != told:
+        announce(f"DarkPipe waits: {text}")
+        print(text, flush=True)
+        door.tell(text)
+    return text
+
+
+def _ask(door: Door, seen: frozenset[tuple[str, str]]) -> Wish | None:
+    """Ask for a site; None when another disk was plugged in, which may make that needless."""
+    wish = door.ask(lambda: known_devices() != seen)
+    if wish is None:
+        run("udevadm", "settle")
+    return wish
 
 
 def _wait_for_change(seen: frozenset[tuple[str, str]]) -> None:
@@ -340,9 +352,6 @@ def main(arguments: Sequence[str]) -> int:
         {"state": prepare_state, "data": prepare_data}[arguments[0]](system_disk())
     except DiskError as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
-    except SiteError as error:
-        keep_reason(reason(error))
-        return _failed(annotate(error), str(error))
     except (OSError, SeedError, LuksError, CertificateError) as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
     except subprocess.CalledProcessError as error:

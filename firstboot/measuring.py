@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from firstboot.imager import FILES, ImagerError
+from firstboot.owner_code import CODE_NAME
 from firstboot.partitions import DiskError
 from firstboot.seed import SeedError, boot_partition
 from firstboot.settings import SettingsError, look_ahead
@@ -31,7 +32,7 @@ from model.tunnel import HOME_FILE
 LOG = Path("/run/darkpipe/measured")
 """What was measured, a line each: what it is, and its SHA-256. The initramfs writes the first one."""
 
-_PENDING = (*FILES, SEED_NAME, HOME_FILE)
+_PENDING = (*FILES, SEED_NAME, HOME_FILE, CODE_NAME)
 _LARGEST = 16 * 2**20
 
 

@@ -10,16 +10,15 @@ from pathlib import Path
 
 from firstboot.console import announce
 from firstboot.data_place import Record, keep_record
+from firstboot.door import Door
 from firstboot.luks import MAPPED, Luks, LuksError, close
 from firstboot.other_disks import known_devices
-from firstboot.page.certificate import ensure_page_certificate
 from firstboot.partitions import DiskError, run
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
-from firstboot.unlock_socket import serve
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import Sticks
 from firstboot.vault import Vault, this_machine
@@ -80,7 +79,7 @@ class _Opening:
             give_tpm(self.tpm, known, new=False)
         return True
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, why: str, door: Door) -> None:
         """Tell everybody why the disk is not opened, for as long as it is plugged in.
 
         Raises:
@@ -90,28 +89,33 @@ class _Opening:
         print(text, flush=True)
         announce(f"DarkPipe: {text}")
         session = Session(new=False, make=self.make, unlock=self.unlock, clock=time.monotonic, refused=text)
-        with serve(session, ensure_page_certificate(self.places.state)):
-            while self.vault.partition.exists():
-                time.sleep(_LOOK_AGAIN)
+        door.open(session)
+        while self.vault.partition.exists():
+            time.sleep(_LOOK_AGAIN)
         raise DiskError(f"{self.vault.partition} was unplugged. Plug in the right one, and start again")
 
-    def wait(self) -> None:
+    def wait(self, door: Door) -> None:
         """Wait until somebody or a stick has unlocked it, or somebody has had it made."""
         new = bool(self.record.making)
-        session = Session(new=new, make=self.make, unlock=self.unlock, clock=time.monotonic)
-        with serve(session, ensure_page_certificate(self.places.state)):
-            wanted = "needs a passphrase to be made" if new else "is locked"
-            print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
-            if not new:
-                watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
-                threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
-            session.finished.wait()
+        # A code is wanted for a new disk only; of another one's, the card with the owner's own is no matter.
+        code = door.code if new else None
+        session = Session(new=new, make=self.make, unlock=self.unlock, clock=time.monotonic, code=code)
+        door.open(session)
+        wanted = "needs a passphrase to be made" if new else "is locked"
+        print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
+        if not new:
+            watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
+            threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
+        session.finished.wait()
         if session.view().stage is not Stage.OPEN:
             raise DiskError(session.view().text)
 
 
-def open_disk(partition: Path, record: Record, places: Places) -> Path:
+def open_disk(partition: Path, record: Record, places: Places, door: Door) -> Path:
     """Wait until the disk is unlocked, or made.
+
+    Args:
+        door: where people are asked.
 
     Returns:
         The device with the btrfs in it.
@@ -124,9 +128,9 @@ def open_disk(partition: Path, record: Record, places: Places) -> Path:
         return MAPPED
     opening = _Opening(Vault(partition, this_machine()), record, places)
     if not record.making and (why := opening.vault.luks.why_not_ours()):
-        opening.refuse(why)
+        opening.refuse(why, door)
     if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm):
-        opening.wait()
+        opening.wait(door)
     return MAPPED
 
 

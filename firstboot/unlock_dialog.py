@@ -1,4 +1,4 @@
-"""The conversation on a console or over SSH that makes the encrypted disk, or unlocks it."""
+"""The conversation on a console or over SSH that shows the way to the page, makes the encrypted disk, or unlocks it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from firstboot.lan import home_addresses, page_places
+from firstboot.owner_code import CODE_NAME
 from firstboot.qr_code import beside_code
 from firstboot.unlock_socket import Seen, UnlockClient
 from firstboot.unlocking import Refused, Stage
@@ -110,7 +111,7 @@ class Dialog:
         Returns:
             Whether it is open or was never locked; False when whoever sits there wanted to leave.
         """
-        greeted = False
+        greeted: tuple[str, ...] = ()
         while True:
             try:
                 seen = self._client.see()
@@ -120,27 +121,37 @@ class Dialog:
                 self._terminal.show(f"DarkPipe: {seen.view.text}")
             if seen.view.stage in {Stage.OPEN, Stage.FAILED, Stage.REFUSED}:
                 return seen.view.stage is Stage.OPEN
-            if seen.view.stage is Stage.WORKING:
+            if seen.view.stage in {Stage.WORKING, Stage.TAKEN}:
                 self._sleep(_LOOK_AGAIN)
                 continue
-            if not greeted:
+            topic = _GREETINGS.get(seen.view.stage, _NEW)
+            if topic is not greeted:
                 self._terminal.show(self._greeting(seen))
-                greeted = True
+                greeted = topic
             try:
-                stays = self._unlock() if seen.view.stage is Stage.LOCKED else self._create()
+                stays = self._step(seen.view.stage)
             except Refused as error:
                 self._terminal.show(f"Not done: {error}.")
                 continue
             if not stays:
                 return False
 
+    def _step(self, stage: Stage) -> bool:
+        if stage is Stage.SITE:
+            return self._ask(f"\n(Enter: {self._leave})", hidden=False, stages=(Stage.SITE,)) != ""
+        return self._unlock() if stage is Stage.LOCKED else self._create()
+
     def _greeting(self, seen: Seen) -> str:
         places = page_places(self._hostname(), self._wait_for_address())
-        lines = [*(_LOCKED if seen.view.stage is Stage.LOCKED else _NEW), "", "Do it here, or in a browser at home:"]
-        lines += [*places, "whose certificate has the SHA-256 fingerprint", *_in_rows(seen.fingerprint)]
+        lines = [*_GREETINGS.get(seen.view.stage, _NEW), *places]
+        lines += ["whose certificate has the SHA-256 fingerprint", *_in_rows(seen.fingerprint)]
         if seen.code:
             lines += [f"and which asks for the code {seen.code[:4]} {seen.code[4:]}"]
-        return "\n" + beside_code(places, lines)
+        elif seen.own_code:
+            lines += [f"and which asks for your code of {CODE_NAME}"]
+        why = seen.view.text if seen.view.stage is Stage.SITE else ""
+        rest = "".join(f"\n\n{text}" for text in (seen.refused_code, why) if text)
+        return "\n" + beside_code(places, lines) + rest
 
     def _wait_for_address(self) -> tuple[str, ...]:
         for _ in range(_ADDRESS_SECONDS):
@@ -214,14 +225,14 @@ class Dialog:
             "The disk is made and unlocked. From now on, each start wants the passphrase, or a stick that has a key."
         )
 
-    def _ask(self, question: str, *, hidden: bool) -> str | None:
-        return self._terminal.ask(question, hidden=hidden, until=self._is_over)
+    def _ask(self, question: str, *, hidden: bool, stages: tuple[Stage, ...] = _WAITING) -> str | None:
+        def is_over() -> bool:
+            try:
+                return self._client.see().view.stage not in stages
+            except Refused:
+                return True
 
-    def _is_over(self) -> bool:
-        try:
-            return self._client.see().view.stage not in _WAITING
-        except Refused:
-            return True
+        return self._terminal.ask(question, hidden=hidden, until=is_over)
 
 
 def _in_rows(fingerprint: str) -> list[str]:
@@ -229,13 +240,21 @@ def _in_rows(fingerprint: str) -> list[str]:
     return [":".join(pairs[start : start + 16]) for start in range(0, len(pairs), 16)]
 
 
-_LOCKED = ("DarkPipe: the disk for the mail is locked.",)
+_HERE_OR_THERE = ("", "Do it here, or in a browser at home:")
+_LOCKED = ("DarkPipe: the disk for the mail is locked.", *_HERE_OR_THERE)
+_SITE = (
+    "DarkPipe: first start. The device has to know",
+    "your domain and mailboxes, and how its disk is",
+    "unlocked. Tell it in a browser at home:",
+)
 _NEW = (
     "DarkPipe: first start. The disk for the mail is",
     "going to be encrypted, and needs a passphrase.",
     "After every start somebody has to type it; until",
     "then the device takes no mail.",
+    *_HERE_OR_THERE,
 )
+_GREETINGS = {Stage.LOCKED: _LOCKED, Stage.SITE: _SITE}
 
 _SECRET = """
 This is the RECOVERY SECRET. Write it down on paper, and keep it where no thief finds it together with the device.

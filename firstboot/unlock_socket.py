@@ -1,4 +1,4 @@
-"""What page, console and SSH ask darkpipe-disk.service about the disk.
+"""What page, console and SSH ask darkpipe-disk.service about the disk, and about a site that it has not brought.
 
 The page is nobody on this device: it may ask (by its group) and no more. What a stranger must not know or do without
 the code on the console is decided on this side, by who is at the other end.
@@ -6,14 +6,17 @@ the code on the console is decided on this side, by who is at the other end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstboot.questions import ask, serve_questions
+from firstboot.site_asking import Judged, SiteSession
 from firstboot.unlocking import Refused, Session, Stage, View
+from model.first_site import Answer, Complaint
+from model.site import UnlockPolicy
 
 SOCKET = Path("/run/darkpipe-disk/control")
 GROUP = "darkpipe-unlock"
@@ -22,18 +25,30 @@ _SECONDS = 600.0
 """A slow processor may try a passphrase for so long, and a slow disk takes its time to be made."""
 
 
+Asking = SiteSession | Session
+"""What may be asked about."""
+
+_WITH_CODE = (Stage.SITE, Stage.NEW)
+
+
 @dataclass(frozen=True)
 class Seen:
     """What an asker sees.
 
     Args:
         fingerprint: of the page's certificate.
-        code: what the page asks for before a passphrase is chosen; empty for strangers.
+        code: what the page asks for before a new device obeys; empty for strangers.
+        own_code: whether that is the owner's own, which is not shown.
+        refused_code: why the owner's own is not taken; empty when it is, or there is none.
+        policies: ways to unlock the disk that this device has, while it asks for a site.
     """
 
     view: View
     fingerprint: str = ""
     code: str = ""
+    own_code: bool = False
+    refused_code: str = ""
+    policies: tuple[UnlockPolicy, ...] = ()
 
 
 class UnlockClient:
@@ -50,7 +65,14 @@ class UnlockClient:
         """Ask how far it is."""
         answer = self._ask({"do": "see"})
         view = View(Stage(answer["stage"]), answer["text"], tuple(answer["asked"]), answer["wait"])
-        return Seen(view, answer["fingerprint"], answer["code"])
+        policies = tuple(map(UnlockPolicy, answer["policies"]))
+        return Seen(view, answer["fingerprint"], answer["code"], answer["own_code"], answer["refused_code"], policies)
+
+    def take_site(self, answers: Mapping[str, str], code: str) -> Judged:
+        """Answer what a device asks that has brought no site."""
+        answer = self._ask({"do": "site", "answers": dict(answers), "code": code})
+        complaints = tuple(Complaint(Answer(name) if name else None, text) for name, text in answer["complaints"])
+        return Judged(answer["grant"], complaints)
 
     def choose(self, passphrase: str, code: str = "") -> str:
         """Choose the passphrase of a new disk; gives the recovery secret in its written form."""
@@ -74,37 +96,84 @@ class UnlockClient:
 
 
 @contextmanager
-def serve(session: Session, fingerprint: str, path: Path = SOCKET, group: str | None = GROUP) -> Iterator[None]:
+def serve(
+    asking: Asking, fingerprint: str, path: Path = SOCKET, group: str | None = GROUP
+) -> Iterator[Callable[[Asking], None]]:
     """Answer for as long as it takes.
 
     Args:
+        asking: what is asked about first.
         group: who may ask besides root; None for nobody.
+
+    Yields:
+        What makes something else be asked about from now on.
 
     Raises:
         OSError: the socket cannot be made.
     """
+    now = asking
+
+    def turn(other: Asking) -> None:
+        nonlocal now
+        now = other
+
     with serve_questions(
-        lambda question, stranger: _answer(session, fingerprint, question, stranger=stranger), path, group
+        lambda question, stranger: _answer(now, fingerprint, question, stranger=stranger), path, group
     ):
-        yield
+        yield turn
 
 
-def _answer(session: Session, fingerprint: str, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any]:
+def _answer(asking: Asking, fingerprint: str, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any]:
     try:
-        match question["do"]:
-            case "choose":
-                secret = session.choose(question["passphrase"], question["code"], stranger=stranger)
-                return {"recovery": str(secret)}
-            case "confirm":
-                session.confirm([str(group) for group in question["typed"]])
-            case "unlock":
-                session.unlock(question["typed"], stranger=stranger)
-            case "see":
-                pass
-            case _:
-                return {"refused": "there is no such question"}
+        if question["do"] != "see":
+            answer = (
+                _do_site(asking, question)
+                if isinstance(asking, SiteSession)
+                else _do(asking, question, stranger=stranger)
+            )
+            if answer is not None:
+                return answer
     except Refused as error:
         return {"refused": str(error)}
-    view = session.view()
-    seen = {"stage": view.stage, "text": view.text, "asked": view.asked, "wait": view.wait, "fingerprint": fingerprint}
-    return {**seen, "code": "" if stranger or view.stage is not Stage.NEW else session.code}
+    return _see(asking, fingerprint, stranger=stranger)
+
+
+def _do_site(asking: SiteSession, question: Mapping[str, Any]) -> Mapping[str, Any]:
+    if question["do"] != "site":
+        raise Refused("the device has no site yet, or just got it, and its disk is not there")
+    answers = {str(name): str(text) for name, text in question["answers"].items()}
+    judged = asking.take(answers, str(question["code"]))
+    complaints = [(complaint.answer or "", complaint.text) for complaint in judged.complaints]
+    return {"grant": judged.grant, "complaints": complaints}
+
+
+def _do(session: Session, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any] | None:
+    match question["do"]:
+        case "choose":
+            secret = session.choose(question["passphrase"], question["code"], stranger=stranger)
+            return {"recovery": str(secret)}
+        case "confirm":
+            session.confirm([str(group) for group in question["typed"]])
+        case "unlock":
+            session.unlock(question["typed"], stranger=stranger)
+        case "site":
+            raise Refused("the device has a site already")
+        case _:
+            raise Refused("there is no such question")
+    return None
+
+
+def _see(asking: Asking, fingerprint: str, *, stranger: bool) -> Mapping[str, Any]:
+    view = asking.view()
+    needed = view.stage in _WITH_CODE
+    return {
+        "stage": view.stage,
+        "text": view.text,
+        "asked": view.asked,
+        "wait": view.wait,
+        "fingerprint": fingerprint,
+        "code": asking.code.shown if needed and not stranger else "",
+        "own_code": needed and asking.code.own,
+        "refused_code": asking.code.refusal if needed else "",
+        "policies": asking.policies if isinstance(asking, SiteSession) else (),
+    }

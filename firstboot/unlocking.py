@@ -6,13 +6,13 @@ anything made. One that is there: somebody types passphrase or recovery secret; 
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from firstboot.console_code import ConsoleCode, WrongCode
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret, ask_for, is_typed_back, make_secret
 from firstboot.vault import PassphraseError, check_passphrase
@@ -20,12 +20,15 @@ from firstboot.vault import PassphraseError, check_passphrase
 _FREE_GUESSES = 3
 _LONGEST_WAIT = 60.0
 _LONGEST_TYPED = 1024
-_CODE_DIGITS = 8
 
 
 class Stage(StrEnum):
     """How far it is."""
 
+    SITE = "site"
+    """The device has brought no site, and asks for one (`firstboot/site_asking.py`)."""
+    TAKEN = "taken"
+    """It has one now, and looks for the disk."""
     NEW = "new"
     """Nothing is made yet: a passphrase is to be chosen."""
     CONFIRM = "confirm"
@@ -69,6 +72,7 @@ class Session:
         unlock: tries what was typed.
         clock: seconds that only ever grow.
         refused: why nobody may try; empty when everybody may.
+        code: what a stranger in the network has to know before choosing the passphrase.
     """
 
     def __init__(
@@ -81,9 +85,9 @@ class Session:
         secret: Callable[[], RecoverySecret] = make_secret,
         asked: Callable[[], tuple[int, ...]] = ask_for,
         refused: str = "",
+        code: ConsoleCode | None = None,
     ) -> None:
-        self.code = "".join(secrets.choice("0123456789") for _ in range(_CODE_DIGITS))
-        """What a stranger in the network has to know before choosing the passphrase: it stands on the console."""
+        self.code = code or ConsoleCode(clock)
         self.finished = threading.Event()
         self._make, self._unlock, self._clock = make, unlock, clock
         self._new_secret, self._choose_groups = secret, asked
@@ -104,7 +108,7 @@ class Session:
         """Choose the passphrase of a new disk; again, as long as nothing was typed back.
 
         Args:
-            code: the one on the console; not looked at unless a stranger asks.
+            code: see `ConsoleCode`; not looked at unless a stranger asks.
             stranger: whether somebody asks who is not known to own the device.
 
         Returns:
@@ -116,11 +120,10 @@ class Session:
         with self._only_one():
             self._must_be(Stage.NEW, Stage.CONFIRM)
             if stranger:
-                self._heard()
-                typed = "".join(filter(str.isdigit, code))
-                if not secrets.compare_digest(typed, self.code):
-                    self._failed(stranger)
-                    raise Refused("the code is not the one on the device's console")
+                try:
+                    self.code.check(code)
+                except WrongCode as error:
+                    raise Refused(str(error)) from None
             try:
                 chosen = check_passphrase(passphrase[:_LONGEST_TYPED])
             except PassphraseError as error:
@@ -228,6 +231,8 @@ class Session:
 
 
 _NOT_NOW = {
+    Stage.SITE: "the device has no site yet",
+    Stage.TAKEN: "the device looks for its disk",
     Stage.NEW: "the disk is not made yet: choose a passphrase first",
     Stage.CONFIRM: "the recovery secret was not typed back yet",
     Stage.WORKING: "the disk is being made",

@@ -18,6 +18,9 @@ from web.guard import COOKIE, Guard, Tokens
 OLD_FORM = "This form was too old. Here is a new one."
 """What is said to a form without a token of this server; a restart makes all tokens old."""
 
+_FEWEST_FIELDS = 8
+"""So many may every form send, whatever it is about; and the token."""
+
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "style.css").read_bytes()
 _SCRIPT = (_HERE / "page.js").read_bytes()
@@ -44,7 +47,7 @@ class Frame:
 
     async def form(self, request: Request) -> Mapping[str, str] | None:
         """Read a form: every field, empty if it was not sent; None if its token is not one of this browser's."""
-        async with request.form(max_files=0, max_fields=8) as sent:
+        async with request.form(max_files=0, max_fields=max(_FEWEST_FIELDS, len(self._fields) + 1)) as sent:
             form = {name: str(sent.get(name, "")) for name in self._fields}
             token = str(sent.get("token", ""))
         return form if self._tokens.fits(self._tokens.cookie(request.headers), token) else None

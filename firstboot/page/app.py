@@ -1,4 +1,4 @@
-"""The page that makes and unlocks the encrypted disk: plain forms, which need no script.
+"""The page that asks for a site, and makes and unlocks the encrypted disk: plain forms, which need no script.
 
 It runs as nobody and asks darkpipe-disk.service, which judges all that is typed (`firstboot/unlock_socket.py`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -16,19 +16,25 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from firstboot.unlock_socket import UnlockClient
+from firstboot.console_code import WRONG
+from firstboot.page.site_form import NOTHING_KEPT, SiteForm
+from firstboot.unlock_socket import Seen, UnlockClient
 from firstboot.unlocking import Refused, Stage, View
 from firstboot.vault import SHORTEST
+from model.first_site import Answer, Complaint
 from web.frame import OLD_FORM, Frame, guarded_app, sentence
 from web.guard import Tokens
 
 _HERE = Path(__file__).parent
-_FIELDS = ("code", "passphrase", "again", "first", "second")
+_FIELDS = ("code", "passphrase", "again", "first", "second", *Answer)
 _PATIENCE = 2.0
 """Seconds after which the browser is shown how far the disk is, instead of waiting until it is made."""
 
-_GONE = View(Stage.OPEN)
+_GONE = Seen(View(Stage.OPEN))
 """What is to be seen once nobody waits for the disk any more."""
+
+_GRANT = "__Host-darkpipe-grant"
+"""The cookie of a browser that has shown the code; it counts until the device starts anew."""
 
 
 class Page:
@@ -49,11 +55,34 @@ class Page:
             return await self._render(request, OLD_FORM, status=403)
         if form["passphrase"] != form["again"]:
             return await self._render(request, "These are two different passphrases.", status=422)
+        code = form["code"] or request.cookies.get(_GRANT, "")
         try:
-            recovery = await run_in_threadpool(self._client.choose, form["passphrase"], form["code"])
+            recovery = await run_in_threadpool(self._client.choose, form["passphrase"], code)
         except Refused as error:
-            return await self._render(request, sentence(error), status=422)
+            return await self._render(request, sentence(error), status=422, doubted=str(error).startswith(WRONG))
         return await self._render(request, recovery=recovery)
+
+    async def site(self, request: Request) -> Response:
+        """Take the answers that make a site; what is wrong is told beside each, and what was typed stays."""
+        form = await self._frame.form(request)
+        if form is None:
+            return await self._render(request, OLD_FORM, status=403)
+        typed = {str(name): form[name] for name in Answer}
+        try:
+            judged = await run_in_threadpool(
+                self._client.take_site, typed, form["code"] or request.cookies.get(_GRANT, "")
+            )
+        except Refused as error:
+            doubted = str(error).startswith(WRONG)
+            return await self._render(request, sentence(error), status=422, typed=typed, doubted=doubted)
+        if judged.complaints:
+            response = await self._render(
+                request, NOTHING_KEPT, status=422, typed=typed, complaints=judged.complaints, known=True
+            )
+        else:
+            response = RedirectResponse("/", 303)
+        response.set_cookie(_GRANT, judged.grant, path="/", secure=True, httponly=True, samesite="strict")
+        return response
 
     async def confirm(self, request: Request) -> Response:
         """Take the part of the recovery secret that was typed back; making the disk goes on behind the answer."""
@@ -85,17 +114,37 @@ class Page:
             task.exception()  # whoever asks again sees what became of it
 
     async def _render(
-        self, request: Request, complaint: str = "", *, recovery: str = "", status: int = 200
+        self,
+        request: Request,
+        complaint: str = "",
+        *,
+        recovery: str = "",
+        status: int = 200,
+        typed: Mapping[str, str] | None = None,
+        complaints: Sequence[Complaint] = (),
+        known: bool | None = None,
+        doubted: bool = False,
     ) -> Response:
         try:
-            view = (await run_in_threadpool(self._client.see)).view
+            seen = await run_in_threadpool(self._client.see)
         except Refused:
-            view = _GONE
+            seen = _GONE
         groups = recovery.split("-") if recovery else []
-        template = f"{view.stage}.html"
-        return self._frame.render(
-            request, template, complaint, status=status, view=view, groups=groups, shortest=SHORTEST
+        response = self._frame.render(
+            request,
+            f"{seen.view.stage}.html",
+            complaint,
+            status=status,
+            seen=seen,
+            view=seen.view,
+            groups=groups,
+            shortest=SHORTEST,
+            form=SiteForm(seen.policies, typed or {}, complaints),
+            known=not doubted and (_GRANT in request.cookies if known is None else known),
         )
+        if doubted:
+            response.delete_cookie(_GRANT, path="/", secure=True, httponly=True, samesite="strict")
+        return response
 
 
 def make_app(
@@ -111,6 +160,7 @@ def make_app(
     return guarded_app(
         [
             Route("/", page.show),
+            Route("/site", page.site, methods=["POST"]),
             Route("/choose", page.choose, methods=["POST"]),
             Route("/confirm", page.confirm, methods=["POST"]),
             Route("/unlock", page.unlock, methods=["POST"]),

@@ -238,7 +238,7 @@ def test_a_disk_is_made_by_keyboard_without_scripts(browser: Chromium, place: Pl
         browser.open(address)
         _looked_at(browser, "disk-new")
         browser.open(address)
-        fill(browser, ("code", session.code), ("passphrase", _GOOD), ("again", _GOOD))
+        fill(browser, ("code", session.code.shown), ("passphrase", _GOOD), ("again", _GOOD))
         assert all(group in browser.text for group in _GROUPS)
         _looked_at(browser, "disk-recovery")
         fill(browser, ("first", _GROUPS[1]), ("second", _GROUPS[7]))

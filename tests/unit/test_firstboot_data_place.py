@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from firstboot import disk as firstboot_disk
+from firstboot import door as firstboot_door
 from firstboot.data_place import (
     MakeAgain,
     MakeUsb,
@@ -30,13 +31,16 @@ from firstboot.data_place import (
     read_seed,
 )
 from firstboot.disk import Found, find_data
+from firstboot.door import Door
 from firstboot.making import ensure_file_system
 from firstboot.other_disks import OtherDisk, Volume
 from firstboot.partitions import Disk, DiskError
+from firstboot.site_asking import SiteSession
 from firstboot.superblock import read_btrfs
-from model.document import SEED_NAME, SiteError
+from firstboot.unlock_socket import Asking
+from model.document import SEED_NAME, read_site
 from model.layout import FileSystem, Layout, Table
-from model.site import DataDisk
+from model.site import DataDisk, UnlockPolicy
 from tests.unit.power_cut import at_every_step
 from tests.unit.test_firstboot_superblock import superblock as _superblock
 
@@ -146,6 +150,8 @@ class World:
     Args:
         stick: the USB disk: empty, half made with a seed, or whole.
         made: how often systemd-repart(8) was called.
+        asked: what was wrong with the seed, each time when a person was asked for a site.
+        meanwhile: what people do then.
     """
 
     folder: Path
@@ -156,6 +162,9 @@ class World:
     made: int = 0
     plugged: tuple[OtherDisk, ...] = ()
     told: list[str] = field(default_factory=list)
+    has_boot: bool = True
+    asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[SiteSession], object] = lambda _: None
 
     @property
     def state(self) -> Path:
@@ -165,7 +174,25 @@ class World:
         return self.find().partition
 
     def find(self) -> Found:
-        return find_data(_OwnDisk(self.folder / "disk", _LAYOUT))
+        with self.door() as door:
+            return find_data(_OwnDisk(self.folder / "disk", _LAYOUT), door)
+
+    def door(self) -> Door:
+        @contextmanager
+        def boot(*, writable: bool) -> Iterator[Path | None]:
+            del writable
+            yield self.folder / "boot" if self.has_boot else None
+
+        @contextmanager
+        def socket(asking: Asking, fingerprint: str) -> Iterator[Callable[[Asking], None]]:
+            assert fingerprint == "AB"
+            self.asked.append(asking.view().text)
+            assert isinstance(asking, SiteSession)
+            self.change()
+            self.meanwhile(asking)
+            yield lambda _: None
+
+        return Door(self.state, boot, socket, lambda: tuple(UnlockPolicy), self.told.append)
 
     def other_disks(
         self, system: Path, *, closely: bool, seed: uuid.UUID | None = None, bare: bool = False
@@ -237,15 +264,9 @@ def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
                 _SEED.replace("system", wish).replace("none", "passphrase" if encrypted else "none")
             )
 
-        @contextmanager
-        def boot_partition(*, writable: bool) -> Iterator[Path]:
-            assert not writable
-            yield folder / "boot"
-
         for name, value in {
             "_STATE": world.state,
             "announce": world.told.append,
-            "boot_partition": boot_partition,
             "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
             "find_other_disks": world.other_disks,
             "make_usb_disk": world.make_usb_disk,
@@ -255,6 +276,8 @@ def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return world
 
     monkeypatch.setattr(time, "monotonic", lambda: 3600.0)
+    monkeypatch.setattr(firstboot_door, "ensure_page_certificate", lambda _: "AB")
+    monkeypatch.setattr(firstboot_door, "_LOOK_AGAIN", 0.01)
     return make
 
 
@@ -309,21 +332,85 @@ def test_a_power_cut_at_any_step_of_making_data_on_the_own_disk(new_world: Calla
     assert cuts > 4
 
 
-def test_without_a_seed_nothing_is_decided(new_world: Callable[[str], World]) -> None:
+def test_without_a_boot_partition_nothing_is_decided(new_world: Callable[[str], World]) -> None:
     world = new_world("")
+    world.has_boot = False
     assert world.start() == world.folder / "data"
     assert read_record(world.state) is None
+    assert world.asked == []
+    world.has_boot = True
     (world.folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", "usb"))
     assert world.start() == Path("/dev/sda1")
 
 
-def test_with_a_wrong_seed_nothing_is_touched(new_world: Callable[[str], World]) -> None:
+def answering(**answers: str) -> Callable[[SiteSession], object]:
+    """Give somebody who answers the page, with the code of the console."""
+    given = {"domains": "example.com", "owner": "alice@example.com", "unlock": "none", **answers}
+    return lambda asking: asking.take(given, asking.code.shown)
+
+
+def test_without_a_seed_a_person_is_asked_and_the_answer_is_the_seed(new_world: Callable[[str], World]) -> None:
+    world = new_world("")
+    (world.folder / "boot/site.yaml.txt").write_text("version: 1")
+    world.meanwhile = answering(data="usb")
+    assert world.start() == Path("/dev/sda1"), "it decides by the answer"
+    assert "site.yaml.txt" in world.asked[0]
+    assert read_site(world.folder / "boot" / SEED_NAME).users[0].address == "alice@example.com"
+    world.start()
+    assert len(world.asked) == 1, "it is asked once"
+
+
+def test_a_power_cut_while_a_person_answers(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("")]
+    worlds[-1].meanwhile = answering()
+    asked = set()
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        assert world.start() == world.folder / "data"
+        assert read_site(world.folder / "boot" / SEED_NAME).disk.unlock is UnlockPolicy.NONE
+        asked.add(len(world.asked))
+        worlds.append(new_world(""))
+        worlds[-1].meanwhile = answering()
+    assert asked == {1, 2}, "before the answer is kept it is asked again, afterwards never"
+
+
+def test_with_a_wrong_seed_nothing_is_touched_until_there_is_a_right_one(new_world: Callable[[str], World]) -> None:
     world = new_world("moon")
-    with pytest.raises(SiteError):
-        world.start()
-    assert list(world.state.iterdir()) == []
-    assert (world.folder / "data").read_bytes() == bytes(2**20)
-    assert world.made == 0
+    seed = world.folder / "boot" / SEED_NAME
+    before = seed.read_text()
+
+    def look(asking: SiteSession) -> None:
+        assert list(world.state.iterdir()) == []
+        assert (world.folder / "data").read_bytes() == bytes(2**20)
+        assert seed.read_text() == before
+        answering()(asking)
+
+    world.meanwhile = look
+    assert world.start() == world.folder / "data"
+    assert "line 3: found the text `moon`" in world.asked[0]
+    assert "replaces the file" in world.asked[0]
+    assert "E1" in world.told[0], "the console shows it in its place"
+    assert read_site(seed).disk.data is DataDisk.SYSTEM
+
+
+def test_a_disk_with_a_devices_mail_needs_no_answer(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world("")
+    looks = itertools.count()
+
+    def seen() -> frozenset[tuple[str, str]]:
+        if next(looks) == 1:  # while a person is asked
+            world.plugged = (_DATA,)
+        return frozenset({(str(len(world.plugged)), "")})
+
+    monkeypatch.setattr(firstboot_disk, "known_devices", seen)
+    assert world.start() == _VOLUME.partition
+    assert (len(world.asked), world.made) == (1, 0)
 
 
 def test_data_that_has_gone_is_not_made_anew(new_world: Callable[[str], World]) -> None:

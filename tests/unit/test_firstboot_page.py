@@ -47,10 +47,10 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
 
 @pytest.mark.parametrize("device", ["new"], indirect=True)
 def test_a_disk_is_made(device: Device) -> None:
-    browser, code = device.browser, device.session.code
+    browser, code = device.browser, device.session.code.shown
     assert "Encrypt the disk" in browser.get().text
     wrong = browser.post("/choose", code="1", passphrase=_GOOD, again=_GOOD)
-    assert (wrong.status, "The code is not the one" in wrong.text) == (422, True)
+    assert (wrong.status, "The code is not the right one" in wrong.text) == (422, True)
     assert _GOOD not in wrong.text
     other = browser.post("/choose", code=code, passphrase=_GOOD, again=f"{_GOOD}x")
     assert "two different passphrases" in other.text

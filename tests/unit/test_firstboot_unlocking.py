@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from firstboot import questions
+from firstboot.console_code import ConsoleCode
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret
 from firstboot.unlock_dialog import Dialog
@@ -44,7 +45,7 @@ class Disk:
             raise LuksError("not enough memory")
         return typed in {_GOOD, str(_SECRET)}
 
-    def session(self, *, new: bool, refused: str = "") -> Session:
+    def session(self, *, new: bool, refused: str = "", code: ConsoleCode | None = None) -> Session:
         return Session(
             new=new,
             refused=refused,
@@ -53,6 +54,7 @@ class Disk:
             clock=lambda: self.now,
             secret=lambda: _SECRET,
             asked=lambda: (2, 8),
+            code=code,
         )
 
 
@@ -104,7 +106,7 @@ def test_a_stranger_needs_the_code_of_the_console(disk: Disk) -> None:
     session = disk.session(new=True)
     with pytest.raises(Refused, match="code"):
         session.choose(_GOOD, "", stranger=True)
-    assert session.choose(_GOOD, f" {session.code[:4]} {session.code[4:]}", stranger=True) == _SECRET
+    assert session.choose(_GOOD, f" {session.code.shown[:4]} {session.code.shown[4:]}", stranger=True) == _SECRET
 
 
 def test_what_fails_while_it_is_made_ends_the_waiting(disk: Disk) -> None:
@@ -204,9 +206,9 @@ def test_the_socket_asks_the_session(
         stranger(True)
         assert (client.see().code, client.see().fingerprint) == ("", "AB:CD"), "the code is for the console"
         with pytest.raises(Refused, match="code"):
-            client.choose(_GOOD, "00000000" if session.code != "00000000" else "1")
+            client.choose(_GOOD, "00000000" if session.code.shown != "00000000" else "1")
         stranger(False)
-        assert client.see().code == session.code
+        assert client.see().code == session.code.shown
         assert client.choose(_GOOD) == str(_SECRET)
         assert client.see().view.asked == (2, 8)
         client.confirm((_GROUPS[1], _GROUPS[7]))
@@ -267,7 +269,7 @@ def test_a_disk_is_made_on_the_console(disk: Disk, path: Path, talk: Callable[[S
     text = "\n".join(screen.shown)
     assert "https://192.168.1.20\n" in text
     assert "AB:CD" in text
-    assert f"{session.code[:4]} {session.code[4:]}" in text
+    assert f"{session.code.shown[:4]} {session.code.shown[4:]}" in text
     assert " ".join(_GROUPS[:4]) in text
     assert "5 characters" in text
     assert "two different passphrases" in text

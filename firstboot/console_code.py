@@ -1,0 +1,68 @@
+"""The code that a stranger in the network has to know before a new device obeys: of the console, or the owner's own."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+
+_FREE_GUESSES = 3
+_LONGEST_WAIT = 60.0
+_DIGITS = 8
+
+WRONG = "the code is not the right one"
+
+
+class WrongCode(Exception):
+    """This was not the code, or too many were wrong; the text says which."""
+
+
+class ConsoleCode:
+    """The code of one start, and the patience with those who guess it.
+
+    Args:
+        clock: seconds that only ever grow.
+        own: the owner's, from a file on the boot partition; empty for one that is made, and that the console shows.
+        refusal: why there is a file with one, and it is not taken; empty when there is none or it is.
+    """
+
+    def __init__(self, clock: Callable[[], float], own: str = "", refusal: str = "") -> None:
+        self._text = own or "".join(secrets.choice("0123456789") for _ in range(_DIGITS))
+        self.own = bool(own)
+        self.refusal = refusal
+        self.grant = secrets.token_urlsafe(32)
+        """What a browser that has shown the code once shows in its place, until the device starts anew."""
+        self._clock = clock
+        self._failures = 0
+        self._quiet_until = 0.0
+        self._one = threading.Lock()
+
+    @property
+    def shown(self) -> str:
+        """What the console shows: the owner's own it does not."""
+        return "" if self.own else self._text
+
+    def check(self, typed: str) -> None:
+        """Let somebody pass who knows the code, or was granted to pass before.
+
+        Raises:
+            WrongCode: somebody who does not, or who has to wait after wrong answers, whoever gave them.
+        """
+        if secrets.compare_digest(typed.encode(errors="replace"), self.grant.encode()):
+            return
+        with self._one:
+            if (wait := self._quiet_until - self._clock()) > 0:
+                raise WrongCode(f"too many wrong answers: wait {wait:.0f} seconds")
+            if secrets.compare_digest(bare_code(typed).encode(), self._text.encode()):
+                return
+            self._failures += 1
+            if self._failures >= _FREE_GUESSES:
+                longer = min(self._failures - _FREE_GUESSES, 10)
+                self._quiet_until = self._clock() + min(2.0**longer, _LONGEST_WAIT)
+        where = "in your file on the boot partition" if self.own else "on the device's console"
+        raise WrongCode(f"{WRONG}: it stands {where}")
+
+
+def bare_code(text: str) -> str:
+    """Give a code as it is compared: its letters and digits, since all else only makes it easier to read."""
+    return "".join(character for character in text.lower() if character.isascii() and character.isalnum())

@@ -1,0 +1,85 @@
+"""The owner's own code, in a file on the boot partition: for a device without a screen, in place of the console's.
+
+Whoever holds the card before the site is taken over can read it, and be the owner. It is taken over with the site, to
+where the administrator's page is claimed by it once, and is gone from the card then.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from firstboot.console_code import bare_code
+from firstboot.wipe import wipe
+from stack.durable import write_atomically
+
+CODE_NAME = "darkpipe-code.txt"
+KEPT = Path("page/first-code")
+"""Below `data`, until somebody has claimed the page."""
+
+_SHORTEST, _LONGEST = 12, 64
+_FEWEST = 5
+"""Different characters: the same one again and again is guessed first."""
+
+
+class CodeError(Exception):
+    """The file holds no code that would do; the text says why, and what to do."""
+
+
+def read_code(boot: Path) -> str | None:
+    """Read the code, in the form of `bare_code`; None when there is no file.
+
+    Args:
+        boot: folder with the boot partition.
+
+    Raises:
+        CodeError: it would not do.
+        OSError: the partition fails.
+    """
+    path = boot / CODE_NAME
+    if not path.is_file():
+        longer = f"{CODE_NAME}.txt"
+        if (boot / longer).is_file():
+            raise CodeError(f"there is a file {longer}, and {CODE_NAME} is what counts: rename it")
+        return None
+    with path.open("rb") as file:
+        content = file.read(1024)
+    try:
+        # An editor on Windows may have put a mark in front (RFC 3629 §6).
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise CodeError(f"{CODE_NAME} is no text in UTF-8: save it with that encoding") from None
+    code = bare_code(text)
+    if any(character not in " -" and not bare_code(character) for character in text):
+        raise CodeError(f"{CODE_NAME} holds other characters than letters A to Z, digits, spaces and dashes: one line")
+    if not _SHORTEST <= len(code) <= _LONGEST:
+        found = f"{len(code)} letters and digits"
+        raise CodeError(f"{CODE_NAME} holds {found}: write {_SHORTEST} or more, and at most {_LONGEST}")
+    if len(set(code)) < _FEWEST:
+        raise CodeError(f"{CODE_NAME} holds the same few characters again and again: write a code that nobody guesses")
+    return code
+
+
+def take_code(boot: Path, kept: Path, *, fresh: bool) -> None:
+    """Move the code from the boot partition to where the page is claimed by it; before the site is taken over.
+
+    Cut off by the power at any step, it lies on one of the two, and doing it again is harmless.
+
+    Args:
+        boot: folder with the boot partition.
+        kept: file that holds it from then on, for root only.
+        fresh: whether the device has no site yet; one that has obeys no code from a card, and wipes it unread.
+
+    Raises:
+        OSError: it cannot be kept; then it stays where it is.
+    """
+    path = boot / CODE_NAME
+    if not path.is_file():
+        return
+    if fresh:
+        try:
+            code = read_code(boot)
+        except CodeError:
+            code = None  # console and page have said so
+        if code:
+            write_atomically(kept, code.encode(), 0o600)
+    wipe(path)

@@ -1,0 +1,93 @@
+"""The way from a device that has brought no site to one that has: nothing here knows of pages, sockets or consoles."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from firstboot.console_code import ConsoleCode, WrongCode
+from firstboot.unlocking import Refused, Stage, View
+from model.first_site import Answer, Complaint, NoSiteError, first_site
+from model.site import Site, UnlockPolicy
+
+_TAKEN = "what you have said is kept; looking at the disks"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of somebody's answers.
+
+    Args:
+        grant: shown in place of the code from now on.
+        complaints: what is wrong; none: the site is kept.
+    """
+
+    grant: str
+    complaints: tuple[Complaint, ...] = ()
+
+
+class SiteSession:
+    """Asks for a site until there is one; several people may try at once.
+
+    Args:
+        code: without which nobody is heard.
+        keep: keeps a site so that a power cut does not take it away.
+        policies: ways to unlock the disk that this device has.
+        problems: what is wrong with the site that lies on the boot partition; empty when there is none.
+    """
+
+    def __init__(
+        self, code: ConsoleCode, keep: Callable[[Site], None], policies: Sequence[UnlockPolicy], problems: str = ""
+    ) -> None:
+        self.code = code
+        self.policies = tuple(policies)
+        self.finished = threading.Event()
+        self.site: Site | None = None
+        self._keep = keep
+        self._problems = problems
+        self._text = _TAKEN
+        self._busy = threading.Lock()
+
+    def view(self) -> View:
+        """Give what is to be seen now."""
+        return View(Stage.TAKEN, self._text) if self.site else View(Stage.SITE, self._problems)
+
+    def take(self, answers: Mapping[str, str], code: str) -> Judged:
+        """Judge answers, and keep the site that they make.
+
+        Args:
+            answers: texts by `model.first_site.Answer`.
+
+        Raises:
+            Refused: the code is wrong, there is a site by now, or it cannot be kept; nothing has changed.
+        """
+        try:
+            self.code.check(code)
+        except WrongCode as error:
+            raise Refused(str(error)) from None
+        with self._busy:
+            if self.site:
+                raise Refused("the device has a site already")
+            try:
+                site = self._judge(answers)
+            except NoSiteError as error:
+                return Judged(self.code.grant, error.complaints)
+            try:
+                self._keep(site)
+            except Exception as error:
+                raise Refused(f"it cannot be kept on the boot partition: {error}") from error
+            self.site = site
+        self.finished.set()
+        return Judged(self.code.grant)
+
+    def tell(self, text: str) -> None:
+        """Say what goes on once there is a site, to whoever looks."""
+        self._text = text
+
+    def _judge(self, answers: Mapping[str, str]) -> Site:
+        site = first_site(answers)
+        if site.disk.unlock not in self.policies:
+            text = "This device cannot be unlocked like that. Choose another way."
+            raise NoSiteError((Complaint(Answer.UNLOCK, text),))
+        return site
