@@ -19,13 +19,15 @@ from uuid import UUID
 
 import pytest
 
-from firstboot import disk, opening
+from firstboot import disk, door, opening
 from firstboot.cipher import ADIANTUM, AES_XTS, Cipher
 from firstboot.data_place import Place, Record, read_record
+from firstboot.door import Door
 from firstboot.luks import Costs, Luks, LuksError, Use
 from firstboot.opening import Places, open_disk
 from firstboot.other_disks import Volume
 from firstboot.partitions import DiskError
+from firstboot.unlock_socket import Asking
 from firstboot.unlocking import Refused, Session, Stage
 from tests.machine.writes import wrap
 
@@ -134,33 +136,33 @@ class Told:
     console: list[str] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
 
+    @contextlib.contextmanager
+    def serve(self, session: Asking, _: str) -> Iterator[Callable[[Asking], None]]:
+        assert isinstance(session, Session)
+        self.sessions.append(session)
+        yield lambda _: None
+
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """Stands for them."""
     found = Told()
-
-    @contextlib.contextmanager
-    def serve(session: Session, _: str) -> Iterator[None]:
-        found.sessions.append(session)
-        yield
-
-    monkeypatch.setattr(opening, "serve", serve)
     monkeypatch.setattr(opening, "announce", found.console.append)
-    monkeypatch.setattr(opening, "ensure_page_certificate", lambda _: "AB")
+    monkeypatch.setattr(door, "ensure_page_certificate", lambda _: "AB")
     monkeypatch.setattr(opening, "_LOOK_AGAIN", 0.02)
     monkeypatch.setattr(opening, "watch_sticks", lambda *_: None)
     return found
 
 
-def _open(partition: Path, state: Path) -> Callable[[], str]:
+def _open(partition: Path, state: Path, told: Told) -> Callable[[], str]:
     """Open a disk that this device knows, on a thread; gives what waits for its end, and gives the error's text."""
     record = Record(place=Place.OTHER, uuid=_DISK, encrypted=True)
     failed: list[str] = []
 
     def work() -> None:
         try:
-            open_disk(partition, record, Places(state, state / "data", lambda _: None))
+            with Door(state, open_socket=told.serve) as way:
+                open_disk(partition, record, Places(state, state / "data", lambda _: None), way)
         except DiskError as error:
             failed.append(str(error))
 
@@ -187,7 +189,7 @@ def test_nobody_is_asked_for_the_passphrase_of_such_a_disk(luks: Luks, tmp_path:
     """The device says why, on console and page, until the disk is unplugged; and writes nothing to it."""
     _plant(luks.partition, _plain_data)
     before = luks.partition.read_bytes()
-    ended = _open(luks.partition, tmp_path)
+    ended = _open(luks.partition, tmp_path, told)
     session = _served(told)
     assert session.view().stage is Stage.REFUSED
     assert "encrypted with cipher_null-ecb" in session.view().text
@@ -204,7 +206,7 @@ def test_nobody_is_asked_for_the_passphrase_of_such_a_disk(luks: Luks, tmp_path:
 
 def test_a_whole_disk_is_asked_for(luks: Luks, tmp_path: Path, told: Told) -> None:
     """The control: with the head as it was made, somebody waits for the passphrase."""
-    _open(luks.partition, tmp_path)
+    _open(luks.partition, tmp_path, told)
     session = _served(told)
     assert session.view().stage is Stage.LOCKED
     assert told.console == []

@@ -267,6 +267,7 @@ def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         for name, value in {
             "_STATE": world.state,
             "announce": world.told.append,
+            "check_head": lambda _: None,
             "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
             "find_other_disks": world.other_disks,
             "make_usb_disk": world.make_usb_disk,
