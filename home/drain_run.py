@@ -42,6 +42,7 @@ from home.drain_letter import Letter, LetterError
 from home.hand_over import BrokenOffError, LostError, NobodyTakesError
 from home.quarantine import Quarantine
 from home.relay_queue import GoneError, NotNowError, RelayQueue
+from home.room import LEAST_FREE, free_room, lacks_room, megabytes
 from model.control import BucketStatus, Page, QueuedItem
 
 INCOMING = "incoming"
@@ -59,6 +60,10 @@ _MOST_TOLD = 10_000
 
 HandOver = Callable[[Letter, Sequence[int], str, Callable[[Sequence[int], int], None]], Mapping[int, Reply]]
 """See home.hand_over.hand_over."""
+
+
+class NoRoomError(NobodyTakesError):
+    """The disk is too full for anything to be fetched; the text says how full."""
 
 
 @dataclass
@@ -84,6 +89,7 @@ class Drain:
         tell: says something to the log, without addresses.
         step: called whenever something was done.
         errands: the relay is asked by them alone, so that a round leaves none behind.
+        free: gives the bytes that are free on the disk of a folder.
     """
 
     def __init__(
@@ -96,7 +102,9 @@ class Drain:
         tell: Callable[[str], None],
         step: Callable[[Progress], None] = lambda _: None,
         errands: Errands | None = None,
+        free: Callable[[Path], int] = free_room,
     ) -> None:
+        self._free = free
         self._folder, self._journal, self._relay = folder, journal, relay
         self._hand_over, self._step = hand_over, step
         self._errands = errands or Runner()
@@ -140,6 +148,7 @@ class Drain:
         Raises:
             ControlFailure: the relay does not answer as it should.
             NobodyTakesError: home's mail server takes nothing now.
+        NoRoomError: there is no room for what comes next, which stays on the relay.
             LostError: somebody has to look whether it has taken something.
             JournalError, OSError: the disk fails.
         """
@@ -268,6 +277,7 @@ class Drain:
 
     def _open(self, entry: Entry) -> Entry | None:
         """Fetch and open an item and note its recipients; None when that has to wait."""
+        self._find_room(entry.item)
         try:
             letter = self._letter(entry)
         except GoneError:
@@ -283,6 +293,15 @@ class Drain:
         now_opened = opened(entry, [address for address, _ in letter.envelope.recipients])
         self._journal.note(now_opened, soon=True)
         return now_opened
+
+    def _find_room(self, item: QueuedItem) -> None:
+        """See that ciphertext and letter fit: what is refused stays here, round after round, until somebody looks."""
+        if lacks_room(free := self._free(self._folder), 2 * item.size):
+            kept = sum(one.size for one in self._quarantine.all()[0])
+            raise NoRoomError(
+                f"the data disk has no room for it: {megabytes(free)} are free, {megabytes(LEAST_FREE)} have to stay, "
+                f"and {megabytes(kept)} lie in quarantine (darkpipe quarantine list)"
+            )
 
     def _letter(self, entry: Entry) -> Letter | None:
         letter = self._incoming.letter(entry.item)

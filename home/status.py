@@ -32,6 +32,7 @@ from home.readings import (
     read_units,
     unconfirmed_clock,
 )
+from home.room import LEAST_FREE, megabytes
 from home.store import Store, StoreError, read_accounts
 from home.tunnel_state import Tunnel, read_tunnel
 from stack.certificate import CertificateError, read_certificate
@@ -45,10 +46,6 @@ _Otherwise = TypeVar("_Otherwise")
 
 _PATIENCE = DEADLINE + 1.0
 """Seconds for a whole status: all is asked at once, and the probes have a deadline of their own."""
-
-LEAST_FREE = 512 * 2**20
-"""Bytes. Postfix refuses mail when less than 1.5 messages of the largest size (75 MiB) fit; each lies in the queue
-and in a mailbox for a moment, and the journal and a new configuration want to be written as well."""
 
 LITTLE_FREE = 0.1
 """Share of the disk; below it the owner is told in time."""
@@ -256,7 +253,8 @@ def _disk_problems(disk: Disk | None) -> Iterator[Problem]:
     if disk.free < LEAST_FREE or disk.write_error == FULL:
         yield Problem(
             found=f"the data disk is full: {megabytes(disk.free)} are free, {megabytes(LEAST_FREE)} are needed",
-            remedy="delete mail that nobody needs, or move to a larger disk",
+            remedy="delete mail that nobody needs, here and in quarantine (darkpipe quarantine list), or move to a "
+            "larger disk",
             blocks_mail=True,
         )
     elif disk.free < LITTLE_FREE * disk.size:
@@ -382,8 +380,3 @@ def _tunnel_problems(tunnel: Tunnel | None) -> Iterator[Problem]:
         remedy="does the relay run, and does its provider let UDP in? Is this device on the Internet? "
         "See: journalctl -b -u darkpipe-tunnel",
     )
-
-
-def megabytes(number: int) -> str:
-    """Write a number of bytes for people."""
-    return f"{number / 10**9:.1f} GB" if number >= 10**9 else f"{number / 10**6:.0f} MB"

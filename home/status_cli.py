@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from home.status import ServiceState, Status, megabytes, read_status
+from home.room import megabytes
+from home.status import ServiceState, Status, read_status
 from home.store import Store
 from home.tunnel_state import Tunnel
 from stack.probes import ProbeError, ProbeKind, probe

@@ -6,14 +6,14 @@ and what shows at once without asking is looked at every second: a service witho
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from home.status import LEAST_FREE, Readiness, readiness
+from home.room import free_room, lacks_room
+from home.status import Readiness, readiness
 from home.word import UP, VERDICT, down
 from stack.pending import Late, Pending, begin
 from stack.stack import COMPONENTS, DATA, Stack
@@ -82,10 +82,10 @@ def obvious_fault(stack: Stack, folder: Path, cgroups: Path | None) -> str | Non
             if any(health.to_receive for health in service.health) and not _runs(cgroups / f"{service.name}.service"):
                 return f"{service.name} does not run"
     try:
-        sizes = os.statvfs(folder)
+        free = free_room(folder)
     except OSError as error:
         return f"the data disk: {error.strerror}"
-    return "the data disk is full" if sizes.f_bavail * sizes.f_frsize < LEAST_FREE else None
+    return "the data disk is full" if lacks_room(free, 0) else None
 
 
 def own_slice(text: str, root: Path = Path("/sys/fs/cgroup")) -> Path | None:

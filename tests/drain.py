@@ -151,12 +151,14 @@ def make_drain(
     tell: Callable[[str], None] = lambda _text: None,
     identities: Sequence[x25519.Identity] = (HOME,),
     errands: Errands | None = None,
+    free: Callable[[Path], int] = lambda _folder: 10**12,
 ) -> Drain:
     """Make home's drain.
 
     Args:
         relay: a `RelayQueue`.
         errands: a thread's, if none are given.
+        free: gives the bytes that are free on the disk.
     """
     folder.mkdir(exist_ok=True)
     return Drain(
@@ -167,4 +169,5 @@ def make_drain(
         lambda letter, who, name, end: hand_over(letter, who, name, end, sink.place),
         tell,
         errands=errands,
+        free=free,
     )

@@ -12,7 +12,8 @@ from home.desk_facts import Facts
 from home.dns_judges import Outcome
 from home.pair_state import Stage
 from home.preflight_job import Preflight
-from home.status import Status, megabytes
+from home.room import megabytes
+from home.status import Status
 from home.trial_message import Fate
 
 

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from home.readings import Disk, Queue
-from home.status import LITTLE_FREE, ServiceState, Status, megabytes
+from home.room import megabytes
+from home.status import LITTLE_FREE, ServiceState, Status
 from home.tunnel_state import Tunnel
 
 

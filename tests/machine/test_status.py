@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from home.status import LEAST_FREE
+from home.room import LEAST_FREE
 from stack.component import Service
 from stack.health import DEADLINE
 from stack.stack import Stack

@@ -244,7 +244,14 @@ class _Home:
         self.journal = WatchedJournal(root, synced=world.plant is not Plant.NO_JOURNAL)
         self.errands = ChanceErrands(world.chance, lambda: self.disk.dead)
         self.drain = Drain(
-            root, self.journal, _Api(world), [_HOME], world.hand_over, lambda text: None, errands=self.errands
+            root,
+            self.journal,
+            _Api(world),
+            [_HOME],
+            world.hand_over,
+            lambda text: None,
+            errands=self.errands,
+            free=lambda _: 10**12,
         )
         traces = {entry.trace for entry in self.journal.open_entries() if entry.unsure}
         there = set() if world.plant is Plant.NO_LOOK else world.mailbox.traces

@@ -13,7 +13,8 @@ import pytest
 
 from home import ready, verdict
 from home.ready import LONGEST, MOST, answer, current_word, run
-from home.status import LEAST_FREE, Readiness
+from home.room import LEAST_FREE
+from home.status import Readiness
 from home.verdict import Asked, answered, judge, obvious_fault, own_slice
 from home.word import OLD, UP, down, word_of
 from stack.stack import Stack
@@ -125,8 +126,9 @@ def test_a_service_that_mail_needs_and_that_does_not_run_is_obvious(tmp_path: Pa
 
 def test_a_full_disk_is_obvious(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No such file" in (obvious_fault(Stack(()), tmp_path / "nothing", None) or "")
-    monkeypatch.setattr(verdict, "LEAST_FREE", 2**70)
-    assert LEAST_FREE < 2**40
+    monkeypatch.setattr(verdict, "free_room", lambda _: LEAST_FREE)
+    assert obvious_fault(Stack(()), tmp_path, None) is None
+    monkeypatch.setattr(verdict, "free_room", lambda _: LEAST_FREE - 1)
     assert obvious_fault(Stack(()), tmp_path, None) == "the data disk is full"
 
 

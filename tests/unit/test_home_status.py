@@ -27,7 +27,8 @@ from home.readings import (
     read_configuration,
     read_disk,
 )
-from home.status import LEAST_FREE, Status, read_status, readiness
+from home.room import LEAST_FREE
+from home.status import Status, read_status, readiness
 from home.status_cli import lines
 from home.store import Store
 from home.tunnel_state import Tunnel

@@ -15,9 +15,12 @@ from home.control_errors import Fenced, NotAccepted, Unreachable
 from home.drain_journal import Journal
 from home.drain_service import Report, one_round, serve, write_down
 from home.drain_state import SILENT, Doing, progress_line, read_drained
+from home.drain_status import Waiting, waiting_problems
 from home.drain_traces import FOUND, WANTED, Look, Unknown, Wanted, read_found, read_wanted
 from home.hand_over import LostError
+from home.quarantine import Quarantine
 from home.relay_peer import PEER, Peer, PeerError, read_peer, write_peer
+from home.room import LEAST_FREE
 from model.control import Page, QueueStatus
 from tests.drain import LocalRelay, make_drain
 from tests.mail_sink import Sink
@@ -79,6 +82,42 @@ def test_what_is_wrong_is_told_once(
     assert state.doing is doing
     assert str(error) in state.trouble
     assert capsys.readouterr().out.count(str(error)) == 1
+
+
+def test_a_full_disk_stops_the_drain_and_is_told_and_nothing_is_lost(
+    tmp_path: Path, relay: LocalRelay, sink: Sink, report: Report
+) -> None:
+    """What is refused stays in quarantine, so that mail that nobody takes could fill the disk in a single round."""
+    room = LEAST_FREE + 10_000
+    home_folder = tmp_path / "home"
+
+    def free(folder: Path) -> int:
+        return room - sum(path.stat().st_size for path in folder.rglob("*.letter"))
+
+    sink.judge = {"RCPT TO:<alice@example.com>": "550 5.1.1 nobody"}.get
+    items = [relay.keep(b"Subject: x\r\n\r\n" + b"x" * 3000 + b"\r\n") for _ in range(5)]
+    drain = make_drain(home_folder, relay, sink, free=free)
+    assert one_round(drain, relay, report) > 0
+    kept, broken = Quarantine(home_folder / "quarantine").all()
+    assert 0 < len(kept) < len(items)
+    assert not broken
+    assert {one.id for one in kept} | set(relay.waits) == {item.id for item in items}
+    assert free(home_folder) >= LEAST_FREE
+    state = read_drained(report.path)
+    assert state
+    assert state.doing is Doing.PAUSED
+    waiting = Waiting(drain=state, refused=len(kept), sealed=0, damaged=0)
+    (told, _) = waiting_problems(waiting)
+    assert "the data disk has no room for it: 537 MB are free, 537 MB have to stay" in told.found
+    assert "lie in quarantine (darkpipe quarantine list)" in told.found
+    # And when it was deleted, the rest comes.
+    room = 10**12
+    one_round(drain, relay, report)
+    assert relay.waits == []
+    assert len(Quarantine(home_folder / "quarantine").all()[0]) == len(items)
+    again = read_drained(report.path)
+    assert again
+    assert (again.doing, again.trouble) == (Doing.EMPTY, "")
 
 
 def test_a_lost_answer_ends_the_service_and_is_written_down(
