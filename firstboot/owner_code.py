@@ -59,7 +59,7 @@ def read_code(boot: Path) -> str | None:
     return code
 
 
-def take_code(boot: Path, kept: Path, *, fresh: bool) -> None:
+def take_code(boot: Path, kept: Path, *, fresh: bool) -> str:
     """Move the code from the boot partition to where the page is claimed by it; before the site is taken over.
 
     Cut off by the power at any step, it lies on one of the two, and doing it again is harmless.
@@ -69,17 +69,33 @@ def take_code(boot: Path, kept: Path, *, fresh: bool) -> None:
         kept: file that holds it from then on, for root only.
         fresh: whether the device has no site yet; one that has obeys no code from a card, and wipes it unread.
 
+    Returns:
+        Why it is not taken; empty when it is, or when there is none.
+
     Raises:
         OSError: it cannot be kept; then it stays where it is.
     """
     path = boot / CODE_NAME
-    if not path.is_file():
-        return
+    refusal = ""
     if fresh:
         try:
-            code = read_code(boot)
-        except CodeError:
-            code = None  # console and page have said so
-        if code:
-            write_atomically(kept, code.encode(), 0o600)
-    wipe(path)
+            if code := read_code(boot):
+                write_atomically(kept, code.encode(), 0o600)
+        except CodeError as error:
+            # Unless the power went while it was wiped.
+            refusal = "" if kept.exists() else str(error)
+    if path.is_file():
+        wipe(path)
+    return refusal
+
+
+def read_kept_code(kept: Path) -> str:
+    """Read what `take_code` has kept; empty when there is none.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    try:
+        return bare_code(kept.read_text(encoding="ascii", errors="replace"))
+    except FileNotFoundError:
+        return ""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from firstboot.console_code import bare_code
+from firstboot.owner_code import CODE_NAME
 from model.problems import Refusal
 from stack.passwords import check_password
 
@@ -91,6 +93,8 @@ class Gate:
         hash_password: argon2id.
         fits: tells whether a password belongs to a hash.
         clock: seconds that only ever grow.
+        own_code: the owner's own, from the card that the device started from, by which it is claimed the first time;
+            empty for one that is made.
     """
 
     def __init__(
@@ -101,13 +105,15 @@ class Gate:
         hash_password: Callable[[str], str],
         fits: Callable[[str, str], bool],
         clock: Callable[[], float],
+        own_code: str = "",
     ) -> None:
         self._kept, self._keep = kept, keep
         self._hash, self._fits, self._clock = hash_password, fits, clock
         self._claims, self._logins = Patience(clock), Patience(clock)
         self._sessions: dict[str, _Session] = {}
         self._busy = threading.Lock()
-        self._code = _new_code()
+        self._own = bool(own_code) and kept is None
+        self._code = own_code if self._own else _new_code()
 
     @property
     def claimed(self) -> bool:
@@ -116,8 +122,13 @@ class Gate:
 
     @property
     def code(self) -> str:
-        """What a stranger has to know to claim the device; empty once that is done."""
-        return "" if self.claimed else self._code
+        """What a stranger has to know to claim the device; empty once that is done, and for the owner's own."""
+        return "" if self.claimed or self._own else self._code
+
+    @property
+    def own_code(self) -> bool:
+        """Whether it is claimed by the owner's own code."""
+        return self._own and not self.claimed
 
     def claim(self, code: str, password: str) -> str:
         """Make whoever knows the code the administrator, with this password.
@@ -133,9 +144,11 @@ class Gate:
             if self.claimed:
                 raise Denied("the device has an administrator already")
             self._claims.hear()
-            if not secrets.compare_digest("".join(filter(_is_digit, code)).encode(), self._code.encode()):
+            typed = bare_code(code) if self._own else "".join(filter(_is_digit, code))
+            if not secrets.compare_digest(typed.encode(), self._code.encode()):
                 self._claims.failed()
-                raise Denied("the code is not the one that the device shows")
+                where = f"in your {CODE_NAME}" if self._own else "that the device shows"
+                raise Denied(f"the code is not the one {where}")
             try:
                 hashed = self._hash(check_password(password))
             except Refusal as refusal:
@@ -190,7 +203,7 @@ class Gate:
             self._keep(None)
             self._kept = None
             self._sessions.clear()
-            self._code = _new_code()
+            self._own, self._code = False, _new_code()
             self._claims, self._logins = Patience(self._clock), Patience(self._clock)
 
     def _begin(self) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
+from firstboot.owner_code import KEPT as FIRST_CODE
+from firstboot.owner_code import take_code
 from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel
 from home.queue_keys import ensure_identity
 from home.store import Store, read_accounts, write_accounts
@@ -73,9 +75,8 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
     with store.locked():
         store.discard_partials()
         with boot_partition() as boot:
-            # The tunnel first: the Site starts everything.
-            if boot and Taken.LEFTOVER in {take_tunnel(boot, store.tunnel), take_seed(boot, store.site)}:
-                print(Taken.LEFTOVER)
+            if boot and (refusal := take_over(boot, store)):
+                announce(f"DarkPipe: your own code is not taken: {refusal}.")
             misnamed = misnamed_seeds(boot) if boot else ()
         if not store.site.exists():
             announce(
@@ -83,6 +84,29 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
             )
             return None
         return bring_into_force(stack, store, _accounts(store), lambda passwords: announce(passwords_text(passwords)))
+
+
+def take_over(boot: Path, store: Store) -> str:
+    """Take over what waits on the boot partition: the owner's code, the tunnel, and last the Site, which starts all.
+
+    Cut off by the power at any step, nothing is lost, and doing it again goes on with it.
+
+    Args:
+        boot: folder with the boot partition.
+
+    Returns:
+        Why the owner's code is not taken; empty when it is, or when there is none.
+
+    Raises:
+        SiteError, SeedError: what is wrong with Site or tunnel, which stay there.
+        OSError: something cannot be kept.
+    """
+    known = store.site.exists()
+    waits = known or (boot / SEED_NAME).is_file()
+    refusal = take_code(boot, store.data / FIRST_CODE, fresh=not known) if waits else ""
+    if Taken.LEFTOVER in {take_tunnel(boot, store.tunnel), take_seed(boot, store.site)}:
+        print(Taken.LEFTOVER)
+    return refusal
 
 
 def try_out(stack: Stack, store: Store) -> Preview | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from firstboot.console import announce
 from firstboot.lan import home_addresses, page_places
+from firstboot.owner_code import CODE_NAME, read_kept_code
+from firstboot.owner_code import KEPT as FIRST_CODE
 from firstboot.page.certificate import PATH, fingerprint
 from firstboot.qr_code import beside_code
 from firstboot.questions import ask, serve_questions
@@ -150,7 +152,8 @@ class Desk:
         match question["do"]:
             case "see":
                 told = ("", "") if stranger else (self._gate.code, self._fingerprint)
-                return {"claimed": self._gate.claimed, "code": told[0], "fingerprint": told[1]}
+                own = self._gate.own_code
+                return {"claimed": self._gate.claimed, "code": told[0], "fingerprint": told[1], "own_code": own}
             case "claim":
                 session = self._gate.claim(str(question["code"]), str(question["password"]))
                 self._changed(self._gate)
@@ -233,11 +236,12 @@ def ask_hand(question: Mapping[str, Any], path: Path = HAND) -> Mapping[str, Any
     return {"refused": "the device does not do it; its log says why"} if answer is None else answer
 
 
-def greeting(hostname: str, addresses: tuple[str, ...], fingerprint: str, code: str) -> str:
+def greeting(hostname: str, addresses: tuple[str, ...], fingerprint: str, code: str, *, own_code: bool = False) -> str:
     """Write what the console says of the page, for 80 columns.
 
     Args:
         code: by which it is claimed; empty when somebody has done so.
+        own_code: whether it is claimed by the owner's own.
     """
     places = page_places(hostname, addresses)
     warning = (
@@ -249,6 +253,7 @@ def greeting(hostname: str, addresses: tuple[str, ...], fingerprint: str, code: 
         fingerprint[48:],
     )
     last = ("", f"The page asks for this code: {code[:4]} {code[4:]}") if code else ()
+    last = ("", f"The page asks for your code of {CODE_NAME}") if own_code else last
     first = ("This device has a page for its administrator.", "In a browser at home, open", "")
     return beside_code(places, (*first, *places, "", *warning, *last))
 
@@ -267,23 +272,33 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     store, stack = Store(), Stack.load(COMPONENTS)
     kept = store.data / KEPT
+    first = store.data / FIRST_CODE
     discard_partials(kept.parent)
+
+    def keep(wanted: str | None) -> None:
+        write_kept(kept, wanted)
+        first.unlink(missing_ok=True)
+
     try:
-        found = read_kept(kept)
+        found, own = read_kept(kept), read_kept_code(first)
+        if found is not None:
+            first.unlink(missing_ok=True)  # the power went right after the claim
     except (KeptError, OSError) as error:
         print(error, flush=True)
         return 1
     gate = Gate(
         found,
-        keep=lambda wanted: write_kept(kept, wanted),
+        keep=keep,
         hash_password=hash_password,
         fits=fits,
         clock=time.monotonic,
+        own_code=own,
     )
     certificate = fingerprint((_STATE / PATH).read_text(encoding="ascii"))
 
     def show(gate: Gate) -> None:
-        announce(greeting(socket.gethostname(), home_addresses(), certificate, gate.code))
+        name, addresses = socket.gethostname(), home_addresses()
+        announce(greeting(name, addresses, certificate, gate.code, own_code=gate.own_code))
 
     status = Fresh(lambda: read_status(stack, store).model_dump(mode="json"))
     records = Watched(lambda check: read_records(store, check=check), store.data / DNS)

@@ -29,11 +29,13 @@ class Seen:
         claimed: whether the device has an administrator.
         code: what the page asks for until then.
         fingerprint: of the page's certificate, SHA-256.
+        own_code: whether that is the owner's own, which is not shown.
     """
 
     claimed: bool
     code: str = ""
     fingerprint: str = ""
+    own_code: bool = False
 
 
 class DeskClient:
@@ -50,7 +52,7 @@ class DeskClient:
     def see(self) -> Seen:
         """Ask whether somebody has claimed the device."""
         answer = self._ask("see")
-        return Seen(answer["claimed"], answer["code"], answer["fingerprint"])
+        return Seen(answer["claimed"], answer["code"], answer["fingerprint"], answer["own_code"])
 
     def claim(self, code: str, password: str) -> str:
         """Become the administrator; gives a session."""

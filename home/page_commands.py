@@ -47,9 +47,9 @@ def show_command(as_json: bool) -> None:
         places = page_places(name, addresses)
         if as_json:
             told = {"claimed": seen.claimed, "code": seen.code, "fingerprint": seen.fingerprint, "places": [*places]}
-            print_json(told)
+            print_json({**told, "own_code": seen.own_code})
         else:
-            click.echo(greeting(name, addresses, seen.fingerprint, seen.code))
+            click.echo(greeting(name, addresses, seen.fingerprint, seen.code, own_code=seen.own_code))
 
 
 @page.command("forget-password")

@@ -129,7 +129,7 @@ class Page:
         except Denied as error:
             return self._frame.render(request, "trouble.html", sentence(error), status=503)
         name = "sign-in.html" if seen.claimed else "claim.html"
-        return self._frame.render(request, name, complaint, status=status, shortest=SHORTEST)
+        return self._frame.render(request, name, complaint, status=status, shortest=SHORTEST, own_code=seen.own_code)
 
 
 def make_app(

@@ -15,14 +15,17 @@ import pytest
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from firstboot.console_code import ConsoleCode
 from firstboot.page.app import make_app as make_unlock_app
 from firstboot.page.certificate import PATH, ensure_page_certificate
 from firstboot.questions import serve_questions
+from firstboot.site_asking import SiteSession
 from firstboot.unlock_socket import UnlockClient, serve
 from home.administrator import IDLE
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
 from home.trial_message import Fate
+from model.site import Site, UnlockPolicy
 from tests.accessible import faults
 from tests.chromium import Chromium, chromium
 from tests.keyboard import fill, tab_to
@@ -245,6 +248,52 @@ def test_a_disk_is_made_by_keyboard_without_scripts(browser: Chromium, place: Pl
         assert "The disk is unlocked" in browser.text
         _looked_at(browser, "disk-open")
         assert len(disk.made) == 1
+
+
+def test_a_device_gets_its_site_by_keyboard_without_scripts(browser: Chromium, place: Place, tmp_path: Path) -> None:
+    """The form, filled in wrong and then right, and after it the passphrase, with the code typed once."""
+    browser.scripts(on=False)
+    kept: list[Site] = []
+    code = ConsoleCode(time.monotonic)
+    session = SiteSession(code, kept.append, (UnlockPolicy.NONE, UnlockPolicy.USB_KEY, UnlockPolicy.PASSPHRASE))
+    path = tmp_path / "run/control"
+    app = make_unlock_app(UnlockClient(path), lambda: "darkpipe")
+    with serve(session, "AB", path, group=None) as turn, _served(app, place) as address:
+        browser.open(address)
+        _looked_at(browser, "site")
+        browser.open(address)
+        for name, value in (("code", code.shown), ("domains", "example.com"), ("owner", "alice@example.com")):
+            tab_to(browser, f"input {name}")
+            browser.type(value)
+        tab_to(browser, "textarea others")
+        browser.type("bob@exampel.com")
+        tab_to(browser, "input relay")
+        browser.type("mx.example.com")
+        tab_to(browser, "input unlock")
+        browser.press("ArrowDown")
+        with browser.loading():
+            browser.press("Enter")
+        assert "did you mean" in browser.text
+        assert browser.look("document.forms[0].owner.value") == "alice@example.com"
+        assert browser.look("document.forms[0].unlock.value") == "usb-key"
+        _looked_at(browser, "site-wrong")
+        browser.scripts(on=False)
+        tab_to(browser, "textarea others")
+        browser.select_all()
+        browser.type("bob@example.com")
+        tab_to(browser, "input relay")
+        with browser.loading():
+            browser.press("Enter")
+        assert "Your answers are kept" in browser.text
+        _looked_at(browser, "site-kept")
+        (site,) = kept
+        assert [user.address for user in site.users] == ["alice@example.com", "bob@example.com"]
+        assert (site.relays[0].address, site.disk.unlock) == ("mx.example.com", UnlockPolicy.USB_KEY)
+        disk = Disk()
+        turn(disk.session(new=True, code=code))
+        browser.open(address)
+        fill(browser, ("passphrase", _GOOD), ("again", _GOOD))
+        assert all(group in browser.text for group in _GROUPS)
 
 
 def test_a_disk_is_unlocked_by_keyboard(browser: Chromium, place: Place, tmp_path: Path) -> None:

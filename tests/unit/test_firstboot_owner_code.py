@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.owner_code import CODE_NAME, CodeError, read_code, take_code
+from firstboot.owner_code import CODE_NAME, KEPT, CodeError, read_code, read_kept_code, take_code
+from home.configure import take_over
+from home.store import Store
+from model.document import SEED_NAME
+from tests.unit.power_cut import at_every_step
+
+_SEED = """\
+version: 1
+domains: [example.com]
+disk: {unlock: none}
+users: [{address: alice@example.com}]
+"""
 
 
 @pytest.mark.parametrize(
@@ -55,3 +66,48 @@ def test_a_code_is_moved_off_the_card_with_the_site_only(tmp_path: Path) -> None
     take_code(boot, kept, fresh=True)
     assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("bluegeesefly7", 0o600)
     assert list(boot.iterdir()) == []
+    assert read_kept_code(kept) == "bluegeesefly7"
+    assert not read_kept_code(tmp_path / "none")
+
+
+def test_a_power_cut_at_any_step_locks_nobody_out(tmp_path: Path) -> None:
+    """The code is on the card or kept, until there is a site and it is kept; and then not on the card."""
+    stores: list[Store] = []
+
+    def new_device() -> None:
+        folder = tmp_path / f"{len(stores)}"
+        for name in ("boot", "data/page", "data/darkpipe"):
+            (folder / name).mkdir(parents=True)
+        (folder / "boot" / CODE_NAME).write_text("blue geese fly 7")
+        (folder / "boot" / SEED_NAME).write_text(_SEED)
+        stores.append(Store(folder / "data"))
+
+    def boot() -> Path:
+        return stores[-1].data.parent / "boot"
+
+    new_device()
+    for _ in at_every_step(lambda: take_over(boot(), stores[-1])):
+        store = stores[-1]
+        assert read_kept_code(store.data / KEPT) == "bluegeesefly7" or read_code(boot()) == "bluegeesefly7"
+        assert (boot() / SEED_NAME).is_file() or store.site.exists()
+        assert take_over(boot(), store) == ""
+        assert read_kept_code(store.data / KEPT) == "bluegeesefly7"
+        assert store.site.read_text() == _SEED
+        assert not list(boot().iterdir())
+        new_device()
+    assert len(stores) > 5
+
+
+def test_a_code_without_a_site_waits(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / CODE_NAME).write_text("blue geese fly 7")
+    assert take_over(tmp_path, Store(tmp_path / "data")) == ""
+    assert (tmp_path / CODE_NAME).read_text() == "blue geese fly 7"
+
+
+def test_a_code_that_would_not_do_goes_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "data/darkpipe").mkdir(parents=True)
+    (tmp_path / CODE_NAME).write_text("short")
+    (tmp_path / SEED_NAME).write_text(_SEED)
+    assert "5 letters" in take_over(tmp_path, Store(tmp_path / "data"))
+    assert not (tmp_path / CODE_NAME).exists()

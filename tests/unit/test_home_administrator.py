@@ -16,13 +16,18 @@ _GOOD = "correct horse battery"
 class World:
     """A gate with a clock that stands, and a hash that costs nothing."""
 
-    def __init__(self, kept: str | None = None) -> None:
+    def __init__(self, kept: str | None = None, own: str = "") -> None:
         self.now = 1000.0
         self.kept = kept
         self.tried: list[str] = []
         self.broken = False
         self.gate = Gate(
-            kept, keep=self.keep, hash_password=lambda it: f"#{it}", fits=self.fits, clock=lambda: self.now
+            kept,
+            keep=self.keep,
+            hash_password=lambda it: f"#{it}",
+            fits=self.fits,
+            clock=lambda: self.now,
+            own_code=own,
         )
 
     def keep(self, kept: str | None) -> None:
@@ -45,6 +50,22 @@ def test_the_code_makes_an_administrator_once() -> None:
     with pytest.raises(Denied, match="has an administrator already"):
         world.gate.claim(code, "another password")
     assert world.kept == f"#{_GOOD}"
+
+
+def test_an_own_code_makes_an_administrator_once_and_is_not_shown() -> None:
+    world = World(own="bluegeesefly7")
+    assert (world.gate.code, world.gate.own_code) == ("", True)
+    for wrong in ("", "blue geese", "7"):
+        with pytest.raises(Denied, match=r"darkpipe-code\.txt"):
+            world.gate.claim(wrong, _GOOD)
+    world.now += 10
+    world.gate.claim("Blue-geese fly 7", _GOOD)
+    assert (world.gate.claimed, world.gate.own_code) == (True, False)
+    world.gate.forget()
+    assert (len(world.gate.code), world.gate.own_code) == (8, False), "it counts once"
+    with pytest.raises(Denied, match="the device shows"):
+        world.gate.claim("bluegeesefly7", _GOOD)
+    assert not World("#hash", own="bluegeesefly7").gate.own_code
 
 
 def test_a_password_that_is_too_short_claims_nothing() -> None:

@@ -50,6 +50,7 @@ class Device:
     relay: RelayView = field(default_factory=lambda: RelayView(origin=Origin.SPENT, name="mx.example.com"))
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     refused: str = ""
+    own_code: str = ""
 
     def __post_init__(self) -> None:
         self.gate = Gate(
@@ -58,6 +59,7 @@ class Device:
             hash_password=lambda password: f"#{password}",
             fits=lambda kept, password: kept == f"#{password}",
             clock=lambda: self.now,
+            own_code=self.own_code,
         )
         look = Look(self._status, self._records, lambda: self.facts.model_dump(mode="json"), self._hand)
         self.desk = Desk(self.gate, look, "AB:CD", lambda _: None)
@@ -104,6 +106,16 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
 def _is_outside(answer: Answer) -> bool:
     return 'action="/sign-in"' in answer.text or 'action="/claim"' in answer.text
+
+
+def test_the_page_asks_for_the_owners_own_code_where_there_is_one(tmp_path: Path) -> None:
+    device = Device(tmp_path / "run/control", own_code="bluegeesefly7")
+    with serve_questions(device.desk.answer, device.path, None):
+        shown = device.browser.get().text
+        assert "darkpipe-code.txt" in shown
+        assert "eight digits" not in shown
+        assert "bluegeese" not in shown
+        assert device.browser.post("/claim", code="Blue geese fly 7", password=_GOOD, again=_GOOD).status == 303
 
 
 def test_the_device_is_claimed_and_shows_how_it_is(device: Device) -> None:
@@ -184,7 +196,7 @@ def test_the_desk_itself_shows_nothing_without_a_session(device: Device) -> None
 
 
 def test_code_and_fingerprint_are_for_root(device: Device) -> None:
-    assert asdict(DeskClient(device.path).see()) == {"claimed": False, "code": "", "fingerprint": ""}
+    assert asdict(DeskClient(device.path).see()) == {"claimed": False, "code": "", "fingerprint": "", "own_code": False}
     device.is_root = True
     seen = DeskClient(device.path).see()
     assert (seen.code, seen.fingerprint) == (device.gate.code, "AB:CD")
