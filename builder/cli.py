@@ -8,6 +8,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,11 @@ from builder.commands.verify import sign, verify
 from builder.commands.why import why
 from builder.errors import BuildError
 from builder.version import VERSION
+
+if TYPE_CHECKING:
+    from builder.progress import Stages
+    from builder.seed import Seed
+    from model.site import Site
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _YES = "--yes"
@@ -72,7 +78,8 @@ def schema() -> None:
 
 
 @darkpipe.command()
-@click.argument("site", type=click.Path(path_type=Path))
+@click.argument("site", type=click.Path(path_type=Path), required=False)
+@click.option("--without-site", is_flag=True, help="Bring no site: the device asks for one on its page.")
 @click.option("--profile", default="x64", show_default=True, metavar="NAME", help="Platform to build for.")
 @click.option("--all", "everything", is_flag=True, help="Build for every platform, as one release.")
 @click.option(
@@ -99,7 +106,8 @@ def schema() -> None:
 )
 @click.option("--seed", "seed_folder", type=click.Path(path_type=Path), hidden=True)  # its files, as they shall be
 def build(
-    site: Path,
+    site: Path | None,
+    without_site: bool,
     profile: str,
     everything: bool,
     output: Path,
@@ -108,7 +116,7 @@ def build(
     packages: Path | None,
     seed_folder: Path | None,
 ) -> None:
-    """Build the image that a SITE file describes.
+    """Build the image that a SITE file describes, or one --without-site.
 
     Needs no root, no Docker and no loop devices, but on systems that are not like Debian a container engine: there the
     same build runs in a container of $DARKPIPE_CONTAINER_IMAGE (debian:trixie when unset). The last line on standard
@@ -124,38 +132,32 @@ def build(
       ./darkpipe build examples/home.yaml
       ./darkpipe build my-site.yaml --profile raspberrypi
       ./darkpipe build my-site.yaml --all --refresh
+      ./darkpipe build --without-site --profile raspberrypi
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
-    from builder.bootstrap import has_bootstrap, open_bootstrap
     from builder.build import SOURCE, Held, build_image, open_workshop
     from builder.cache import Cache
     from builder.lock import read_lock
-    from builder.passwords import settle_passwords
     from builder.profile import all_profiles, find_profile
     from builder.progress import Stages
     from builder.release import build_release
     from builder.sandbox import remove_tree
-    from builder.seed import Seed, read_seed
+    from builder.seed import Seed
     from builder.where import builds_here
     from model.document import read_site
 
+    if (site is None) is not without_site:
+        raise BuildError("an image has one SITE file, or none", "name a SITE file, or else write --without-site")
     if packages and not lock_file:
         raise BuildError("--packages needs a lock that says which packages", "add --lock FILE; darkpipe lock makes one")
     if everything and lock_file:
         raise BuildError("--all takes no lock, which is for one platform", "build the platforms one by one")
     held = Held(read_lock(lock_file), packages) if lock_file else None
-    wanted = read_site(site)
+    wanted = read_site(site) if site else None
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
-    next_step = ""
-    if seed_folder:
-        seed = read_seed(seed_folder)
-    else:
-        if wanted.relays and not has_bootstrap(site, wanted.relays[0]):
-            next_step = f"The image has the keys of a new relay. What makes that relay: ./darkpipe user-data {site}"
-        tunnel = open_bootstrap(site, wanted.relays[0]).home if wanted.relays else None
-        seed = Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel)
+    seed, next_step = _seed(site, wanted, seed_folder, stages) if site and wanted else (Seed(), "")
     if not builds_here():
         from builder.container import build_in_container, given
 
@@ -175,6 +177,21 @@ def build(
     if next_step:
         stages.say(next_step)
     click.echo(result)
+
+
+def _seed(site: Path, wanted: Site, folder: Path | None, stages: Stages) -> tuple[Seed, str]:
+    """Give the seed of a site, as it lies in a folder or made now; and what the user does next, empty for nothing."""
+    from builder.bootstrap import has_bootstrap, open_bootstrap
+    from builder.passwords import settle_passwords
+    from builder.seed import Seed, read_seed
+
+    if folder:
+        return read_seed(folder), ""
+    next_step = ""
+    if wanted.relays and not has_bootstrap(site, wanted.relays[0]):
+        next_step = f"The image has the keys of a new relay. What makes that relay: ./darkpipe user-data {site}"
+    tunnel = open_bootstrap(site, wanted.relays[0]).home if wanted.relays else None
+    return Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel), next_step
 
 
 @darkpipe.command()

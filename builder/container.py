@@ -93,11 +93,13 @@ def given(**options: str | bool | Path | None) -> list[Argument]:
     return words
 
 
-def build_in_container(site: Site, seed: Seed, options: Sequence[Argument], output: Path, stages: Stages) -> Path:
+def build_in_container(
+    site: Site | None, seed: Seed, options: Sequence[Argument], output: Path, stages: Stages
+) -> Path:
     """Build an image in a container.
 
     Args:
-        site: as its file has it.
+        site: as its file has it; None for an image without one.
         seed: of the image.
         options: further arguments of `darkpipe build`.
         output: the folder in which the result's folder is made.
@@ -109,11 +111,12 @@ def build_in_container(site: Site, seed: Seed, options: Sequence[Argument], outp
         BuildError: something that the user can act on; nothing half-made is left.
         SystemExit: the builder in the container has failed; it has said why.
     """
-    files = {_WRITTEN: dump_site(site), **seed.files()}
+    files = {_WRITTEN: dump_site(site), **seed.files()} if site else {}
+    what = [f"/{_INPUTS}/{_WRITTEN}", "--seed", f"/{_INPUTS}"] if site else ["--without-site"]
     check_output(output)
     with _workplace(stages) as container:
         container.put("/", pack(Item(f"{_INPUTS}/{name}", text.encode(), 0o600) for name, text in files.items()))
-        arguments = ["build", f"/{_INPUTS}/{_WRITTEN}", "--seed", f"/{_INPUTS}", *options, "--output", RESULTS]
+        arguments = ["build", *what, *options, "--output", RESULTS]
         status = run_darkpipe(container, arguments, lambda _, err: _print_error(err), terminal=sys.stderr.isatty())
         if status:
             sys.exit(status)

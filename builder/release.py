@@ -21,14 +21,20 @@ RESULTS = "results"
 
 
 def build_release(
-    shop: Workshop, seed: Seed, profiles: Sequence[Profile], output: Path, *, written: Site, refresh: bool = False
+    shop: Workshop,
+    seed: Seed,
+    profiles: Sequence[Profile],
+    output: Path,
+    *,
+    written: Site | None,
+    refresh: bool = False,
 ) -> Path:
     """Build the images of several profiles.
 
     Args:
         seed: of every image.
         output: the folder in which the release's folder is made.
-        written: the site as its file has it, before passwords were asked for.
+        written: the site as its file has it, before passwords were asked for; None without one.
         refresh: look at Debian's archive, however fresh the last look is.
 
     Returns:

@@ -17,16 +17,16 @@ class Seed:
     """All of it.
 
     Args:
-        site: passwords are hashes or left to the device.
+        site: passwords are hashes or left to the device; None: the device asks for a site on its page.
         tunnel: home's end of the tunnel; None without a relay.
     """
 
-    site: Site
+    site: Site | None = None
     tunnel: AnyHome | None = None
 
     def files(self) -> Mapping[str, str]:
         """Give texts by file names; what is in them is secret."""
-        found = {SEED_NAME: dump_site(self.site)}
+        found = {SEED_NAME: dump_site(self.site)} if self.site else {}
         if self.tunnel:
             found[HOME_FILE] = f"{self.tunnel.model_dump_json(indent=2)}\n"
         return found

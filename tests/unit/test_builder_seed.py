@@ -33,6 +33,10 @@ def test_what_is_written_is_read_again(tmp_path: Path, tunnel: HomeEnd | None) -
     assert {path.name for path in tmp_path.iterdir()} == {SEED_NAME} | ({HOME_FILE} if tunnel else set())
 
 
+def test_an_image_without_a_site_brings_nothing() -> None:
+    assert Seed().files() == {}
+
+
 def test_it_holds_homes_half_and_not_the_relays() -> None:
     bootstrap = make_bootstrap(_SITE.relays[0])
     files = Seed(_SITE, bootstrap.home).files()
