@@ -157,6 +157,18 @@ def test_unlocking_a_whole_disk_writes_nothing(
     assert luks.partition.read_bytes() == before
 
 
+def test_a_container_whose_partition_has_grown_is_not_written_to(
+    luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]]
+) -> None:
+    """It ends where the partition does: there is no step of its own that a cut could come into."""
+    with luks.partition.open("r+b") as file:
+        file.truncate(2 * _SIZE)
+    before = luks.partition.read_bytes()
+    assert recorded(lambda: luks.fits(_OLD, Use.PASSPHRASE)) == []
+    assert luks.partition.read_bytes() == before
+    assert [segment["size"] for segment in luks.describe()["segments"].values()] == ["dynamic"]
+
+
 @pytest.mark.parametrize("torn", [0, _COPY], ids=["first", "copy"])
 def test_cut_while_unlocking_mends_a_torn_header_it_opens(
     luks: Luks, recorded: Callable[[Callable[[], object]], list[list[Write]]], torn: int
