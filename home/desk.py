@@ -20,11 +20,12 @@ from typing import Any
 from firstboot.console import announce
 from firstboot.lan import home_addresses
 from firstboot.page.certificate import PATH, fingerprint
-from firstboot.questions import serve_questions
+from firstboot.questions import ask, serve_questions
 from home.administrator import Denied, Gate, SignedOut
 from home.command import EXPECTED
 from home.configure import known_accounts
 from home.desk_client import GROUP, SOCKET
+from home.desk_facts import Watched, read_facts
 from home.dns_commands import known_records, record_json
 from home.dns_records import zone_text
 from home.status import read_status
@@ -36,6 +37,12 @@ from stack.stack import COMPONENTS, Stack
 
 KEPT = Path("page/administrator.json")
 """Below `data`."""
+
+HAND = Path("/run/darkpipe-hand")
+"""Where darkpipe-hand is asked (darkpipe-hand.socket)."""
+
+_HAND_SECONDS = 150.0
+"""A change of the accounts has every daemon check its configuration, which takes a small computer a minute."""
 
 _STATE = Path("/state")
 _FRESH = 3.0
@@ -102,10 +109,14 @@ class Look:
     Args:
         status: gives what `darkpipe status --json` prints.
         records: gives what `DeskClient.records` returns; with True, name servers are asked.
+        facts: gives how far the device is, as JSON (home/desk_facts.py).
+        hand: asks darkpipe-hand, which changes the device; gives its answer.
     """
 
     status: Callable[[], Mapping[str, Any]]
     records: Callable[[bool], Mapping[str, Any]]
+    facts: Callable[[], Mapping[str, Any]]
+    hand: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Desk:
@@ -144,7 +155,7 @@ class Desk:
             case "forget" if not stranger:
                 self._gate.forget()
                 self._changed(self._gate)
-            case "check" | "status" | "dns" as what:
+            case "check" | "status" | "dns" | "facts" | "hand" as what:
                 self._gate.check(str(question["session"]))
                 return self._shown(what, question)
             case _:
@@ -152,9 +163,16 @@ class Desk:
         return {}
 
     def _shown(self, what: str, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        if what == "status":
-            return {"status": self._look.status()}
-        return self._look.records(bool(question["check"])) if what == "dns" else {}
+        match what:
+            case "status":
+                return {"status": self._look.status()}
+            case "dns":
+                return self._look.records(bool(question["check"]))
+            case "facts":
+                return {"facts": self._look.facts()}
+            case "hand":
+                return self._look.hand(dict(question["ask"]))
+        return {}
 
 
 class Fresh:
@@ -202,6 +220,12 @@ def read_records(store: Store, *, check: bool) -> Mapping[str, Any]:
     return {"records": list(rows), "unknown": list(found.unknown), "zone": zone}
 
 
+def ask_hand(question: Mapping[str, Any], path: Path = HAND) -> Mapping[str, Any]:
+    """Ask darkpipe-hand for a change of the device."""
+    answer = ask(path, question, _HAND_SECONDS)
+    return {"refused": "the device does not do it; its log says why"} if answer is None else answer
+
+
 def greeting(hostname: str, addresses: tuple[str, ...], fingerprint: str, code: str) -> str:
     """Write what the console says of a page that nobody has claimed."""
     places = [f"https://{place}" for place in (*addresses, hostname)]
@@ -240,7 +264,8 @@ def main() -> int:
             announce(greeting(socket.gethostname(), home_addresses(), certificate, gate.code))
 
     status = Fresh(lambda: read_status(stack, store).model_dump(mode="json"))
-    look = Look(status, lambda check: read_records(store, check=check))
+    records = Watched(lambda check: read_records(store, check=check))
+    look = Look(status, records, lambda: read_facts(store, records.seen, ask_hand).model_dump(mode="json"), ask_hand)
     with serve_questions(Desk(gate, look, certificate, show).answer, SOCKET, GROUP):
         show(gate)
         stopped.wait()

@@ -9,13 +9,16 @@ from typing import Any
 
 from firstboot.questions import ask
 from home.administrator import Denied, SignedOut
+from home.desk_facts import Facts
+from home.hand_questions import Question, ShowRelay
+from home.relay_view import RelayView
 from home.status import Status
 
 SOCKET = Path("/run/darkpipe-desk/control")
 GROUP = "darkpipe-desk"
 
-_SECONDS = 90.0
-"""The checks of DNS take less than a minute, whatever hangs."""
+_SECONDS = 160.0
+"""The checks of DNS take less than a minute, whatever hangs; a change of the accounts may take longer."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,23 @@ class DeskClient:
         """
         return self._ask("dns", session=session, check=check)
 
+    def facts(self, session: str) -> Facts:
+        """Ask how far the device is with what it takes until mail comes and goes."""
+        return Facts.model_validate(self._ask("facts", session=session)["facts"])
+
+    def relay(self, session: str) -> RelayView:
+        """Ask for the relay's user-data."""
+        return RelayView.model_validate(self.change(session, ShowRelay())["relay"])
+
+    def change(self, session: str, question: Question) -> Mapping[str, Any]:
+        """Have the device changed; returns when it is done, and what has to be said besides."""
+        return self._ask("hand", session=session, ask=question.model_dump(mode="json"))
+
     def forget(self) -> None:
         """Take the administrator's password away; for root."""
         self._ask("forget")
 
-    def _ask(self, do: str, **more: str | bool) -> Mapping[str, Any]:
+    def _ask(self, do: str, **more: str | bool | Mapping[str, Any]) -> Mapping[str, Any]:
         answer = ask(self._path, {"do": do, **more}, _SECONDS)
         if answer is None:
             raise Denied("the device does not answer; it may be starting: again in a minute")

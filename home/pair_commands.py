@@ -14,8 +14,7 @@ import click
 from home.command import HELP, json_option, print_json
 from home.drain_state import read_drained
 from home.drain_words import as_data, rows
-from home.pair_service import WISHES
-from home.pair_state import REPLACEMENT, Stage, Told, Wish, read_told
+from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish, read_told
 from home.relay_peer import FOLDER
 from home.tunnel_state import read_tunnel
 from model.control import QueueStatus

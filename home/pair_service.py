@@ -16,11 +16,12 @@ from home.bundle import Carried, NotInstalled, Older, bring, bring_first, has_no
 from home.control_errors import ControlFailure, Refused
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
-from home.pair_state import REPLACEMENT, Stage, Told, Wish, tell
+from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish, tell
 from home.pairing import Change, Claim, Kept, Look, Restored, Start, Tick, Which
 from home.pairing_file import Document, PairingError
 from home.queue_keys import QueueKeyError
 from home.relay_answers import sentence
+from home.relay_half import retire
 from home.relay_peer import FOLDER
 from home.s3_settings import S3KeyError
 from home.store import Store, StoreError, read_accounts
@@ -32,8 +33,6 @@ from model.mtls import AnyHome, MtlsHome
 from model.pairing import turns
 from model.site import Relay, Rotation
 from stack.durable import discard_partials
-
-WISHES = "wishes"
 
 _EVERY = 1.0
 _LOOK = 15.0
@@ -86,6 +85,8 @@ class Service:
         self._grant_wishes()
         up = self._is_up()
         self._keeper.happen(Tick(self._clock(), up))
+        if self._keeper.state.kept.base is not None:
+            retire(self._folder, self._keeper.bootstrap)
         now = self._clock()
         if now - self._looked >= _LOOK:
             self._looked = now
@@ -122,7 +123,8 @@ class Service:
             relay = self._relay()
         except (SiteError, OSError):
             return False  # which is told when the relay is next brought its settings
-        return time.time() - changed > (relay.rotation if relay else Rotation.DAYS_90).seconds
+        # Keys from a far future were made by a clock that was wrong.
+        return abs(time.time() - changed) > (relay.rotation if relay else Rotation.DAYS_90).seconds
 
     def _wants_others(self, changed: int) -> bool:
         """Tell whether keys shall change: they are old, or the relay has refused a change, as a restored home's."""

@@ -48,6 +48,9 @@ class Wish(StrEnum):
     ROTATE = "rotate"
 
 
+WISHES = "wishes"
+"""The folder of wishes, in home's folder for pairing."""
+
 REPLACEMENT = "replacement.json"
 """In the folder of wishes: home's half of the bootstrap of another relay. A secret."""
 

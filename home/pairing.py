@@ -7,6 +7,7 @@ What is kept is on the disk before anything is done.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
@@ -23,7 +24,7 @@ SILENT = 900.0
 """Seconds of silence after which home sees whether the relay was built anew and answers to the bootstrap's keys."""
 
 AGAIN = 600.0
-"""Seconds until it does so again."""
+"""Seconds from one such look to the next, also while keys change."""
 
 
 class Which(StrEnum):
@@ -99,6 +100,7 @@ class State:
     Args:
         using: keys that the tunnel uses, and since when.
         heard: when the tunnel was up for the last time.
+        looked: when home last began to look for a relay that was built anew.
         wait: until when no request is sent.
         trouble: why the latest request failed; empty when it did not.
         refused: whether it was the relay that said so.
@@ -108,6 +110,7 @@ class State:
     using: Which = Which.BASE
     since: float = 0.0
     heard: float = 0.0
+    looked: float = -math.inf
     wait: float = 0.0
     trouble: str = ""
     refused: bool = False
@@ -277,7 +280,7 @@ def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, .
     kept = state.kept
     if up and kept.rebuilt and state.using is Which.BASE and kept.base:
         return replace(state, kept=replace(kept, rebuilt=False)), (Tell("the relay answers to the paired keys again"),)
-    if kept.base and now - state.heard >= SILENT and now - state.since >= AGAIN:
+    if kept.base and now - state.heard >= SILENT and now - state.looked >= AGAIN:
         return _look(state, now)
     if kept.own is None:
         return state, ()
@@ -297,7 +300,7 @@ def _tick(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, .
 
 
 def _look(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
-    return replace(state, using=Which.BOOTSTRAP, since=now), (Use(Which.BOOTSTRAP),)
+    return replace(state, using=Which.BOOTSTRAP, since=now, looked=now), (Use(Which.BOOTSTRAP),)
 
 
 def _probe(state: State, now: float, *, up: bool) -> tuple[State, tuple[Action, ...]]:

@@ -12,11 +12,11 @@ import click
 from home.command import HELP, change, in_words, json_option, print_json, print_table
 from home.configure import known_accounts
 from home.store import Store
-from model.account_changes import add_user, find_user, remove_user, set_admin, set_password, set_quota
+from home.user_work import with_user
+from model.account_changes import find_user, remove_user, set_admin, set_password, set_quota
 from model.account_rules import owners
 from model.accounts import Account, Accounts
 from model.names import mail_address
-from model.problems import Kind, Refusal, quoted
 from model.quota import quota_bytes, quota_text
 from stack.passwords import check_password, hash_password
 
@@ -150,10 +150,7 @@ def add(
         store, size = Store(), _size(quota)
 
         def wish(before: Accounts, password_hash: str | None = None) -> Accounts:
-            after = add_user(before, address, password_hash, size)
-            if not with_old_mail:
-                _refuse_old_mail(mail_address(address), store)
-            return after
+            return with_user(before, address, password_hash, size, store, old_mail=with_old_mail)
 
         accounts = _with_password(wish, secret, mail_address(address))
         _tell(address, accounts, f"{mail_address(address)} has a mailbox now.", as_json=as_json)
@@ -258,17 +255,6 @@ def _with_password(wish: Callable[..., Accounts], secret: _Secret, address: str,
     return change(
         lambda before: wish(before, password_hash), end_sessions_of=end_sessions_of, on_terminal=secret.generate
     )
-
-
-def _refuse_old_mail(address: str, store: Store) -> None:
-    folder = store.mailbox(address)
-    if folder.exists():
-        raise Refusal(
-            Kind.OLD_MAIL,
-            f"mail of an earlier user of {quoted(address)} in {folder}",
-            "an address without mail",
-            "if the new user may read it, add `--with-old-mail`; otherwise move the folder away first",
-        )
 
 
 def _size(text: str | None) -> int | None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.network.net import Namespace
+
 PROGRAM = "/usr/bin/chromium"
 
 _OPTIONS = (
@@ -46,6 +48,8 @@ class Chromium:
         self._buffer = b""
         self._loads = 0
         self._session: str | None = None
+        self.patience = _PATIENCE
+        """Seconds for whatever the browser is asked to do."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
@@ -63,7 +67,7 @@ class Chromium:
         content = json.dumps(message).encode() + b"\0"
         while content:
             content = content[os.write(self._write, content) :]
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + self.patience
         while (answer := self._next(end)).get("id") != number:
             pass
         if "error" in answer:
@@ -80,7 +84,7 @@ class Chromium:
         """
         before = self._loads
         yield
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + self.patience
         while self._loads == before:
             self._next(end)
 
@@ -140,7 +144,7 @@ class Chromium:
     def _next(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             if not select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise BrowserError(f"nothing from the browser in {_PATIENCE:.0f} seconds")
+                raise BrowserError(f"nothing from the browser in {self.patience:.0f} seconds")
             if not (more := os.read(self._read, 65536)):
                 raise BrowserError("the browser has ended")
             self._buffer += more
@@ -152,11 +156,17 @@ class Chromium:
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Chromium]:
-    """Start a browser whose profile lies in a folder, and end it."""
+def chromium(folder: Path, place: Namespace | None = None) -> Iterator[Chromium]:
+    """Start a browser, and end it.
+
+    Args:
+        folder: for its profile.
+        place: the network that it is in; None for this computer's.
+    """
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
-    command = [PROGRAM, *_OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+    program = [PROGRAM, *_OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+    command = place.command(*program) if place else program
     # The protocol is spoken on descriptors 3 and 4.
     shell = ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{from_write}', "bash", *command]
     with (folder.parent / "chromium.log").open("wb") as log:

@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--home-profile", default="x64", help="what the home of --pair is: x64 or raspberrypi")
     parser.addoption("--transport", default="wireguard", help="the tunnel of --pair: wireguard or mtls")
     parser.addoption("--pair", action="store_true", help="emulate both a relay and its home; half an hour")
+    parser.addoption("--evening", action="store_true", help="emulate the whole first evening; an hour and more")
     parser.addoption("--relay-again", action="store_true", help="let cloud-init make the relay a second time")
 
 

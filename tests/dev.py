@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tests.cloud.command import pair, relay
+from tests.cloud.command import evening, pair, relay
 from tests.foreign.command import foreign
 from tests.fresh.command import fresh
 from tests.fuzz.command import fuzz
@@ -44,7 +44,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
     A tier is a folder below tests/. The tests end after the first tier that fails. `./dev test fresh` is another
     thing: both commands of the README in fresh Debian systems; `./dev test reproducible` and `./dev test foreign`
     compare package layers; `./dev test relay` makes relays of several Debian versions; `./dev test pair` lets a relay
-    and its home find each other.
+    and its home find each other; `./dev test evening` is the whole first evening, in a browser.
 
     \b
     Examples:
@@ -56,6 +56,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
       ./dev test foreign --help
       ./dev test relay --help
       ./dev test pair --help
+      ./dev test evening --help
     """
     chosen = [name for name in TIERS if not tiers or name in tiers]
     outcomes = run_tiers(chosen, pytest_arguments)
@@ -107,6 +108,7 @@ def run_lock(upgrade: bool) -> None:
     make_locks(upgrade=upgrade)
 
 
+dev.add_command(evening)
 dev.add_command(foreign)
 dev.add_command(fresh)
 dev.add_command(fuzz)
@@ -125,7 +127,7 @@ def main() -> None:
         ours, pytest_arguments = ours[:cut], ours[cut + 1 :]
     # The launcher takes --yes anywhere on the line; here it means nothing more.
     ours = [argument for argument in ours if argument != "--yes"]
-    if ours[:2] in [["test", name] for name in ("foreign", "fresh", "pair", "relay", "reproducible")]:
+    if ours[:2] in [["test", name] for name in ("evening", "foreign", "fresh", "pair", "relay", "reproducible")]:
         ours = ours[1:]
     dev.main(ours, prog_name="dev", obj=tuple(pytest_arguments))
 

@@ -20,6 +20,7 @@ OLD_FORM = "This form was too old. Here is a new one."
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "style.css").read_bytes()
+_SCRIPT = (_HERE / "page.js").read_bytes()
 
 
 class Frame:
@@ -80,9 +81,9 @@ class Frame:
 
 
 def guarded_app(routes: Sequence[Route], hostname: Callable[[], str]) -> Starlette:
-    """Make an application of pages: the guard before them, and their style beside them."""
+    """Make an application of pages: the guard before them, style and script beside them."""
     return Starlette(
-        routes=[*routes, Route("/style.css", _style)],
+        routes=[*routes, Route("/style.css", _style), Route("/page.js", _script)],
         middleware=[Middleware(Guard, hostname=hostname)],
     )
 
@@ -90,7 +91,11 @@ def guarded_app(routes: Sequence[Route], hostname: Callable[[], str]) -> Starlet
 def sentence(error: Exception) -> str:
     """Make a sentence of what an error says."""
     text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
+
+
+async def _script(_: Request) -> Response:
+    return Response(_SCRIPT, media_type="text/javascript")
 
 
 async def _style(_: Request) -> Response:

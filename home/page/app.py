@@ -1,5 +1,7 @@
 """The administrator's page: claim, sign in, the state of the device, and what has to stand in DNS. It needs no script.
 
+The pages of the other steps are in `steps.py`.
+
 It runs as nobody and asks darkpipe-desk.service, which judges all that is typed and every session (`home/desk.py`).
 """
 
@@ -18,7 +20,9 @@ from starlette.routing import Route
 
 from home.administrator import LONGEST, Denied, SignedOut
 from home.desk_client import DeskClient
+from home.page.guide import has_shown_mail, next_step, steps
 from home.page.overview import cards
+from home.page.steps import FIELDS, Steps
 from stack.passwords import SHORTEST
 from web.frame import OLD_FORM, Frame, guarded_app, sentence
 from web.guard import Tokens
@@ -27,7 +31,7 @@ SESSION = "__Host-darkpipe-session"
 """Only over HTTPS, only for this very host (RFC 6265bis §4.1.3.2)."""
 
 _HERE = Path(__file__).parent
-_FIELDS = ("code", "password", "again")
+_FIELDS = ("code", *FIELDS)
 
 _Answer = Callable[[Request, str], Awaitable[Response]]
 
@@ -54,7 +58,17 @@ class Page:
     async def home(self, request: Request, session: str) -> Response:
         """Show how the device is."""
         status = await run_in_threadpool(self._client.status, session)
-        return self._frame.render(request, "home.html", inside=True, problems=status.problems, cards=cards(status))
+        facts = await run_in_threadpool(self._client.facts, session)
+        found = steps(status, facts)
+        return self._frame.render(
+            request,
+            "home.html",
+            inside=True,
+            problems=status.problems,
+            cards=cards(status, shown=has_shown_mail(facts)),
+            steps=found,
+            next_step=next_step(found),
+        )
 
     async def records(self, request: Request, session: str) -> Response:
         """Show what has to stand in DNS."""
@@ -127,13 +141,25 @@ def make_app(
         client: asks about the device.
         hostname: gives the device's name now.
     """
-    page = Page(client, Frame(_HERE / "templates", hostname, _FIELDS, tokens or Tokens()))
+    frame = Frame(_HERE / "templates", hostname, _FIELDS, tokens or Tokens())
+    page, step = Page(client, frame), Steps(client, frame)
     return guarded_app(
         [
             Route("/", page.inside(page.home)),
             Route("/dns", page.inside(page.records)),
             Route("/dns/check", page.inside(page.check_records)),
             Route("/dns/darkpipe.zone", page.inside(page.zone)),
+            Route("/relay", page.inside(step.relay)),
+            Route("/relay/live", page.inside(step.relay_live)),
+            Route("/relay/make", page.inside(step.make_relay), methods=["POST"]),
+            Route("/relay/address", page.inside(step.point_relay), methods=["POST"]),
+            Route("/preflight", page.inside(step.preflight)),
+            Route("/preflight/start", page.inside(step.start_preflight), methods=["POST"]),
+            Route("/users", page.inside(step.users)),
+            Route("/users/add", page.inside(step.add_user), methods=["POST"]),
+            Route("/users/password", page.inside(step.set_password), methods=["POST"]),
+            Route("/message", page.inside(step.message)),
+            Route("/message/send", page.inside(step.send_message), methods=["POST"]),
             Route("/claim", page.claim, methods=["POST"]),
             Route("/sign-in", page.sign_in, methods=["POST"]),
             Route("/sign-out", page.sign_out, methods=["POST"]),

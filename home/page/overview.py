@@ -39,11 +39,15 @@ class Card:
     share: float | None = None
 
 
-def cards(status: Status) -> tuple[Card, ...]:
-    """Give the cards of mail, relay, disk, queue and services, in this order."""
+def cards(status: Status, *, shown: bool = True) -> tuple[Card, ...]:
+    """Give the cards of mail, relay, disk, queue and services, in this order.
+
+    Args:
+        shown: whether a pre-flight has shown that mail comes and goes.
+    """
     now = status.clock.now
     return (
-        _mail(status),
+        _mail(status, shown=shown),
         _relay(status.tunnel, now),
         _disk(status.disk),
         _queue(status.queue),
@@ -62,9 +66,12 @@ def age(duration: timedelta) -> str:
     return "a moment"
 
 
-def _mail(status: Status) -> Card:
+def _mail(status: Status, *, shown: bool) -> Card:
     if not status.ready:
         return Card("Mail", Mood.BAD, "No mail is taken", ("What keeps it away stands above.",))
+    if not shown:
+        why = "Whether it comes and goes through the relay, no pre-flight has shown."
+        return Card("Mail", Mood.WATCH, "This device would take mail", (why,))
     if status.problems:
         return Card("Mail", Mood.WATCH, "Mail is taken", ("Something wants your attention; it stands above.",))
     return Card("Mail", Mood.GOOD, "Mail is taken", ("Everything that was asked has answered.",))

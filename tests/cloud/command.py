@@ -1,4 +1,7 @@
-"""`./dev test relay`: a relay of each Debian version, made twice. `./dev test pair`: one with its home."""
+"""`./dev test relay`: a relay of each Debian version, made twice. `./dev test pair`: one with its home.
+
+`./dev test evening`: the same two, set up in a browser.
+"""
 
 from __future__ import annotations
 
@@ -74,5 +77,20 @@ def pair(suite: str, architecture: str, home: str, transport: str) -> None:
         f"--transport={transport}",
     )
     outcomes = run_tiers(["images"], ("-k", "test_pair", "--pair", *chosen))
+    click.echo(summary(outcomes, ["images"]))
+    sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)
+
+
+@click.command()
+def evening() -> None:
+    """Set up an emulated device in a browser, with a relay, names in DNS and somebody who writes and is written to.
+
+    Takes an hour or more, nearly all of it for the emulation. Pictures of the pages lie in out/screenshots.
+
+    \b
+    Examples:
+      ./dev test evening
+    """
+    outcomes = run_tiers(["images"], ("-k", "test_evening", "--evening", "-x"))
     click.echo(summary(outcomes, ["images"]))
     sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)

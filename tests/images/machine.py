@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,12 @@ from tests.network.net import Namespace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _BOOT_SECONDS = 600
+
+
+def darkpipe(*arguments: str) -> str:
+    """Run `darkpipe` as on a terminal where all is agreed to, and give what it printed; it must succeed."""
+    command = [str(REPOSITORY / "darkpipe"), "--yes", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True).stdout
 
 
 class State(StrEnum):

@@ -8,28 +8,21 @@ import json
 import re
 import smtplib
 import socket
-import subprocess
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from builder.archive import Archive
 from builder.bootstrap import keys_folder
-from builder.build import open_workshop
-from builder.cache import Cache
-from builder.progress import Stages
-from builder.sandbox import remove_tree
 from builder.tools import host_architecture
 from tests import mail
-from tests.cloud.qemu import Cable, EmulatedVps, emulated_vps
-from tests.cloud.root import RELAY_PACKAGES, Architecture, CloudSystem, Suite, cloud_root
-from tests.cloud.seed import Seed
+from tests.cloud.qemu import EmulatedVps
 from tests.images.conftest import PASSWORD, SITE
-from tests.images.machine import REPOSITORY, Machine
+from tests.images.machine import Machine, darkpipe
+from tests.images.provider import Provider, open_provider
 from tests.machine.machine import wait_for
 from tests.machine.relay import Sink
 from tests.network.conftest import FAMILIAR_ADDRESS
@@ -53,28 +46,18 @@ class Pair:
     Args:
         site: file of the site.
         user_data: that the relay is made from.
-        rent: gives a fresh machine at the relay's address, by user-data and a number of its own.
     """
 
     internet: Internet
     site: Path
     user_data: str
-    rent: Callable[[str, int], AbstractContextManager[EmulatedVps]]
-    machines: ExitStack
-    vps: EmulatedVps
+    provider: Provider
     home: Machine
-    rented: int = 1
 
-    def destroy_relay(self) -> None:
-        """End the relay's machine for good, as a provider does: nothing of its disk is left."""
-        self.vps.console.close()
-        self.machines.close()
-
-    def rent_relay(self) -> None:
-        """Make another machine at the same address, from the user-data that hold now."""
-        self.rented += 1
-        self.vps = self.machines.enter_context(self.rent(self.user_data, self.rented))
-        self.vps.console.run("cloud-init status --wait", _PATIENCE)
+    @property
+    def vps(self) -> EmulatedVps:
+        """The relay."""
+        return self.provider.vps
 
     def stage(self) -> str:
         """Give the stage that `darkpipe pair` tells."""
@@ -131,36 +114,18 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
     transport = request.config.getoption("--transport")
     relay = f"{{address: {_RELAY.address}, offline: queue, transport: {transport}}}"
     site.write_text(f"{SITE.format(hash=password_hash)}relays: [{relay}]\n")
-    user_data = _darkpipe("user-data", str(site))
+    user_data = darkpipe("user-data", str(site))
     profile = request.config.getoption("--home-profile")
-    built = _darkpipe("build", str(site), "--profile", profile, "--output", str(scratch / "pair"))
+    built = darkpipe("build", str(site), "--profile", profile, "--output", str(scratch / "pair"))
     image = Path(built.splitlines()[-1])
-    shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
-    suite = Suite(request.config.getoption("--relay-suite"))
-    architecture = Architecture(request.config.getoption("--relay-architecture"))
-    root = cloud_root(shop, CloudSystem(suite, bootable=True, installed=RELAY_PACKAGES, architecture=architecture))
     with make_internet() as internet, ExitStack() as stack:
         internet.router.add_address(FAMILIAR_ADDRESS)
-        cable = Cable(internet.router, internet.cable(_RELAY))
-        internet.offer_tap(_RELAY)
-
-        def rent(text: str, number: int) -> AbstractContextManager[EmulatedVps]:
-            seed = Seed(text, f"vps-{number}", [_RELAY.interface("eth0")])
-            return emulated_vps(shop, root, seed, scratch / "relay.log", cable=cable)
-
-        machines = stack.enter_context(ExitStack())
-        vps = machines.enter_context(rent(user_data, 1))
-        # It writes to the console until it is done.
-        vps.console.run("cloud-init status --wait", _PATIENCE)
+        provider = stack.enter_context(open_provider(request, internet, _RELAY, scratch / "relay.log"))
+        provider.rent(user_data)
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.up()
         stack.callback(home.off)
-        yield Pair(internet, site, user_data, rent, machines, vps, home)
-
-
-def _darkpipe(*arguments: str) -> str:
-    command = [str(REPOSITORY / "darkpipe"), "--yes", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True).stdout
+        yield Pair(internet, site, user_data, provider, home)
 
 
 def test_they_find_each_other_and_a_letter_arrives(pair: Pair) -> None:
@@ -201,8 +166,8 @@ def test_what_comes_while_homes_power_is_cut_arrives(pair: Pair) -> None:
 def test_a_relay_that_was_destroyed_and_made_anew_is_claimed_after_consent(pair: Pair) -> None:
     wait_for(lambda: pair.stage() == "paired", "home and relay are paired", _PATIENCE)
     before = pair.relay_id()
-    pair.destroy_relay()
-    pair.rent_relay()
+    pair.provider.destroy()
+    pair.provider.rent(pair.user_data)
     wait_for(lambda: pair.stage() == "silent", "home misses its relay", _PATIENCE)
     # It looks only, and the relay belongs to nobody until the owner has agreed.
     pair.home.lines("darkpipe pair --again")
@@ -219,10 +184,10 @@ def test_a_relay_that_was_destroyed_and_made_anew_is_claimed_after_consent(pair:
 def test_another_relay_takes_the_place_of_one_with_other_keys(pair: Pair) -> None:
     before, old_keys = pair.relay_id(), pair.home.lines("cat /data/darkpipe/relay.json")
     old = pair.user_data
-    pair.user_data = _darkpipe("user-data", str(pair.site), "--renew")
+    pair.user_data = darkpipe("user-data", str(pair.site), "--renew")
     assert pair.user_data != old
-    pair.destroy_relay()
-    pair.rent_relay()
+    pair.provider.destroy()
+    pair.provider.rent(pair.user_data)
     keys = next(keys_folder(pair.site).glob("*.json")).read_bytes()
     command = f"echo {base64.b64encode(keys).decode()} | base64 -d | darkpipe relay replace --yes"
     said = pair.home.run(command)

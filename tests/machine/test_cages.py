@@ -104,6 +104,9 @@ _CAGES = [
         {"key", "site", "accounts", "users", "queue", "dkim", "relay", "socket"},
     ),  # a status is made of them
     ("darkpipe-home-page", "", set()),
+    ("darkpipe-preflight", "", {"key", "accounts", "users", "journal", "dkim", "relay"}),  # records are made of them
+    # As darkpipe-apply, whose work it does after a change.
+    ("darkpipe-hand@", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login"}),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.

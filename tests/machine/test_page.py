@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import json
 import re
 import socket
 import ssl
+import stat
+from collections.abc import Callable
 from contextlib import closing
 from urllib.parse import urlencode
 
 import pytest
+import yaml
 
 from firstboot.page.certificate import fingerprint
+from tests.machine.conftest import PASSWORD, SEED
 from tests.machine.machine import (
     HOME_ADDRESS,
     HOME_ADDRESS_6,
@@ -112,6 +117,82 @@ def test_the_page_is_claimed_from_the_lan_alone_and_shows_the_device(device: Mac
     device.run("darkpipe", "page", "forget-password", "--yes")
     assert json.loads(device.run("darkpipe", "page", "show", "--json"))["claimed"] is False
     assert device.failed_units() == []
+
+
+def _signed_in(device: Machine, client: Client) -> _Browser:
+    shown = json.loads(device.run("darkpipe", "page", "show", "--json"))
+    wait_for(lambda: client.can_connect(443), "the page listens")
+    browser = _Browser(client, shown["fingerprint"])
+    browser.get()
+    entered = browser.post("/claim", code=shown["code"], password=_PASSWORD, again=_PASSWORD)
+    assert entered[0] == 303, entered
+    return browser
+
+
+def _done(browser: _Browser, path: str, **fields: str) -> None:
+    """Fill in a form, and see that what it asks for was done."""
+    browser.get(path.rpartition("/")[0])
+    answer = browser.post(path, **fields)
+    assert answer[0] == 303, answer
+
+
+def test_users_and_a_test_message_from_the_page(device: Machine) -> None:
+    other = "another long password"
+    with device.lan() as client:
+        browser = _signed_in(device, client)
+        _done(browser, "/users/add", address="carol@example.com", password=PASSWORD, again=PASSWORD)
+        assert "carol@example.com" in browser.get("/users")[1]
+        message = {"sender": "carol@example.com", "recipient": "alice@example.com"}
+        _done(browser, "/message/send", password=PASSWORD, **message)
+        wait_for(lambda: ">sent</span>" in browser.get("/message")[1], "Dovecot has taken the message")
+        assert "lmtp" in browser.get("/message")[1]
+        assert b"A test from your DarkPipe" in b"".join(
+            path.read_bytes() for path in device.data.glob("mail/example.com/alice/Maildir/new/*")
+        )
+        _done(browser, "/users/password", address="carol@example.com", password=other, again=other)
+        denied = browser.post("/message/send", password=PASSWORD, **message)
+        assert "this is not the password" in denied[1].lower(), denied
+        device.run("darkpipe", "user", "remove", "carol@example.com")
+        # Who is not the desk is not heard, not even root.
+        asked = "import json, sys; from pathlib import Path; from firstboot.questions import ask; "
+        asked += 'print(json.dumps(ask(Path("/run/darkpipe-hand"), {"do": "show-test"}, 30)))'
+        refused_root = device.run("env", "PYTHONPATH=/usr/lib/darkpipe", "python3", "-c", asked)
+        assert "for darkpipe-desk.service alone" in refused_root
+        device.run("darkpipe", "page", "forget-password", "--yes")
+    assert device.failed_units() == []
+    log = device.run("journalctl", "-b", "--no-pager", "--output=cat")
+    assert PASSWORD not in log
+    assert other not in log
+
+
+def test_a_relays_user_data_are_made_on_the_device(new_machine: Callable[[str], Machine]) -> None:
+    machine = new_machine(f"{SEED}relays: [{{address: mx.example.com, offline: tempfail}}]\n").start()
+    with machine.lan() as client:
+        browser = _signed_in(machine, client)
+        assert "Nobody has ordered one" in browser.get()[1]
+        assert "Mail is taken" not in browser.get()[1]
+        _done(browser, "/relay/make", ssh_key="")
+        wait_for(lambda: "has not answered yet" in browser.get("/relay/live")[1], "home looks for its relay")
+        page = browser.get("/relay")[1]
+        text = html.unescape(re.findall(r"(?s)<textarea[^>]*>(.*?)</textarea>", page)[0])
+        made = {file["path"]: file["content"] for file in yaml.safe_load(text)["write_files"]}
+        key = re.findall(r"PublicKey = (\S+)", made["/etc/wireguard/home0.conf"])
+        relay = json.loads((machine.data / "darkpipe/relay.json").read_text())
+        assert key == [machine.run("wg", "pubkey", stdin=relay["private_key"].encode()).strip()]
+        _done(browser, "/relay/address", address="203.0.113.7")
+        wait_for(lambda: "203.0.113.7" in (machine.data / "darkpipe/relay.json").read_text(), "it looks there")
+        _done(browser, "/preflight/start")
+        wait_for(lambda: "It is under way" in browser.get("/preflight")[1], "it has begun")
+        _done(browser, "/preflight/start")
+        wait_for(lambda: "Something keeps mail away" in browser.get("/preflight")[1], "it has ended", 120)
+        began = machine.run("journalctl", "-b", "-u", "darkpipe-preflight", "-o", "cat", "--grep=^Starting")
+        assert len(began.splitlines()) == 1
+        assert "The relay" in browser.get("/relay")[1]
+    assert machine.failed_units() == []
+    assert stat.S_IMODE((machine.data / "pairing/user-data.json").stat().st_mode) == 0o600
+    secret = json.loads((machine.data / "pairing/user-data.json").read_text())["bootstrap"]["relay"]["private_key"]
+    assert secret not in machine.run("journalctl", "-b", "--no-pager", "--output=cat")
+    machine.stop()
 
 
 def test_no_password_is_in_a_log(device: Machine) -> None:

@@ -15,14 +15,14 @@ from tests.network.net import Namespace
 
 DOMAIN, REVERSE = "example.com", "113.0.203.in-addr.arpa"
 SERVERS = {"ns1.example.net": "203.0.113.54", "ns2.example.net": "203.0.113.55"}
-_ROOT = "203.0.113.53"
+ROOT = "203.0.113.53"
 
 _SOA = "SOA ns1.example.net. hostmaster.example.net. {serial} 7200 3600 86400 300"
 
 _DELEGATIONS = "".join(
     [
         f". 300 IN {_SOA.format(serial=1)}\n. 300 IN NS a.root-servers.example.\n",
-        f"a.root-servers.example. IN A {_ROOT}\n",
+        f"a.root-servers.example. IN A {ROOT}\n",
         *(f"{zone}. IN NS {server}.\n" for zone in (DOMAIN, REVERSE) for server in SERVERS),
         *(f"{server}. IN A {address}\n" for server, address in SERVERS.items()),
     ]
@@ -69,6 +69,16 @@ def zone(text: str, serial: int = 1) -> str:
 
 
 @contextmanager
+def name_servers(place: Namespace, scratch: Path, *zones: dict[str, str], more_root: str = "") -> Iterator[None]:
+    """Serve a root at `ROOT`, and zones; see `names`."""
+    with ExitStack() as stack:
+        root_zone = {".": _DELEGATIONS + more_root}
+        for address, served in zip((ROOT, *SERVERS.values()), (root_zone, *zones), strict=False):
+            stack.enter_context(_nsd(place, scratch / address, address, served))
+        yield
+
+
+@contextmanager
 def names(
     place: Namespace, root: Path, scratch: Path, *zones: dict[str, str], more_root: str = "", more_unbound: str = ""
 ) -> Iterator[None]:
@@ -82,12 +92,10 @@ def names(
         more_unbound: lines of unbound.conf(5), in `server:`.
     """
     with ExitStack() as stack:
-        root_zone = {".": _DELEGATIONS + more_root}
-        for address, served in zip((_ROOT, *SERVERS.values()), (root_zone, *zones), strict=False):
-            stack.enter_context(_nsd(place, scratch / address, address, served))
+        stack.enter_context(name_servers(place, scratch, *zones, more_root=more_root))
         home = scratch / "unbound"
         home.mkdir(exist_ok=True)
-        (home / "root.hints").write_text(f". 300 NS a.root-servers.example.\na.root-servers.example. 300 A {_ROOT}\n")
+        (home / "root.hints").write_text(f". 300 NS a.root-servers.example.\na.root-servers.example. 300 A {ROOT}\n")
         (home / "unbound.conf").write_text(_UNBOUND.format(reverse=REVERSE, more=more_unbound))
         place.run("mount", "--bind", str(home), str(root / "mnt"))
         stack.callback(place.run, "umount", str(root / "mnt"))
@@ -96,10 +104,10 @@ def names(
         yield
 
 
-def reload_zone(scratch: Path, address: str, content: str) -> None:
-    """Have a name server of `names` read another text of its first zone."""
+def reload_zone(scratch: Path, address: str, content: str, number: int = 0) -> None:
+    """Have a name server of `names` read another text of one of its zones, by its number."""
     folder = scratch / address
-    (folder / "0.zone").write_text(content)
+    (folder / f"{number}.zone").write_text(content)
     os.kill(int((folder / "nsd.pid").read_text()), signal.SIGHUP)
 
 

@@ -19,8 +19,9 @@ from firstboot.page.certificate import PATH, ensure_page_certificate
 from firstboot.questions import serve_questions
 from firstboot.unlock_socket import UnlockClient, serve
 from home.administrator import IDLE
-from tests.accessible import faults, focus
+from tests.accessible import faults
 from tests.chromium import Chromium, chromium
+from tests.keyboard import fill, tab_to
 from tests.tiers import REPOSITORY
 from tests.unit.page_samples import TROUBLED, checked
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
@@ -102,30 +103,8 @@ def _looked_at(browser: Chromium, name: str) -> None:
     browser.appear(1280, dark=False)
 
 
-def _tab_to(browser: Chromium, wanted: str) -> None:
-    """Go on with Tab until something has the focus; each step has to be seen."""
-    for _ in range(20):
-        browser.press("Tab")
-        what, visible = focus(browser)
-        assert visible or what.startswith("body"), f"one does not see that {what} has the focus"
-        if what == wanted:
-            return
-    raise AssertionError(f"Tab does not lead to {wanted}")
-
-
-def _fill(browser: Chromium, *fields: tuple[str, str]) -> None:
-    """Type into fields, each reached by Tab from the page's first focus, and press Enter."""
-    for name, value in fields:
-        if focus(browser)[0] != f"input {name}":
-            _tab_to(browser, f"input {name}")
-        browser.select_all()
-        browser.type(value)
-    with browser.loading():
-        browser.press("Enter")
-
-
 def _claim(browser: Chromium, code: str) -> None:
-    _fill(browser, ("code", code), ("password", _PASSWORD), ("again", _PASSWORD))
+    fill(browser, ("code", code), ("password", _PASSWORD), ("again", _PASSWORD))
 
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
@@ -143,7 +122,7 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
         assert "Keeps mail away: dovecot" in browser.text
         _looked_at(browser, "home")
         browser.open(address)
-        _tab_to(browser, "a DNS")
+        tab_to(browser, "a DNS")
         with browser.loading():
             browser.press("Enter")
         _looked_at(browser, "dns")
@@ -151,20 +130,20 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
         assert "Another value is published" in browser.text
         _looked_at(browser, "dns-checked")
         browser.open(f"{address}/dns")
-        _tab_to(browser, "textarea value1")
+        tab_to(browser, "textarea value1")
         browser.select_all()
         selected = "(e => e.value.slice(e.selectionStart, e.selectionEnd))(document.activeElement)"
         assert browser.look(selected) == device.rows[0]["value"]
         browser.open(address)
-        _tab_to(browser, "button Sign out")
+        tab_to(browser, "button Sign out")
         with browser.loading():
             browser.press("Enter")
         _looked_at(browser, "sign-in")
         browser.open(address)
-        _fill(browser, ("password", "not this one"))
+        fill(browser, ("password", "not this one"))
         assert "Keeps mail away" not in browser.text
         browser.open(address)
-        _fill(browser, ("password", _PASSWORD))
+        fill(browser, ("password", _PASSWORD))
         assert "Keeps mail away" in browser.text
 
 
@@ -178,7 +157,7 @@ def test_a_session_ends_and_a_forgotten_password_begins_anew(browser: Chromium, 
         device.now += IDLE + 1
         browser.open(address)
         assert "The administrator's password" in browser.text
-        _fill(browser, ("password", _PASSWORD))
+        fill(browser, ("password", _PASSWORD))
         assert "Keeps mail away" in browser.text
         device.gate.forget()
         browser.open(address)
@@ -197,10 +176,10 @@ def test_a_disk_is_made_by_keyboard_without_scripts(browser: Chromium, place: Pl
         browser.open(address)
         _looked_at(browser, "disk-new")
         browser.open(address)
-        _fill(browser, ("code", session.code), ("passphrase", _GOOD), ("again", _GOOD))
+        fill(browser, ("code", session.code), ("passphrase", _GOOD), ("again", _GOOD))
         assert all(group in browser.text for group in _GROUPS)
         _looked_at(browser, "disk-recovery")
-        _fill(browser, ("first", _GROUPS[1]), ("second", _GROUPS[7]))
+        fill(browser, ("first", _GROUPS[1]), ("second", _GROUPS[7]))
         assert "The disk is unlocked" in browser.text
         _looked_at(browser, "disk-open")
         assert len(disk.made) == 1
@@ -214,10 +193,10 @@ def test_a_disk_is_unlocked_by_keyboard(browser: Chromium, place: Place, tmp_pat
         browser.open(address)
         _looked_at(browser, "disk-locked")
         browser.open(address)
-        _fill(browser, ("passphrase", "wrong"))
+        fill(browser, ("passphrase", "wrong"))
         assert "The disk is locked" in browser.text
         browser.open(address)
-        _fill(browser, ("passphrase", _GOOD))
+        fill(browser, ("passphrase", _GOOD))
         assert "The disk is unlocked" in browser.text
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from home.desk_facts import DnsSeen, Facts, User
+from home.dns_judges import Outcome
+from home.pair_state import Stage
+from home.pair_state import Told as Pairing
+from home.preflight import Looked
+from home.preflight import Step as Flown
+from home.preflight_job import Preflight
 from home.readings import Clock, Configuration, Disk, Image, Problem, Queue, Unit
 from home.status import CertificateState, Probed, ServiceState, Status
+from home.trial_message import Fate, Message, Told
 from home.tunnel_state import Tunnel
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -105,3 +113,44 @@ def checked(outcome: str, **changes: Any) -> dict[str, Any]:
         "zone": "example.com",
         "servers": [],
     }
+
+
+def pairing(stage: Stage, trouble: str = "") -> Pairing:
+    """Make what darkpipe-pair says."""
+    return Pairing(written=0.0, stage=stage, relay="mx.example.com", trouble=trouble)
+
+
+def preflight(outcome: Outcome | None = Outcome.GOOD, **changes: Any) -> Preflight:
+    """Make a pre-flight that is done."""
+    looked = Looked(
+        Flown.PORT_25_OUT, "port 25 to the world", outcome or Outcome.GOOD, "mx.example.net answers", "so", ""
+    )
+    return Preflight(boot="b", began=0.0, began_at=NOW, finished_at=NOW, outcome=outcome, steps=(looked,)).model_copy(
+        update=changes
+    )
+
+
+def message(fate: Fate = Fate.SENT, reply: str = "250 2.0.0 Ok") -> Told:
+    """Make what became of a test message."""
+    sent = Message(queue_id="4abc", sender="alice@example.com", recipient="alice@example.net", sent_at=NOW)
+    return Told(message=sent, fate=fate, server="mx.example.net[203.0.113.9]:25", reply=reply)
+
+
+def facts(**changes: Any) -> Facts:
+    """Make how far a device is that has been set up."""
+    return Facts(
+        relay="mx.example.com",
+        pairing=pairing(Stage.PAIRED),
+        dns=DnsSeen(at=NOW, outcomes={Outcome.GOOD: 9}),
+        preflight=preflight(),
+        preflight_runs=False,
+        users=(
+            User(address="alice@example.com", is_admin=True, has_password=True),
+            User(address="bob@example.com", is_admin=False, has_password=True),
+        ),
+        message=message(),
+    ).model_copy(update=changes)
+
+
+FRESH = facts(pairing=pairing(Stage.NO_RELAY), dns=None, preflight=None, message=None)
+"""A device that was unlocked just now."""

@@ -19,8 +19,8 @@ from home.control_client import ControlClient
 from home.control_errors import Unreachable
 from home.pair_commands import in_words
 from home.pair_diagnosis import Around
-from home.pair_service import WISHES, Service, read_document
-from home.pair_state import REPLACEMENT, Stage, Told, Wish
+from home.pair_service import Service, read_document
+from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
 from home.pairing import Kept, Own, offer_of
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
@@ -46,6 +46,8 @@ class _Service(Service):
 
     def _is_up(self) -> bool:
         scene, keys = self.scene, self._keeper.keys
+        if scene.away:
+            return False
         assert scene.relay.agent
         used = scene.relay.agent._keeper.state.in_use
         own = keys.own.public if keys else scene.home_public
@@ -59,6 +61,7 @@ class Scene:
     Args:
         home_public: home's public key in the bootstrap.
         around: what home sees when the tunnel is down.
+        away: whether the relay is.
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class Scene:
     home_public: str = field(default_factory=lambda: bootstrap_keys(mtls=False)[1])
     around: Around = _ANSWERS
     now: float = 1000.0
+    away: bool = False
     told: list[Told] = field(default_factory=list)
     service: Service | None = None
 
@@ -317,6 +321,61 @@ def test_a_change_of_keys_that_is_due_and_refused_is_told_and_tried_an_hour_late
     assert scene.is_at(Stage.PAIRED)
     assert scene.told[-1].changed > 1
     assert scene.told[-1].trouble == ""
+
+
+_SITE = """\
+version: 1
+domains: [example.com]
+users: [{{address: alice@example.com}}]
+disk: {{unlock: none}}
+relays: [{{address: mx.example.com, offline: tempfail, rotation: {}}}]
+"""
+_DAY = 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("rotation", "days", "due"),
+    [
+        ("30d", 29, False),
+        ("30d", 31, True),
+        ("60d", 31, False),
+        ("60d", 61, True),
+        ("90d", 61, False),
+        ("90d", 91, True),
+        # They were made while home's clock and the relay's were in the future.
+        ("30d", -3000, True),
+        ("90d", -1, False),
+    ],
+)
+def test_keys_change_after_the_days_that_the_site_says(scene: Scene, rotation: str, days: int, due: bool) -> None:
+    scene.pair()
+    assert scene.service
+    site = scene.service._store.site
+    site.parent.mkdir(parents=True, exist_ok=True)
+    site.write_text(_SITE.format(rotation))
+    keeper = scene.service._keeper
+    before, changed = keeper.keys, int(time.time()) - days * _DAY
+    keeper.state = replace(keeper.state, kept=replace(keeper.state.kept, changed=changed))
+    scene.wait(40)
+    assert scene.is_at(Stage.PAIRED)
+    assert (keeper.keys != before) is due
+    assert (keeper.state.kept.changed == changed) is not due
+
+
+def test_keys_that_are_due_while_the_relay_is_away_change_when_it_is_back(scene: Scene) -> None:
+    scene.pair()
+    assert scene.service
+    keeper = scene.service._keeper
+    before = keeper.keys
+    keeper.state = replace(keeper.state, kept=replace(keeper.state.kept, changed=1))
+    scene.away = True
+    scene.wait(100)
+    assert scene.is_at(Stage.SILENT)
+    assert keeper.state.kept.own is None
+    scene.away = False
+    scene.wait(60)
+    assert scene.is_at(Stage.PAIRED)
+    assert keeper.keys != before
 
 
 def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> None:

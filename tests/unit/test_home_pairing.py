@@ -22,7 +22,7 @@ from home.pair_commands import ask, in_words
 from home.pair_diagnosis import Around, diagnose
 from home.pair_keeper import Keeper, clashes, free_pair
 from home.pair_service import stage
-from home.pair_state import Stage, Told, Wish, read_told, tell
+from home.pair_state import WISHES, Stage, Told, Wish, read_told, tell
 from home.pairing import Change, Kept, Own, Restored, Start, Tick, Which
 from home.pairing_file import Document
 from home.pairing_file import read as read_document
@@ -321,7 +321,7 @@ def test_commands_show_what_the_service_tells(tmp_path: Path, monkeypatch: pytes
 
 def test_a_wish_is_taken_up_or_stays(tmp_path: Path) -> None:
     assert ask(Wish.ROTATE, tmp_path, patience=0.3) == ""
-    path = tmp_path / pair_service.WISHES / "rotate"
+    path = tmp_path / WISHES / "rotate"
     assert path.exists()
 
     def grant() -> None:
@@ -373,7 +373,7 @@ def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_wa
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair_commands, "FOLDER", tmp_path)
-    (tmp_path / pair_service.WISHES).mkdir()
+    (tmp_path / WISHES).mkdir()
     told = Told(written=time.monotonic(), stage=Stage.SILENT)
     monkeypatch.setattr(pair_commands, "read_told", lambda: told)
     queue = QueueStatus(1, "", "e", 3, 500, 1, 10**9, None, 1, 1)
@@ -384,7 +384,7 @@ def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_wa
     asked = CliRunner().invoke(pair_commands.relay, ["replace"], input=both)
     assert asked.exit_code == 2
     assert "3 messages wait, 500 octets" in asked.output
-    path = tmp_path / pair_service.WISHES / "replacement.json"
+    path = tmp_path / WISHES / "replacement.json"
     assert not path.exists()
     done = CliRunner().invoke(pair_commands.relay, ["replace", "--yes"], input=both)
     assert done.exit_code == 0, done.output

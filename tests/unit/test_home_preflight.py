@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from home import preflight_command, smtp_call
+from home import preflight_world, smtp_call
 from home.block_lists import BLOCK_LISTS, ask_list, ask_lists
 from home.dns_judges import Outcome
 from home.dns_records import RelayAddresses
 from home.preflight import Looked, Step, Visit, World, preflight
-from home.preflight_command import call_relay, fingerprint, lines, parse_visit
+from home.preflight_command import lines
+from home.preflight_world import call_relay, fingerprint, parse_visit
 from home.smtp_call import Call, CallError, call, call_as
 from stack.certificate import ensure_certificate
 from tests.unit.dns_samples import RELAY, REVERSE, FakeDns, Zone, accounts, needed, published
@@ -307,7 +308,7 @@ def test_the_relay_is_called_on_port_25_only_after_the_firewall_lets_it(monkeypa
         ran.append(command)
         return subprocess.CompletedProcess(command, 1, "", "Error: No such file or directory")
 
-    monkeypatch.setattr(preflight_command, "_run", run)
+    monkeypatch.setattr(preflight_world, "_run", run)
     with pytest.raises(CallError, match="the firewall cannot be opened for it: Error"):
         call_relay("203.0.113.7", 25, MX)
     assert ran == [["nft", "add", "element", "inet", "darkpipe", "own_relay", "{ 203.0.113.7 timeout 60s }"]]

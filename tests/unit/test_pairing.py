@@ -207,6 +207,24 @@ def _meets_slowly(*, mtls: bool) -> bool:
     return are_paired(world, world.homes[0])
 
 
+@pytest.mark.parametrize("mtls", [False, True])
+def test_a_relay_that_was_built_anew_in_the_middle_of_a_change_is_told_of_as_well(mtls: bool) -> None:
+    world = World.make(mtls=mtls)
+    one = world.homes[0]
+    world.wait(10)
+    one.happen(home.Change(world.now, make_own(mtls=mtls)))
+    while one.state and one.state.using is not home.Which.NEXT:
+        world.wait(1)
+    world.relay = type(world.relay)(mtls=mtls)
+    world.relay.boot(world.now)
+    world.wait(home.SILENT + 300)
+    assert one.state
+    assert one.state.kept.rebuilt
+    one.happen(home.Claim(world.now, make_own(mtls=mtls)))
+    world.wait(60)
+    assert are_paired(world, one)
+
+
 def test_home_looks_at_once_for_a_relay_that_was_built_anew_when_its_owner_says_so() -> None:
     world = World.make()
     one = world.homes[0]

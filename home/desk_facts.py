@@ -1,0 +1,132 @@
+"""How far the device is with what it takes until mail comes and goes: what is kept of it, and what services say."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from home import trial_message
+from home.configure import known_accounts
+from home.dns_judges import Outcome
+from home.pair_state import Told, read_told
+from home.preflight_job import RESULT, Preflight, boot_id, read_preflight
+from home.store import Store
+from model.account_rules import owners
+from model.accounts import Accounts
+from model.document import read_site
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class User(_Fact):
+    """Somebody with a mailbox.
+
+    Args:
+        has_password: whether one was set, or made and shown.
+    """
+
+    address: str
+    is_admin: bool
+    has_password: bool
+
+
+class DnsSeen(_Fact):
+    """What the last check of the records has found, since the device started.
+
+    Args:
+        at: when.
+        outcomes: how many records stand how.
+    """
+
+    at: datetime
+    outcomes: dict[Outcome, int]
+
+    @property
+    def worst(self) -> Outcome:
+        """The worst of them."""
+        return max((each for each, number in self.outcomes.items() if number), key=lambda each: each.rank)
+
+
+class Facts(_Fact):
+    """All of it.
+
+    Args:
+        relay: what the site calls its relay; empty without one.
+        pairing: what darkpipe-pair says; None while it does not run.
+        dns: None while nobody has looked.
+        preflight: the last one; None without.
+        preflight_runs: whether it is under way.
+        message: what became of the test message; None without one.
+    """
+
+    relay: str
+    pairing: Told | None
+    dns: DnsSeen | None
+    preflight: Preflight | None
+    preflight_runs: bool
+    users: tuple[User, ...]
+    message: trial_message.Told | None
+
+
+class Watched:
+    """Remembers what the last check has found.
+
+    Args:
+        records: looks.
+    """
+
+    def __init__(
+        self, records: Callable[[bool], Mapping[str, Any]], wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._records, self._wall = records, wall
+        self.seen: DnsSeen | None = None
+
+    def __call__(self, check: bool) -> Mapping[str, Any]:
+        """Look."""
+        found = self._records(check)
+        if check:
+            outcomes = Counter(Outcome(row["outcome"]) for row in found["records"])
+            outcomes[Outcome.UNKNOWN] += len(found["unknown"])
+            self.seen = DnsSeen(at=self._wall(), outcomes=dict(outcomes))
+        return found
+
+
+def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Facts:
+    """Read all of it.
+
+    Args:
+        hand: asks darkpipe-hand.
+
+    Raises:
+        Refusal: the device was not set up.
+        OSError, StoreError, SiteError: a file cannot be used.
+    """
+    preflight, message = read_preflight(store.data / RESULT), trial_message.read_told(store)
+    if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
+        message = trial_message.Told.model_validate(told)
+    site = read_site(store.site) if store.site.exists() else None
+    return Facts(
+        relay=site.relays[0].address if site and site.relays else "",
+        pairing=read_told(),
+        dns=dns,
+        preflight=preflight,
+        preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
+        users=users(known_accounts(store)),
+        message=message,
+    )
+
+
+def users(accounts: Accounts) -> tuple[User, ...]:
+    """List who has a mailbox."""
+    admins = owners(accounts.admin, accounts)
+    return tuple(
+        User(address=each.address, is_admin=each.address in admins, has_password=each.password_hash is not None)
+        for each in accounts.users
+    )

@@ -1,0 +1,158 @@
+"""The guide: what it takes until mail comes and goes, and how far the device is with each of it.
+
+Nothing of this is ticked off and kept: the same checks say it as on the rest of the page, whoever looks, and when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from home.desk_facts import Facts
+from home.dns_judges import Outcome
+from home.pair_state import Stage
+from home.preflight_job import Preflight
+from home.status import Status, megabytes
+from home.trial_message import Fate
+
+
+class Mark(StrEnum):
+    """How far a step is."""
+
+    DONE = "done"
+    TO_DO = "to do"
+    WAITING = "waiting"
+    """It goes on by itself."""
+
+    TROUBLE = "trouble"
+    NONE = "not needed"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One of them.
+
+    Args:
+        text: how it is, in a sentence without its period.
+        path: the page that has more; empty for none.
+    """
+
+    title: str
+    mark: Mark
+    text: str
+    path: str = ""
+
+
+PAIRING = {
+    Stage.NO_RELAY: "Nobody has ordered one, as far as this device knows",
+    Stage.CALLING: "Home calls its relay, which has not answered yet",
+    Stage.INSTALLING: "Home has found its relay, which installs its software; this takes some minutes",
+    Stage.OFFERING: "Home and relay exchange keys",
+    Stage.CONFIRMING: "Home and relay confirm their new keys",
+    Stage.PAIRED: "Home and relay are paired",
+    Stage.CHANGING: "Home and relay are paired, and change to new keys",
+    Stage.SILENT: "Home and relay are paired, and the relay does not answer now",
+    Stage.REBUILT: "A relay answers that was built anew; in a root shell, darkpipe pair --again claims it",
+    Stage.BROKEN: "Files about the relay cannot be used",
+}
+"""What is said of each stage."""
+
+_GOES_ON = {Stage.CALLING, Stage.INSTALLING, Stage.OFFERING, Stage.CONFIRMING}
+
+
+def steps(status: Status, facts: Facts) -> tuple[Step, ...]:
+    """Give all steps, in the order in which they are taken."""
+    return (_disk(status), relay_step(facts), _dns(facts), preflight_step(facts), _users(facts), _message(facts))
+
+
+def next_step(found: tuple[Step, ...]) -> Step | None:
+    """Give the one that somebody should turn to; None when there is nothing to do."""
+    open_ones = [step for step in found if step.mark in {Mark.TO_DO, Mark.TROUBLE, Mark.WAITING}]
+    return open_ones[0] if open_ones else None
+
+
+def has_shown_mail(facts: Facts) -> bool:
+    """Tell whether somebody may be told that mail comes and goes: a pre-flight has passed, or there is no relay."""
+    return not facts.relay or (facts.preflight is not None and facts.preflight.passed and not facts.preflight_runs)
+
+
+def _disk(status: Status) -> Step:
+    if status.disk is None or status.disk.write_error:
+        return Step("Disk", Mark.TROUBLE, "It does not take data; what is wrong stands below")
+    return Step("Disk", Mark.DONE, f"{megabytes(status.disk.size)}, in use")
+
+
+def relay_step(facts: Facts) -> Step:
+    """Tell how far the relay is."""
+    title, path = "Relay", "/relay"
+    if not facts.relay:
+        return Step(title, Mark.NONE, "This device's site names none: mail to others waits here", path)
+    if facts.pairing is None:
+        return Step(title, Mark.TROUBLE, "The service that speaks with it does not run", path)
+    stage = facts.pairing.stage
+    text = PAIRING[stage]
+    if stage is Stage.NO_RELAY:
+        return Step(title, Mark.TO_DO, text, path)
+    if stage in _GOES_ON:
+        return Step(title, Mark.WAITING, text, path)
+    return Step(title, Mark.DONE if stage in {Stage.PAIRED, Stage.CHANGING} else Mark.TROUBLE, text, path)
+
+
+def _dns(facts: Facts) -> Step:
+    title, path = "DNS", "/dns"
+    if facts.dns is None:
+        return Step(title, Mark.TO_DO, "The records have not been looked at since this device has started", path)
+    total = sum(facts.dns.outcomes.values())
+    faults = sum(facts.dns.outcomes.get(each, 0) for each in (Outcome.WRONG, Outcome.UNKNOWN))
+    at = f"looked at {facts.dns.at:%Y-%m-%d %H:%M} UTC"
+    match facts.dns.worst:
+        case Outcome.GOOD | Outcome.WARNING:
+            return Step(title, Mark.DONE, f"All {total} records are there; {at}", path)
+        case Outcome.WAITING:
+            return Step(title, Mark.WAITING, f"The records are not everywhere yet; {at}", path)
+    return Step(title, Mark.TROUBLE, f"{faults} of {total} records are wrong or not to be found; {at}", path)
+
+
+def preflight_step(facts: Facts) -> Step:
+    """Tell how far the pre-flight is."""
+    title, path, last = "Pre-flight", "/preflight", facts.preflight
+    if not facts.relay:
+        return Step(title, Mark.NONE, "Without a relay no mail comes or goes", path)
+    if facts.preflight_runs:
+        return Step(title, Mark.WAITING, "It is under way", path)
+    if last is None:
+        return Step(title, Mark.TO_DO, "Nobody has looked whether mail can come and go", path)
+    mark = Mark.DONE if last.passed else Mark.TROUBLE
+    return Step(title, mark, _came_to(last), path)
+
+
+def _came_to(last: Preflight) -> str:
+    if last.finished_at is None:
+        return "It was cut off"
+    at = f"{last.finished_at:%Y-%m-%d %H:%M} UTC"
+    if last.error:
+        return f"It could not be done, {at}"
+    if last.passed:
+        return f"Mail can come and go, seen {at}"
+    return f"Something keeps mail away or could not be seen, {at}"
+
+
+def _users(facts: Facts) -> Step:
+    title, path, number = "Users", "/users", len(facts.users)
+    waiting = [user.address for user in facts.users if not user.has_password]
+    if waiting:
+        return Step(title, Mark.TO_DO, f"{waiting[0]} has no password that anybody has seen", path)
+    return Step(title, Mark.DONE, f"{number} mailbox{'es' if number > 1 else ''}", path)
+
+
+def _message(facts: Facts) -> Step:
+    title, path = "Test message", "/message"
+    if facts.message is None:
+        return Step(title, Mark.TO_DO, "None was sent", path)
+    to = facts.message.message.recipient
+    return {
+        Fate.SENT: Step(title, Mark.DONE, f"The server of {to} has taken it", path),
+        Fate.QUEUED: Step(title, Mark.WAITING, f"It is on its way to {to}", path),
+        Fate.DEFERRED: Step(title, Mark.WAITING, f"The server of {to} has not taken it yet", path),
+        Fate.BOUNCED: Step(title, Mark.TROUBLE, f"It was refused on its way to {to}", path),
+    }[facts.message.fate]

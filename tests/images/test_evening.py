@@ -1,0 +1,292 @@
+"""The first evening, whole: a device is set up in a browser, gets its relay and its names, and mail comes and goes.
+
+Both machines are emulated, and the steps follow each other: an hour and more, only when asked for.
+
+    ./dev test evening
+"""
+
+from __future__ import annotations
+
+import base64
+import imaplib
+import json
+import re
+import ssl
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from http.client import HTTPSConnection
+from pathlib import Path
+
+import pytest
+
+from builder.bootstrap import keys_folder
+from builder.tools import host_architecture
+from tests import mail
+from tests.accessible import faults
+from tests.chromium import BrowserError, Chromium, chromium
+from tests.images.conftest import PASSWORD, SITE
+from tests.images.correspondent import ADDRESS, FRIEND, SOURCE, Correspondent, correspondent
+from tests.images.locked import PASSPHRASE, Page
+from tests.images.machine import REPOSITORY, Machine, darkpipe
+from tests.images.provider import Provider, open_provider
+from tests.keyboard import fill
+from tests.machine.conftest import root  # noqa: F401 (a fixture)
+from tests.machine.machine import wait_for
+from tests.network.internet import Internet, Site, make_internet
+from tests.signatures import judge
+
+pytestmark = pytest.mark.skipif(host_architecture() != "amd64", reason="the emulator runs on amd64")
+
+_ALICE = "alice@example.com"
+_RELAY = Site(1)
+_ADMINISTRATOR = "nine slow trains by night"
+_PATIENCE = 1800.0
+"""Seconds; all of them share two slow processors."""
+
+_REVERSE = "1.18.198.in-addr.arpa"
+_ZONES = ("example.com", "example.org", _REVERSE)
+_UNBOUND = "/data/darkpipe/config/current/unbound/unbound.conf"
+_RESOLVER = (
+    "server:",
+    '    module-config: "iterator"',
+    f'    local-zone: "{_REVERSE}" nodefault',
+    "stub-zone:",
+    '    name: "."',
+    "    stub-addr: 203.0.113.53",
+)
+"""The root of the tests is not signed, and has one server."""
+
+_PICTURES = REPOSITORY / "out/screenshots"
+
+
+@dataclass
+class Evening:
+    """All that there is on this evening.
+
+    Args:
+        records: names and texts of the TXT records that were published.
+    """
+
+    internet: Internet
+    site: Path
+    provider: Provider
+    home: Machine
+    browser: Chromium
+    friend: Correspondent
+    recovery: str = ""
+    records: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        """Of the device's page, for the browser."""
+        return f"https://127.0.0.1:{self.home.page}"
+
+    def show(self, expected: str, path: str = "") -> None:
+        """Open the page until it shows a text: the device may be starting."""
+
+        def shows() -> bool:
+            try:
+                self.browser.open(f"{self.address}{path}")
+            except BrowserError:
+                return False
+            return expected in self.browser.text
+
+        wait_for(shows, f"the page says: {expected}", _PATIENCE)
+
+    def picture(self, name: str) -> None:
+        """Look at the page as a person does, and keep a picture."""
+        assert faults(self.browser) == [], name
+        for width in (360, 1280):
+            self.browser.appear(width, dark=False)
+            self.browser.picture(_PICTURES / f"evening-{name}-{width}.png")
+
+    def stage(self) -> str:
+        """Give the stage that `darkpipe pair` tells."""
+        return str(json.loads(self.home.run("darkpipe pair --json").output)["stage"])
+
+    def unlock(self) -> None:
+        """Type the passphrase into the page, and wait until the device is up."""
+        self.internet.router.call(Page, self.home.page)  # the page is there
+        self.show("The disk is locked")
+        fill(self.browser, ("passphrase", PASSPHRASE))
+        self.home.up()
+
+    def send(self) -> str:
+        """Have the correspondent write to Alice; gives the subject."""
+        subject = f"in {uuid.uuid4()}"
+        self.friend.send(_ALICE, mail.letter(subject, FRIEND, _ALICE).encode())
+        return subject
+
+    def fetch(self, subject: str) -> bytes:
+        """Wait for a letter in Alice's mailbox, read through the relay."""
+        found = b""
+
+        def is_there() -> bool:
+            nonlocal found
+            try:
+                box = self.internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
+            except (OSError, imaplib.IMAP4.error):
+                return False
+            try:
+                found = self.internet.router.call(mail.fetch, box, subject)
+            except (AssertionError, OSError, imaplib.IMAP4.error):
+                return False
+            return True
+
+        wait_for(is_there, f"the letter {subject}", _PATIENCE)
+        return found
+
+    def count(self, subject: str) -> int:
+        """Count a letter in all of Alice's folders for new mail."""
+        box = self.internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
+        found = 0
+        for folder in mail.ARRIVED:
+            box.select(folder, readonly=True)
+            found += len(box.search(None, "HEADER", "Subject", f'"{subject}"')[1][0].split())
+        box.logout()
+        return found
+
+
+@pytest.fixture(scope="module")
+def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> Iterator[Evening]:
+    if not request.config.getoption("--evening"):
+        pytest.skip("an hour and more; ./dev test evening, and the network tier without kernels")
+    site = scratch / "evening.yaml"
+    text = SITE.format(hash=password_hash).replace("unlock: none", "unlock: passphrase")
+    site.write_text(f"{text}relays: [{{address: {_RELAY.address}, offline: queue}}]\n")
+    user_data = darkpipe("user-data", str(site))
+    image = Path(darkpipe("build", str(site), "--output", str(scratch / "evening")).splitlines()[-1])
+    with make_internet() as internet, ExitStack() as stack:
+        (outside := scratch / "outside").mkdir()
+        # Only when it is wanted: it is built first.
+        root = request.getfixturevalue("root")
+        friend = stack.enter_context(correspondent(internet.router, root, outside, _ZONES))
+        browser = stack.enter_context(chromium(scratch / "chromium/profile", internet.router))
+        browser.patience = 600.0
+        provider = stack.enter_context(open_provider(request, internet, _RELAY, scratch / "relay.log"))
+        provider.rent(user_data)
+        home = Machine(image, scratch / "home.img", place=internet.router)
+        home.boot()
+        stack.callback(home.off)
+        yield Evening(internet, site, provider, home, browser, friend)
+
+
+def test_the_disk_is_made_in_the_browser(evening: Evening) -> None:
+    home, browser = evening.home, evening.browser
+    assert home.expect(["A new passphrase", "cannot use"], _PATIENCE) == 0
+    code = re.findall(r"asks for the code (\d{4}) (\d{4})", home.console_text())[-1]
+    evening.internet.router.call(Page, home.page)
+    evening.show("Encrypt the disk for the mail")
+    evening.picture("1-disk")
+    fill(browser, ("code", "".join(code)), ("passphrase", PASSPHRASE), ("again", PASSPHRASE))
+    groups = browser.look("[...document.querySelectorAll('ol.secret li')].map(e => e.innerText.trim())")
+    assert len(groups) == 8
+    evening.recovery = "-".join(groups)
+    first, second = (int(number) for number in re.findall(r"Group (\d)", browser.text)[:2])
+    evening.picture("2-recovery")
+    fill(browser, ("first", groups[first - 1]), ("second", groups[second - 1]))
+    assert home.expect(["The disk is made and unlocked", "Not done", "cannot use"], _PATIENCE) == 0
+    home.up()
+    assert home.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == ["/dev/mapper/darkpipe-data btrfs"]
+    lines = " ".join(f"'{line}'" for line in _RESOLVER)
+    home.lines(f"printf '%s\\n' {lines} >>{_UNBOUND} && systemctl restart unbound && echo done")
+
+
+def test_whoever_has_the_code_looks_after_the_device(evening: Evening) -> None:
+    evening.show("Nobody looks after this device yet")
+    evening.picture("3-claim")
+    shown = evening.home.run("darkpipe page show").output
+    code = "".join(re.findall(r"\b(\d{4}) ?(\d{4})\b", shown)[-1])
+    fill(evening.browser, ("code", code), ("password", _ADMINISTRATOR), ("again", _ADMINISTRATOR))
+    evening.picture("4-home")
+    assert "Sign out" in evening.browser.text
+
+
+def test_home_and_relay_find_each_other(evening: Evening) -> None:
+    wait_for(lambda: evening.stage() == "paired", "home and relay are paired", _PATIENCE)
+
+
+def test_the_records_of_the_page_are_published_and_judged(evening: Evening) -> None:
+    evening.show("Check again", "/dns/check")
+    evening.picture("5-dns")
+    moods = "[...document.querySelectorAll('.record .mood')].map(e => e.innerText.toLowerCase())"
+    assert "good" not in evening.browser.look(moods)
+    # PTR stands in comments: the provider keeps that zone.
+    found = [line.removeprefix("; ") for line in _zone_file(evening).splitlines()]
+    lines = [line for line in found if len(line.split()) > 4 and line.split()[2] == "IN"]
+    assert {"A", "MX", "TXT", "CAA", "PTR"} <= {line.split()[3] for line in lines}
+    for line in lines:
+        if line.split()[3] == "TXT":
+            evening.records[line.split()[0].rstrip(".")] = "".join(re.findall(r'"([^"]*)"', line))
+    evening.friend.publish({name: _in_zone(name, lines) for name in _ZONES})
+    evening.show("Check again", "/dns/check")
+    evening.picture("6-dns-published")
+    assert set(evening.browser.look(moods)) == {"good"}, evening.browser.text
+
+
+def _in_zone(name: str, lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines if f".{line.split()[0]}".endswith(f".{name}."))
+
+
+def _zone_file(evening: Evening) -> str:
+    """Get the zone file, as the browser of the administrator does."""
+    cookies = evening.browser.call("Network.getCookies", urls=[f"{evening.address}/"])["cookies"]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def get() -> str:
+        connection = HTTPSConnection("127.0.0.1", evening.home.page, timeout=600, context=context)
+        sent = "; ".join(f"{each['name']}={each['value']}" for each in cookies)
+        connection.request("GET", "/dns/darkpipe.zone", headers={"cookie": sent})
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return text
+
+    return evening.internet.router.call(get)
+
+
+def test_mail_comes_in_with_its_true_sender(evening: Evening) -> None:
+    """The correspondent looks the relay up in DNS; TLS ends at home, which the correspondent's log shows."""
+    received = evening.fetch(evening.send())
+    assert f"[{SOURCE}]".encode() in received
+    assert "TLS connection established to mx.example.com" in evening.friend.log.read_text()
+
+
+def test_mail_goes_out_signed_from_the_relays_address(evening: Evening) -> None:
+    subject = f"out {uuid.uuid4()}"
+    letter = f"printf 'From: {_ALICE}\\nTo: {FRIEND}\\nSubject: {subject}\\n\\nhello\\n'"
+    evening.home.lines(f"{letter} | sendmail -f {_ALICE} {FRIEND} && echo sent")
+    wait_for(lambda: bool(evening.friend.received(subject)), "the letter", _PATIENCE)
+    (message,) = evening.friend.received(subject)
+    assert f"[{_RELAY.address}]".encode() in message
+    verdicts = judge(message, evening.records)
+    assert verdicts
+    assert all(verdict.good and verdict.domain == "example.com" for verdict in verdicts), verdicts
+    assert evening.friend.sender_is_allowed(_RELAY.address, _ALICE)
+    assert not evening.friend.sender_is_allowed(ADDRESS, _ALICE), "the control"
+
+
+def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening) -> None:
+    """Through a power cut of the relay, and until somebody has unlocked the disk."""
+    evening.home.cut_power()
+    before = evening.friend.deliveries(_ALICE)
+    subject = evening.send()
+    wait_for(lambda: evening.friend.deliveries(_ALICE) > before, "the relay takes it", _PATIENCE)
+    evening.provider.vps.cut_power()
+    evening.provider.vps.console.log_in()
+    evening.home.boot()
+    evening.unlock()
+    evening.fetch(subject)
+    assert evening.count(subject) == 1
+
+
+def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
+    evening.provider.destroy()
+    evening.provider.rent(darkpipe("user-data", str(evening.site), "--renew"))
+    keys = next(keys_folder(evening.site).glob("*.json")).read_bytes()
+    command = f"echo {base64.b64encode(keys).decode()} | base64 -d | darkpipe relay replace --yes"
+    assert evening.home.run(command).status == 0
+    wait_for(lambda: evening.stage() == "paired", "home and the other relay pair", _PATIENCE)
+    evening.fetch(evening.send())

@@ -1,0 +1,40 @@
+// Copies a text at a button's press, and shows anew what goes on by itself; the pages do without.
+"use strict";
+
+const EVERY = 5000; // ms
+const MOST = 120; // turns: somebody who has left the page open is signed out in the end
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  const field = document.getElementById(button.dataset.copy);
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(field.value);
+    } catch {
+      field.select();
+      document.execCommand("copy");
+    }
+    button.textContent = "Copied";
+  });
+}
+
+for (const part of document.querySelectorAll("[data-live]")) {
+  let turns = 0;
+  const timer = setInterval(async () => {
+    if (++turns > MOST) return clearInterval(timer);
+    const answer = await fetch(part.dataset.live).catch(() => null);
+    const text = answer && answer.ok && new URL(answer.url).pathname === part.dataset.live ? await answer.text() : "";
+    if (!text || text.startsWith("<!doctype")) return;
+    const told = new DOMParser().parseFromString(text, "text/html").body;
+    if (told.textContent !== part.textContent) part.replaceChildren(...told.children);
+  }, EVERY);
+}
+
+if (document.querySelector("[data-reload]")) {
+  const wait = () => setTimeout(() => {
+    const typing = [...document.querySelectorAll("input:not([type=hidden])")].some(field => field.value);
+    if (typing || document.hidden) wait();
+    else location.replace(location.pathname);
+  }, EVERY);
+  wait();
+}
