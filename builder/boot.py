@@ -158,6 +158,8 @@ def _prepared(machine: Machine) -> Iterator[list[str]]:
     image = find_image(machine.folder)
     manifest = read_manifest(machine.folder)
     on_pi = manifest.get("loader") == Loader.RASPBERRY_PI
+    if on_pi and machine.tpm:
+        raise BuildError("a Raspberry Pi has no TPM", "leave --tpm out")
     emulator = open_tools(EMULATOR_ARM64 if on_pi else EMULATOR, cache, archive, stages)
     tools = open_tools(BUILD_TOOLS, cache, archive, stages)
     with cache.workspace() as work:

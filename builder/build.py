@@ -18,7 +18,7 @@ from builder.errors import BuildError
 from builder.eviction import limit_from_environment, shrink
 from builder.lock import Lock
 from builder.packages import LOCK_NAME, PackageLayer, locked_layer, package_layer
-from builder.profile import Content, Profile
+from builder.profile import Content, Loader, Profile
 from builder.progress import Stages
 from builder.project import project_layer
 from builder.root import Root, RootTar, root_tar, verified_root
@@ -30,7 +30,7 @@ from builder.tools import BUILD_TOOLS, open_tools
 from builder.version import VERSION
 from builder.wheels import locked_wheels
 from builder.workshop import Stage, Workshop
-from model.site import Site
+from model.site import Site, UnlockPolicy
 from stack.component import Component, load_components
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -90,6 +90,7 @@ def build_image(
     Raises:
         BuildError: something that the user can act on; nothing half-made is left.
     """
+    check_unlock(seed.site, profile)
     check_output(output)
     components = load_components(SOURCE / "components")
     if held:
@@ -121,6 +122,20 @@ def build_image(
     shop.cache.produce(Stage.IMAGE, Stage.IMAGE.label, inputs, lambda _: None)
     shrink(shop.cache, limit_from_environment())
     return published
+
+
+def check_unlock(site: Site | None, profile: Profile) -> None:
+    """Refuse a policy for the data disk that devices of a platform cannot have.
+
+    Raises:
+        BuildError: they cannot.
+    """
+    if site and site.disk.unlock is UnlockPolicy.TPM2 and profile.loader is not Loader.SYSTEMD_BOOT:
+        raise BuildError(
+            f"`disk: {{unlock: tpm2}}` needs a TPM that knows what was started, which a device of the profile "
+            f"`{profile.name}` has not",
+            "write `unlock: passphrase`",
+        )
 
 
 def image_inputs(shop: Workshop, site: Site | None, profile: Profile, root: Root, boot: Parts) -> dict[str, object]:

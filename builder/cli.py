@@ -214,6 +214,12 @@ def build(
     metavar="FILE",
     help="Plug in FILE as a USB disk; it lies beside the FILE of --disk; repeatable.",
 )
+@click.option(
+    "--tpm",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
+    metavar="FOLDER",
+    help="Give it a TPM 2.0 that keeps its state in FOLDER, beside the FILE of --disk.",
+)
 @click.option("--offline", is_flag=True, help="No network behind the machine; forwarded ports work.")
 @click.option("--shell", is_flag=True, help="Log in as root on the console by itself (development only).")
 @click.option(
@@ -236,6 +242,7 @@ def boot(
     detach: bool,
     wait: int | None,
     usb_disks: tuple[Path, ...],
+    tpm: Path | None,
     offline: bool,
     shell: bool,
     log_writes: bool,
@@ -261,6 +268,8 @@ def boot(
         raise click.UsageError("--log-writes needs --disk FILE")
     if any(disk is None or path.resolve().parent != disk.resolve().parent for path in usb_disks):
         raise click.UsageError("--usb-disk FILE needs --disk with a file in the same folder")
+    if tpm and (disk is None or tpm.resolve().parent != disk.resolve().parent):
+        raise click.UsageError("--tpm FOLDER needs --disk with a file beside it")
     machine = Machine(
         folder=folder,
         forwards=tuple(Forward.parse(text) for text in forwards),
@@ -272,6 +281,7 @@ def boot(
         log_writes=log_writes,
         usb_disks=tuple(path.resolve() for path in usb_disks),
         clock=clock,
+        tpm=tpm.resolve() if tpm else None,
     )
     if detach or wait is not None:
         boot_detached(machine, wait)

@@ -57,6 +57,7 @@ class Machine:
         log_writes: whether all that is written to the disk is also logged, in `write_log_of(disk)`.
         usb_disks: files with disks that are plugged in by USB, in the folder of `disk`.
         clock: what its real-time clock shows when it is switched on; None for this computer's time.
+        tpm: folder that keeps the state of a TPM 2.0, beside `disk`; None for a machine without one.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Machine:
     log_writes: bool = False
     usb_disks: tuple[Path, ...] = ()
     clock: datetime | None = None
+    tpm: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,16 @@ def qemu_command(machine: Machine, emulator: Sandbox, disk: Path, work: Path) ->
         *_devices(machine, seen, kept),
         *(_shell_credentials() if machine.shell else ()),
     ]
+    if machine.tpm:
+        argv = _with_tpm(argv, f"/outside/{machine.tpm.name}", emulator.inside(work / "tpm.sock"))
     return _outside(emulator.command(argv), disk, kept)
+
+
+def _with_tpm(argv: Sequence[str], state: str, control: str) -> list[str]:
+    """Give a command line that starts swtpm(8) first; it ends with QEMU."""
+    start = f"swtpm socket --tpm2 --tpmstate dir={state} --ctrl type=unixio,path={control} --terminate --daemon"
+    chip = ("-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm,chardev=tpm")
+    return ["sh", "-c", f'{start} && exec "$@"', "sh", *argv, *chip, "-device", "tpm-crb,tpmdev=tpm"]
 
 
 def _seen(machine: Machine, emulator: Sandbox, disk: Path) -> tuple[str, bool]:

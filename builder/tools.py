@@ -61,7 +61,7 @@ BUILD_TOOLS = ToolsTree(
     ),
 )
 
-EMULATOR = ToolsTree("emulator", ("ovmf", "qemu-system-x86", "qemu-utils"))
+EMULATOR = ToolsTree("emulator", ("ovmf", "qemu-system-x86", "qemu-utils", "swtpm"))
 
 EMULATOR_ARM64 = ToolsTree("emulator for arm64", ("ipxe-qemu", "qemu-system-arm", "qemu-utils"))
 

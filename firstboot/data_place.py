@@ -40,6 +40,8 @@ class Record(BaseModel):
         making: the partition that is being encrypted for the first time, by its identifier in the table. Nothing of
             worth is on it until this is empty again.
         usb_key: whether a key on a USB stick is wanted, too, when it is made.
+        tpm2: whether one that the TPM gives out is.
+        relay: whether one that the relay helps to have is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +51,8 @@ class Record(BaseModel):
     encrypted: bool = False
     making: str = ""
     usb_key: bool = False
+    tpm2: bool = False
+    relay: bool = False
 
 
 @dataclass(frozen=True)

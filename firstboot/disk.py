@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,21 +35,16 @@ from firstboot.data_place import (
     read_seed,
 )
 from firstboot.growing import grow_last, tell_kernel
-from firstboot.luks import MAPPED, LuksError, close, read_luks
+from firstboot.luks import LuksError, read_luks
 from firstboot.making import ensure_file_system, is_finished
+from firstboot.measuring import Measurements, close_tpm, measure_settings
+from firstboot.opening import Places, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
-from firstboot.page.certificate import ensure_page_certificate
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
-from firstboot.recovery import RecoverySecret
-from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.seed import SeedError, boot_partition
-from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.superblock import mend_superblock, read_btrfs
-from firstboot.unlock_socket import serve
-from firstboot.unlocking import Session, Stage
+from firstboot.tpm import TpmError, open_tpm
 from firstboot.usb_disk import make_usb_disk
-from firstboot.usb_key import Sticks
-from firstboot.vault import Vault, this_machine
 from model.document import SEED_NAME, SiteError, read_site
 from model.layout import FileSystem, Table
 from model.report import annotate
@@ -97,6 +91,12 @@ def prepare_state(disk: Disk) -> None:
         announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk.existing("state"), _STATE, FileSystem.EXT4, "noatime")
     _keep_machine_id(_STATE / "machine-id")
+    if tpm := open_tpm():
+        try:
+            measure_settings(Measurements(tpm))
+        except (TpmError, OSError) as error:
+            # Then nothing is unsealed, or sealed, at this start.
+            print(f"the settings cannot be measured: {error}", file=sys.stderr)
 
 
 def prepare_data(disk: Disk) -> None:
@@ -111,46 +111,18 @@ def prepare_data(disk: Disk) -> None:
         LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
     """
     found = find_data(disk)
-    _mount_data(found.partition if not (found.record and found.record.encrypted) else _unlock(found, found.record))
+    device = found.partition
+    if found.record and found.record.encrypted:
+        device = open_disk(found.partition, found.record, Places(_STATE, _DATA, _mount_data))
+    # Whatever lies on data, and be it a thief's: it comes too late for the TPM.
+    close_tpm(open_tpm())
+    _mount_data(device)
     run("btrfs", "filesystem", "resize", "max", str(_DATA))
     announce("DarkPipe: the disk for the mail is there.")
 
 
 def _mount_data(device: Path) -> None:
     _mount(device, _DATA, FileSystem.BTRFS, "noatime,compress=zstd:1")
-
-
-def _unlock(found: Found, record: Record) -> Path:
-    """Wait until somebody has unlocked the disk, or has had it made; give the device with the btrfs in it."""
-    vault = Vault(found.partition, this_machine())
-    if MAPPED.exists() and not record.making:  # this service starts a second time
-        return MAPPED
-
-    def make(passphrase: bytes, recovery: RecoverySecret, tell: Callable[[str], object]) -> None:
-        if _DATA.is_mount():
-            run("umount", str(_DATA))
-        close()
-        device = vault.make(record.uuid, passphrase, recovery, tell)
-        tell("keeping what derives from the recovery secret")
-        _mount_data(device)
-        keep_recovery_keys(_DATA, recovery)
-        run("sync", "--file-system", str(_DATA))
-        if record.usb_key:
-            give_stick(vault.luks, record.uuid, recovery.disk_key, Sticks(), tell, announce)
-        vault.finish()
-        keep_record(_STATE, record.model_copy(update={"making": ""}))
-
-    session = Session(new=bool(record.making), make=make, unlock=vault.unlock, clock=time.monotonic)
-    with serve(session, ensure_page_certificate(_STATE)):
-        wanted = "needs a passphrase to be made" if record.making else "is locked"
-        print(f"the disk for the mail, {found.partition}, {wanted}", flush=True)
-        if not record.making:
-            watch = (session, vault.luks, record.uuid, Sticks(), known_devices)
-            threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
-        session.finished.wait()
-    if session.view().stage is not Stage.OPEN:
-        raise DiskError(session.view().text)
-    return MAPPED
 
 
 def make_partitions(disk: Disk) -> None:
@@ -204,10 +176,10 @@ def find_data(disk: Disk) -> Found:
     """
     record = read_record(_STATE)
     if record is not None and record.place is Place.SYSTEM:
-        return _system_data(disk, record, encrypted=record.encrypted, settled=True)
+        return _system_data(disk, record, UnlockPolicy.NONE, encrypted=record.encrypted, settled=True)
     wish = None if record else _wish()
-    encrypted = wish is not None and wish.unlock is not UnlockPolicy.NONE
-    usb_key = wish is not None and wish.unlock is UnlockPolicy.USB_KEY
+    policy = wish.unlock if wish else UnlockPolicy.NONE
+    encrypted = policy is not UnlockPolicy.NONE
     told = ""
     while True:
         seen = known_devices()
@@ -225,14 +197,14 @@ def find_data(disk: Disk) -> Found:
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk, encrypted=encrypted)
             if encrypted:
-                record = _begin_on_usb(disk, decision.disk, usb_key=usb_key)
+                record = _begin_on_usb(disk, decision.disk, policy)
         elif isinstance(decision, UseOther):
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
         else:
             settled = isinstance(decision, UseSystem) and decision.settled
-            return _system_data(disk, record, encrypted=encrypted, usb_key=usb_key, settled=settled)
+            return _system_data(disk, record, policy, encrypted=encrypted, settled=settled)
 
 
 def _adopt(volume: Volume, *, encrypted: bool) -> Record:
@@ -246,15 +218,24 @@ def _adopt(volume: Volume, *, encrypted: bool) -> Record:
     return record
 
 
-def _begin_on_usb(system: Disk, made: OtherDisk, *, usb_key: bool) -> Record:
+def _begin_on_usb(system: Disk, made: OtherDisk, policy: UnlockPolicy) -> Record:
     """Record that the one partition of a USB disk is going to be encrypted."""
     others = find_other_disks(system.device, closely=False)
     partitions = [uuid for disk in others if disk.device == made.device for uuid in disk.partitions]
     if len(partitions) != 1:
         raise DiskError(f"{made} does not keep the table that was written to it. Is it broken?")
-    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0], usb_key=usb_key)
+    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0], **_besides(policy))
     keep_record(_STATE, record)
     return record
+
+
+def _besides(policy: UnlockPolicy) -> dict[str, bool]:
+    """Give the fields of a record that say what is to unlock a new disk, besides the passphrase."""
+    return {
+        "usb_key": policy is UnlockPolicy.USB_KEY,
+        "tpm2": policy is UnlockPolicy.TPM2,
+        "relay": policy is UnlockPolicy.RELAY,
+    }
 
 
 def _settle(record: Record, partition: Path) -> Record:
@@ -267,10 +248,10 @@ def _settle(record: Record, partition: Path) -> Record:
     return record
 
 
-def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled: bool, usb_key: bool = False) -> Found:
+def _system_data(disk: Disk, record: Record | None, policy: UnlockPolicy, *, encrypted: bool, settled: bool) -> Found:
     partition = disk.existing("data") if record or encrypted else make_file_system(disk, "data")
     if encrypted:
-        return Found(partition, _encrypted_system_data(partition, record, usb_key=usb_key))
+        return Found(partition, _encrypted_system_data(partition, record, policy))
     found = read_btrfs(partition)
     if found is None or (record and found.uuid != record.uuid):
         raise DiskError(f"{partition}, which held its data, is damaged: restore a backup, or write the image again")
@@ -280,16 +261,15 @@ def _system_data(disk: Disk, record: Record | None, *, encrypted: bool, settled:
     return Found(partition, record)
 
 
-def _encrypted_system_data(partition: Path, record: Record | None, *, usb_key: bool) -> Record:
+def _encrypted_system_data(partition: Path, record: Record | None, policy: UnlockPolicy) -> Record:
     container = read_luks(partition)
     if record is None:
         if container and container.label == label("data"):
             record = Record(place=Place.SYSTEM, uuid=container.uuid, encrypted=True)
         else:
             # What may be there is the empty file system that this disk has got a moment ago.
-            record = Record(
-                place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, usb_key=usb_key
-            )
+            besides = _besides(policy)
+            record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, **besides)
         keep_record(_STATE, record)
     elif record.making:
         record = _settle(record, partition)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,6 +51,7 @@ class Use(StrEnum):
     RECOVERY = "darkpipe-recovery"
     USB_KEY = "darkpipe-usb-key"
     RELAY = "darkpipe-relay"
+    TPM2 = "darkpipe-tpm2"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ class Costs:
     memory: int
     passes: int
     lanes: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a header keeps beside its slots: about which of them it is, and what else is in it."""
+
+    number: int
+    slots: tuple[int, ...]
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -185,13 +195,22 @@ class Luks:
         Raises:
             LuksError: it cannot be added, for instance because `known` is wrong.
         """
+        number = self.add_unnamed(known, new, costs)
+        self._name(number, use)
+        return Slot(number, use)
+
+    def add_unnamed(self, known: bytes, new: bytes, costs: Costs | None) -> int:
+        """Add a key, and leave it to the caller to say what its slot is for, by a token; gives the slot's number.
+
+        Raises:
+            LuksError: it cannot be added, for instance because `known` is wrong.
+        """
         taken = {slot.number for slot in self.slots()}
         number = min(set(range(32)) - taken)
         stretch = _argon2id(costs) if costs else _CHEAP
         options = ("--new-key-slot", str(number), *stretch, "--key-file", "{0}")
         self._run(("luksAddKey", *options, str(self.partition), "{1}"), (known, new))
-        self._name(number, use)
-        return Slot(number, use)
+        return number
 
     def remove(self, number: int) -> None:
         """Destroy a slot, and what says what it was for.
@@ -203,6 +222,51 @@ class Luks:
             if description["keyslots"] == [str(number)]:
                 self._run(("token", "remove", "--token-id", token, str(self.partition)))
         self._run(("luksKillSlot", str(self.partition), str(number)))
+
+    def tokens(self, use: Use) -> tuple[Token, ...]:
+        """List the tokens of a use.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        found = sorted((int(number), token) for number, token in self._metadata()["tokens"].items())
+        return tuple(_token(number, token) for number, token in found if token["type"] == use)
+
+    def keep_token(self, use: Use, slots: Sequence[int], fields: Mapping[str, Any], replaced: Token | None) -> None:
+        """Write a token, in place of another one; after a power cut there is either of the two.
+
+        Raises:
+            LuksError: it cannot be written.
+        """
+        token = json.dumps({"type": use, "keyslots": [str(slot) for slot in slots], **fields}).encode()
+        place = ("--token-id", str(replaced.number), "--token-replace") if replaced else ()
+        self._run(("token", "import", *place, "--json-file", "{0}", str(self.partition)), (token,))
+
+    def remove_token(self, token: Token) -> None:
+        """Destroy the slots that a token is about, and then the token.
+
+        Raises:
+            LuksError: they cannot be destroyed.
+        """
+        there = {slot.number for slot in self.slots()}
+        for slot in there.intersection(token.slots):
+            self._run(("luksKillSlot", str(self.partition), str(slot)))
+        self._run(("token", "remove", "--token-id", str(token.number), str(self.partition)))
+
+    def describe(self) -> dict[str, Any]:
+        """Tell what no other container has in common with this one: how it is encrypted, and the key's digest.
+
+        Adding and removing keys does not change it.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        metadata = self._metadata()
+        digests = {
+            number: {name: value for name, value in digest.items() if name != "keyslots"}
+            for number, digest in metadata["digests"].items()
+        }
+        return {"segments": metadata["segments"], "digests": digests}
 
     def name_unnamed(self, key: bytes, use: Use) -> Slot | None:
         """Say what a key's slot is for, if a power cut came before that; None when the key opens no such slot.
@@ -323,6 +387,11 @@ def close(name: str = MAPPED.name, tool: Tool = cryptsetup) -> None:
         done = tool(("close", name), ())
         if done.returncode != 0:
             raise LuksError(f"{name} cannot be locked: {done.stderr.strip()}")
+
+
+def _token(number: int, token: dict[str, Any]) -> Token:
+    fields = {name: value for name, value in token.items() if name not in {"type", "keyslots"}}
+    return Token(number, tuple(map(int, token["keyslots"])), fields)
 
 
 def _argon2id(costs: Costs) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import termios
 import threading
@@ -12,12 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from firstboot.lan import home_addresses
+from firstboot.lan import home_addresses, page_places
+from firstboot.qr_code import beside_code
 from firstboot.unlock_socket import Seen, UnlockClient
 from firstboot.unlocking import Refused, Stage
 from firstboot.vault import SHORTEST
 
 _LOOK_AGAIN = 1.0
+_ADDRESS_SECONDS = 10
+"""For so long the first words wait until the router has given the device an address."""
+
 _WAITING = (Stage.NEW, Stage.CONFIRM, Stage.LOCKED)
 
 _FORGET_SCREEN = "\033[H\033[2J\033[3J"
@@ -84,6 +89,7 @@ class Dialog:
     Args:
         leave: what an empty answer leads to, in words.
         addresses: give the device's addresses in the home's network.
+        hostname: gives the device's name.
     """
 
     def __init__(
@@ -93,9 +99,10 @@ class Dialog:
         leave: str,
         addresses: Callable[[], tuple[str, ...]] = home_addresses,
         sleep: Callable[[float], None] = time.sleep,
+        hostname: Callable[[], str] = socket.gethostname,
     ) -> None:
         self._client, self._terminal, self._leave = client, terminal, leave
-        self._addresses, self._sleep = addresses, sleep
+        self._addresses, self._sleep, self._hostname = addresses, sleep, hostname
 
     def run(self) -> bool:
         """Talk until the disk is open, here or by somebody else.
@@ -126,13 +133,19 @@ class Dialog:
                 return False
 
     def _greeting(self, seen: Seen) -> str:
-        pages = [f"  https://{address}/" for address in self._addresses()] or ["  (no address yet)"]
-        lines = ["", "DarkPipe: the disk for the mail is locked." if seen.view.stage is Stage.LOCKED else _NEW]
-        lines += ["Do it here, or in a browser at home:", *pages]
-        lines += [f"whose certificate has the SHA-256 fingerprint\n{_in_rows(seen.fingerprint)}"]
+        places = page_places(self._hostname(), self._wait_for_address())
+        lines = [*(_LOCKED if seen.view.stage is Stage.LOCKED else _NEW), "", "Do it here, or in a browser at home:"]
+        lines += [*places, "whose certificate has the SHA-256 fingerprint", *_in_rows(seen.fingerprint)]
         if seen.code:
             lines += [f"and which asks for the code {seen.code[:4]} {seen.code[4:]}"]
-        return "\n".join(lines)
+        return "\n" + beside_code(places, lines)
+
+    def _wait_for_address(self) -> tuple[str, ...]:
+        for _ in range(_ADDRESS_SECONDS):
+            if found := self._addresses():
+                return found
+            self._sleep(1.0)
+        return ()
 
     def _unlock(self) -> bool:
         answer = self._ask(f"\nPassphrase or recovery secret (Enter alone: {self._leave}):", hidden=True)
@@ -209,13 +222,18 @@ class Dialog:
             return True
 
 
-def _in_rows(fingerprint: str) -> str:
+def _in_rows(fingerprint: str) -> list[str]:
     pairs = fingerprint.split(":")
-    return "\n".join(f"  {':'.join(pairs[start : start + 16])}" for start in range(0, len(pairs), 16))
+    return [":".join(pairs[start : start + 16]) for start in range(0, len(pairs), 16)]
 
 
-_NEW = """DarkPipe: first start. The disk for the mail is going to be encrypted, and needs a passphrase.
-After every start somebody has to type it; until then the device takes no mail."""
+_LOCKED = ("DarkPipe: the disk for the mail is locked.",)
+_NEW = (
+    "DarkPipe: first start. The disk for the mail is",
+    "going to be encrypted, and needs a passphrase.",
+    "After every start somebody has to type it; until",
+    "then the device takes no mail.",
+)
 
 _SECRET = """
 This is the RECOVERY SECRET. Write it down on paper, and keep it where no thief finds it together with the device.

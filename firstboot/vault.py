@@ -122,6 +122,20 @@ class Vault:
             pass
         return self.luks.open(encode_passphrase(typed), Use.PASSPHRASE)
 
+    def typed_key(self, typed: str) -> bytes | None:
+        """Give the key behind what has unlocked it; None when no person has typed that, but the relay has helped.
+
+        Raises:
+            LuksError: nobody can tell.
+        """
+        if (key := _relay_key(typed)) and self.luks.fits(key, Use.RELAY):
+            return None
+        try:
+            key = parse_secret(typed).disk_key
+        except RecoveryError:
+            return encode_passphrase(typed)
+        return key if self.luks.fits(key, Use.RECOVERY) else encode_passphrase(typed)
+
 
 def relay_words(key: bytes) -> str:
     """Write a key that was had with the relay's help as what is typed is written."""

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from firstboot.console import announce
-from firstboot.lan import home_addresses
+from firstboot.lan import home_addresses, page_places
 from firstboot.page.certificate import PATH, fingerprint
+from firstboot.qr_code import beside_code
 from firstboot.questions import ask, serve_questions
 from home.administrator import Denied, Gate, SignedOut
 from home.command import EXPECTED
@@ -47,6 +48,9 @@ _HAND_SECONDS = 150.0
 _STATE = Path("/state")
 _FRESH = 3.0
 """Seconds for which a status is shown again: asking every service costs something."""
+
+_ADDRESS_SECONDS = 120.0
+"""For so long after the start the console learns of an address that the router gives."""
 
 
 class KeptError(Exception):
@@ -227,15 +231,31 @@ def ask_hand(question: Mapping[str, Any], path: Path = HAND) -> Mapping[str, Any
 
 
 def greeting(hostname: str, addresses: tuple[str, ...], fingerprint: str, code: str) -> str:
-    """Write what the console says of a page that nobody has claimed."""
-    places = [f"https://{place}" for place in (*addresses, hostname)]
-    return (
-        "This device has a page for its administrator. In a browser at home, open\n\n"
-        + "".join(f"    {place}\n" for place in places)
-        + "\nThe browser warns of the certificate, which is the device's own. Compare its SHA-256 fingerprint:\n\n"
-        f"    {fingerprint[:47]}\n    {fingerprint[48:]}\n\n"
-        f"The page asks for this code: {code[:4]} {code[4:]}"
+    """Write what the console says of the page, for 80 columns.
+
+    Args:
+        code: by which it is claimed; empty when somebody has done so.
+    """
+    places = page_places(hostname, addresses)
+    warning = (
+        "The browser warns of the certificate, which is",
+        "the device's own. Compare its SHA-256",
+        "fingerprint:",
+        "",
+        fingerprint[:47],
+        fingerprint[48:],
     )
+    last = ("", f"The page asks for this code: {code[:4]} {code[4:]}") if code else ()
+    first = ("This device has a page for its administrator.", "In a browser at home, open", "")
+    return beside_code(places, (*first, *places, "", *warning, *last))
+
+
+def _wait_for_address(stopped: threading.Event) -> bool:
+    end = time.monotonic() + _ADDRESS_SECONDS
+    while time.monotonic() < end and not stopped.wait(1.0):
+        if home_addresses():
+            return True
+    return False
 
 
 def main() -> int:
@@ -260,14 +280,15 @@ def main() -> int:
     certificate = fingerprint((_STATE / PATH).read_text(encoding="ascii"))
 
     def show(gate: Gate) -> None:
-        if gate.code:
-            announce(greeting(socket.gethostname(), home_addresses(), certificate, gate.code))
+        announce(greeting(socket.gethostname(), home_addresses(), certificate, gate.code))
 
     status = Fresh(lambda: read_status(stack, store).model_dump(mode="json"))
     records = Watched(lambda check: read_records(store, check=check))
     look = Look(status, records, lambda: read_facts(store, records.seen, ask_hand).model_dump(mode="json"), ask_hand)
     with serve_questions(Desk(gate, look, certificate, show).answer, SOCKET, GROUP):
         show(gate)
+        if not home_addresses() and _wait_for_address(stopped):
+            show(gate)
         stopped.wait()
     return 0
 

@@ -18,6 +18,8 @@ from firstboot.partitions import DiskError
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 from firstboot.recovery_keys import is_recovery_secret_of
 from firstboot.relay_key import WaitingKeyError
+from firstboot.tpm import TpmError, open_tpm
+from firstboot.tpm_unlock import forget_tpm, want_tpm, wants_tpm, why_unfit
 from firstboot.unlock_dialog import Dialog, Tty
 from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
@@ -33,11 +35,12 @@ _WORDS = {
     Use.RECOVERY: "recovery secret",
     Use.USB_KEY: "key on a USB stick",
     Use.RELAY: "key that the relay helps to have",
+    Use.TPM2: "key that this device's TPM gives out",
 }
 _THAT_WORKS = "Passphrase or recovery secret that works:"
 
 
-_OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, OSError)
+_OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, TpmError, OSError)
 
 
 class _Policy(StrEnum):
@@ -46,6 +49,7 @@ class _Policy(StrEnum):
     PASSPHRASE = "passphrase"
     USB_KEY = "usb-key"
     RELAY = "relay"
+    TPM2 = "tpm2"
 
 
 class _DiskRefused(click.ClickException):
@@ -99,7 +103,7 @@ def status(as_json: bool) -> None:
             slots = [{"slot": slot.number, "use": slot.use and str(slot.use)} for slot in luks.slots()]
             found = {
                 "encrypted": True,
-                "policy": _policy(luks.slots()),
+                "policy": _policy(luks),
                 "place": str(record.place),
                 "partition": str(luks.partition),
                 "slots": slots,
@@ -112,11 +116,13 @@ def status(as_json: bool) -> None:
     if not record.encrypted:
         click.echo("It is NOT encrypted.")
         return
-    click.echo(f"It is encrypted ({luks.partition}; policy {_policy(luks.slots())}). It is unlocked by:")
+    click.echo(f"It is encrypted ({luks.partition}; policy {_policy(luks)}). It is unlocked by:")
     for slot in luks.slots():
         click.echo(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else 'something that DarkPipe has not made'}")
-    if found["policy"] == _Policy.RELAY and not found["relay_helps"]:
+    if any(slot["use"] == Use.RELAY for slot in slots) and not found["relay_helps"]:
         click.echo("The relay does NOT help yet. It will once home is paired with it: darkpipe pair")
+    if wants_tpm(luks) and not any(slot.use is Use.TPM2 for slot in luks.slots()):
+        click.echo("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
 
 
 @disk.command("add-key")
@@ -147,20 +153,21 @@ def add_key(usb_stick: bool) -> None:
 @disk.command("change-policy")
 @click.argument("policy", type=click.Choice([str(policy) for policy in _Policy]))
 def change_policy(policy: str) -> None:
-    """Change what unlocks the disk at a start: usb-key, relay, or passphrase for nothing else.
+    """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
 
     The passphrase still works, for the day on which the stick is lost or the relay away. Going back to passphrase
-    destroys the keys of all sticks, and what the relay helps to have. Another policy besides does not.
+    destroys the keys of all sticks, what the relay helps to have, and the TPM's key. Another policy besides does not.
 
     \b
     Examples:
       darkpipe disk change-policy usb-key
       darkpipe disk change-policy relay
+      darkpipe disk change-policy tpm2
       darkpipe disk change-policy passphrase
     """
     with _in_words():
         luks = _luks()
-        if policy == _policy(luks.slots()) and not _is_half_done(policy):
+        if policy == _policy(luks) and not _is_half_done(policy):
             hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""
             raise Refused(f"this is the policy already{hint}")
         if policy == _Policy.USB_KEY:
@@ -169,12 +176,17 @@ def change_policy(policy: str) -> None:
         if policy == _Policy.RELAY:
             _add_relay(luks)
             return
+        if policy == _Policy.TPM2:
+            _want_tpm(luks)
+            return
         slots = luks.slots()
-        others = [slot.number for slot in slots if slot.use in {Use.USB_KEY, Use.RELAY}]
-        _ask_for_what_remains(luks, slots, others)
+        others = {slot.number: slot.use for slot in slots if slot.use in {Use.USB_KEY, Use.RELAY, Use.TPM2}}
+        _ask_for_what_remains(luks, slots, list(others))
+        forget_tpm(luks)
         forget_relay(_places())
-        for number in others:
-            luks.remove(number)
+        for number, use in others.items():
+            if use is not Use.TPM2:
+                luks.remove(number)
     click.echo("From now on the passphrase unlocks the disk, and nothing else does.")
 
 
@@ -208,6 +220,14 @@ def _add_relay(luks: Luks) -> None:
     for number in old:
         luks.remove(number)
     click.echo(f"The relay helps to unlock the disk: slot {slot.number}. While it is away the passphrase does.")
+
+
+def _want_tpm(luks: Luks) -> None:
+    if unfit := why_unfit(open_tpm()):
+        raise Refused(f"{unfit}; nothing was changed")
+    _known_key(luks, _ask(_THAT_WORKS))
+    want_tpm(luks)
+    click.echo("At the next start somebody types the passphrase once more; then the TPM is given a key of its own.")
 
 
 @disk.command("revoke")
@@ -280,8 +300,10 @@ def _check(luks: Luks, secret: RecoverySecret) -> None:
         raise Refused("it opens the disk, but the key for what waits on the relay is another one's")
 
 
-def _policy(slots: Sequence[Slot]) -> _Policy:
-    uses = {slot.use for slot in slots}
+def _policy(luks: Luks) -> _Policy:
+    uses = {slot.use for slot in luks.slots()}
+    if wants_tpm(luks):
+        return _Policy.TPM2
     if Use.RELAY in uses:
         return _Policy.RELAY
     return _Policy.USB_KEY if Use.USB_KEY in uses else _Policy.PASSPHRASE

@@ -126,6 +126,7 @@ class OpenvpnLink:
         self._made = False
         self._program: subprocess.Popen[bytes] | None = None
         self._told: Management | None = None
+        self._problem: str | None = None
 
     def read(self) -> Reading | None:
         """Ask for the relay; None when there is no interface, or nobody behind it any more."""
@@ -139,6 +140,7 @@ class OpenvpnLink:
         self._told = _ask()
         if self._told is None or not self._told.connected:
             return Reading()
+        self._problem = None
         # There are no handshakes to be seen; that something came says the same.
         return Reading(self._told.received, self._told.received)
 
@@ -164,6 +166,8 @@ class OpenvpnLink:
         Raises:
             LinkError: there is no OpenVPN.
         """
+        # The next one has nothing to say at first.
+        self._problem = self._reason()
         self._end()
         try:
             _SOCKET.parent.mkdir(mode=0o700, exist_ok=True)
@@ -196,6 +200,9 @@ class OpenvpnLink:
 
     def problem(self) -> str | None:
         """Say what is in the tunnel's way, as far as OpenVPN's log tells."""
+        return self._reason() or self._problem
+
+    def _reason(self) -> str | None:
         return reason(self._told.log, self._home.relay) if self._told else None
 
     def _end(self) -> None:

@@ -6,7 +6,7 @@ import socket
 
 import click
 
-from firstboot.lan import home_addresses
+from firstboot.lan import home_addresses, page_places
 from home.administrator import Denied
 from home.command import HELP, in_words, json_option, print_json
 from home.desk import greeting
@@ -31,7 +31,7 @@ def page() -> None:
 @page.command("show")
 @json_option
 def show_command(as_json: bool) -> None:
-    """Show where the page is, the fingerprint of its certificate, and, until somebody has claimed it, the code.
+    """Show where the page is, as a QR code too, its certificate's fingerprint, and the code until it is claimed.
 
     \b
     Examples:
@@ -44,12 +44,10 @@ def show_command(as_json: bool) -> None:
         except Denied as error:
             raise NoPageError(str(error)) from None
         name, addresses = socket.gethostname(), home_addresses()
-        places = [f"https://{place}" for place in (*addresses, name)]
+        places = page_places(name, addresses)
         if as_json:
-            told = {"claimed": seen.claimed, "code": seen.code, "fingerprint": seen.fingerprint, "places": places}
+            told = {"claimed": seen.claimed, "code": seen.code, "fingerprint": seen.fingerprint, "places": [*places]}
             print_json(told)
-        elif seen.claimed:
-            click.echo("\n".join((*places, f"certificate: SHA-256 {seen.fingerprint}")))
         else:
             click.echo(greeting(name, addresses, seen.fingerprint, seen.code))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from home.tunnel_state import Tunnel
+from model.mtls import PORT
 from model.wireguard import LISTEN_PORT
 
 _SECONDS = 3.0
+
+_PORTS = (443, 993)
+"""Of TCP, that each relay listens on. Port 25 is shut for all but the mail server."""
 
 
 _BLOCKED = (
@@ -69,8 +74,14 @@ def diagnose(around: Around) -> str:
             )
     if not around.answers:
         return f"{relay} does not answer at all: see at its provider whether it runs, and whether the address is right"
-    silent = f"{relay} answers over TCP, and its {'OpenVPN' if around.mtls else 'WireGuard'} is silent"
-    return (around.error or silent) if around.mtls else f"{silent}. {_SILENT[around.paired]}"
+    return _silent(around)
+
+
+def _silent(around: Around) -> str:
+    answers = f"{around.relay} answers over TCP"
+    if around.mtls:
+        return around.error or f"{answers}, and its OpenVPN is silent: a network on the way may block it"
+    return f"{answers}, and its WireGuard is silent. {_SILENT[around.paired]}"
 
 
 def look_around(tunnel: Tunnel | None, *, paired: bool, mtls: bool = False) -> Around:
@@ -83,7 +94,7 @@ def look_around(tunnel: Tunnel | None, *, paired: bool, mtls: bool = False) -> A
         addresses,
         ipv4=_has_default("-4"),
         ipv6=_has_default("-6"),
-        answers=any(_answers(address) for address in addresses[:2]),
+        answers=any(_answers(address, (PORT, *_PORTS) if mtls else _PORTS) for address in addresses[:2]),
         paired=paired,
         error=tunnel.error or "",
         mtls=mtls,
@@ -97,9 +108,8 @@ def _resolve(name: str) -> tuple[str, ...]:
         return ()
 
 
-def _answers(address: str) -> bool:
-    # Port 25 is shut for all but the mail server; the relay listens on this one, too.
-    for port in (443, 993):
+def _answers(address: str, ports: Iterable[int]) -> bool:
+    for port in ports:
         try:
             socket.create_connection((address, port), _SECONDS).close()
         except ConnectionRefusedError:

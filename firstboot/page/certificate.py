@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import ssl
 import sys
 from pathlib import Path
@@ -12,15 +13,15 @@ from stack.certificate import CertificateError, ensure_certificate
 PATH = Path("page/page.pem")
 """On `state`: it is needed while data is locked."""
 
-_NAMES = ("darkpipe", "darkpipe.local")
 _END = "-----END CERTIFICATE-----"
 
 
-def ensure_page_certificate(state: Path) -> str:
-    """Make key and certificate, unless they are there.
+def ensure_page_certificate(state: Path, hostname: str | None = None) -> str:
+    """Make key and certificate, unless they are there and have the device's names.
 
     Args:
         state: folder where `state` is mounted.
+        hostname: the device's; None for the kernel's, which darkpipe-settings.service has set.
 
     Returns:
         The certificate's SHA-256 fingerprint, as browsers show it.
@@ -31,8 +32,13 @@ def ensure_page_certificate(state: Path) -> str:
     """
     path = state / PATH
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    ensure_certificate(path, _NAMES)
+    ensure_certificate(path, page_names(hostname or socket.gethostname()))
     return fingerprint(path.read_text(encoding="ascii"))
+
+
+def page_names(hostname: str) -> tuple[str, str]:
+    """Give the names that the page has in the home's network: by multicast DNS (RFC 6762), and what a router gives."""
+    return f"{hostname}.local", hostname
 
 
 def fingerprint(pem: str) -> str:

@@ -76,10 +76,11 @@ class EmulatedVps:
 
     Args:
         start: switches it on, with the disk that it has, and gives its console.
+        disk: the file with that disk.
     """
 
-    def __init__(self, start: Callable[[], Console]) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[], Console], disk: Path) -> None:
+        self._start, self.disk = start, disk
         self.console = start()
 
     def cut_power(self) -> None:
@@ -119,7 +120,8 @@ def emulated_vps(
         argv = emulator.command(
             _command(emulator, root, disks, [board.program, "-machine", board.machine, *processor], network)
         )
-        vps = EmulatedVps(lambda: Console(cable.place.command(*argv) if cable else argv, log, _BOOT_SECONDS))
+        command = cable.place.command(*argv) if cable else argv
+        vps = EmulatedVps(lambda: Console(command, log, _BOOT_SECONDS), disks[0])
         try:
             vps.console.log_in()
             yield vps

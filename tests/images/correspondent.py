@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from home.block_lists import BLOCK_LISTS
 from tests.machine.machine import wait_for
 from tests.network.names import DOMAIN, ROOT, SERVERS, names, reload_zone, zone
 from tests.network.net import Namespace
@@ -55,8 +56,10 @@ _OTHERS = (
     "friend.example. IN MX 10 mx.friend.example.\n"
     f"mx.friend.example. IN A {ADDRESS}\n"
     f'friend.example. IN TXT "v=spf1 ip4:{SOURCE} -all"\n'
+    "gmail.com. IN MX 10 mx.friend.example.\n"
+    + "".join(f"2.0.0.127.{each.zone}. IN A 127.0.0.2\n" for each in BLOCK_LISTS)
 )
-"""Of the correspondent, in the root itself."""
+"""Of the correspondent, in the root itself; it stands for a large provider as well, and block lists have nobody."""
 
 _USE = """\
 file=$(readlink -m "$2/etc/resolv.conf")
@@ -89,10 +92,13 @@ class Correspondent:
         with self.place.call(smtplib.SMTP, "127.0.0.1", 2525, "localhost", 60) as session:
             session.sendmail(FRIEND, recipient, message)
 
+    def all(self) -> list[bytes]:
+        """Give all messages that have arrived."""
+        return [path.read_bytes() for path in sorted((self.mail / "new").glob("*"))]
+
     def received(self, subject: str) -> list[bytes]:
         """Give the messages with a subject that have arrived."""
-        found = [path.read_bytes() for path in sorted((self.mail / "new").glob("*"))]
-        return [octets for octets in found if f"\nSubject: {subject}\n".encode() in octets]
+        return [octets for octets in self.all() if f"\nSubject: {subject}\n".encode() in octets]
 
     def deliveries(self, recipient: str) -> int:
         """Count the messages to somebody that other servers have taken from it."""

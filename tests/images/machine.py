@@ -43,6 +43,7 @@ class Machine:
         log_writes: whether all that is written to the disk is logged beside it.
         usb_disks: files with disks that are plugged in by USB; the folder is that of its own disk.
         clock: what its clock shows when it is switched on, in UTC; empty for this computer's time.
+        tpm: folder of its TPM's state, beside its disk; None for none.
         place: the network that it is a part of, behind a router that translates addresses; None for this computer's.
     """
 
@@ -53,6 +54,7 @@ class Machine:
     log_writes: bool = False
     usb_disks: tuple[Path, ...] = ()
     clock: str = ""
+    tpm: Path | None = None
     place: Namespace | None = None
     state: State = State.OFF
     boot_seconds: float = 0.0
@@ -77,6 +79,7 @@ class Machine:
             *(["--log-writes"] if self.log_writes else []),
             *(word for path in self.usb_disks for word in ("--usb-disk", str(path))),
             *(["--clock", self.clock] if self.clock else []),
+            *(["--tpm", str(self.tpm)] if self.tpm else []),
         ]
         command = [str(REPOSITORY / "darkpipe"), *arguments]
         self._console = Console(self.place.command(*command) if self.place else command, self.log, _BOOT_SECONDS)
@@ -166,3 +169,18 @@ class Machine:
 
     def _alive(self) -> bool:
         return self._shell().alive()
+
+
+def words_in(disk: Path, words: list[str]) -> set[str]:
+    """Search a sparse disk for words; gives those that are in it."""
+    longest = max(map(len, words))
+    found: set[str] = set()
+    with disk.open("rb") as file:
+        rest = b""
+        while block := file.read(2**24):
+            # Most of it is a hole.
+            if block.count(0) != len(block):
+                content = rest + block
+                found |= {word for word in words if word.encode() in content}
+            rest = block[-longest:]
+    return found

@@ -18,7 +18,7 @@ import pytest
 from builder.greeting import greets
 from tests.images.conftest import PASSWORD, SITE
 from tests.images.locked import PASSPHRASE, SECONDS, Page, choose, confirm, shown_fingerprint
-from tests.images.machine import REPOSITORY, Machine
+from tests.images.machine import REPOSITORY, Machine, words_in
 from tests.mail import fetch, mailbox, swaks
 
 _CANARY = "ZQ7-canary-of-the-letter-ZQ7"
@@ -94,7 +94,7 @@ def test_a_thief_reads_nothing(machine: Machine, recovery: str, password_hash: s
     assert all(len(secret) > 5 for secret in secrets)
     machine.lines("echo planted-for-the-thief > /state/planted && sync && echo done")
     machine.off()
-    assert _found(machine.disk, [*secrets, "planted-for-the-thief"]) == {"planted-for-the-thief"}
+    assert words_in(machine.disk, [*secrets, "planted-for-the-thief"]) == {"planted-for-the-thief"}
 
 
 def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
@@ -127,21 +127,6 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     assert int(machine.lines("findmnt --bytes --noheadings --output SIZE /data")[0]) > 9 * 10**9
     ended = "for i in $(seq 60); do systemctl is-active -q darkpipe-page || break; sleep 1; done"
     assert machine.run(f"{ended}; systemctl is-active darkpipe-page.service").output.strip() == "inactive"
-
-
-def _found(disk: Path, words: list[str]) -> set[str]:
-    """Search a sparse disk for words; gives those that are in it."""
-    longest = max(map(len, words))
-    found: set[str] = set()
-    with disk.open("rb") as file:
-        rest = b""
-        while block := file.read(2**24):
-            # Most of it is a hole.
-            if block.count(0) != len(block):
-                content = rest + block
-                found |= {word for word in words if word.encode() in content}
-            rest = block[-longest:]
-    return found
 
 
 def _tear(disk: Path) -> None:

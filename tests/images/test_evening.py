@@ -7,9 +7,7 @@ Both machines are emulated, and the steps follow each other: an hour and more, o
 
 from __future__ import annotations
 
-import base64
 import imaplib
-import json
 import re
 import ssl
 import uuid
@@ -21,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootstrap import keys_folder
 from builder.tools import host_architecture
 from tests import mail
 from tests.accessible import faults
@@ -29,9 +26,9 @@ from tests.chromium import BrowserError, Chromium, chromium
 from tests.images.conftest import PASSWORD, SITE
 from tests.images.correspondent import ADDRESS, FRIEND, SOURCE, Correspondent, correspondent
 from tests.images.locked import PASSPHRASE, Page
-from tests.images.machine import REPOSITORY, Machine, darkpipe
+from tests.images.machine import REPOSITORY, Machine, darkpipe, words_in
 from tests.images.provider import Provider, open_provider
-from tests.keyboard import fill
+from tests.keyboard import fill, tab_to
 from tests.machine.conftest import root  # noqa: F401 (a fixture)
 from tests.machine.machine import wait_for
 from tests.network.internet import Internet, Site, make_internet
@@ -39,7 +36,7 @@ from tests.signatures import judge
 
 pytestmark = pytest.mark.skipif(host_architecture() != "amd64", reason="the emulator runs on amd64")
 
-_ALICE = "alice@example.com"
+_ALICE, _CAROL = "alice@example.com", "caroline@example.com"
 _RELAY = Site(1)
 _ADMINISTRATOR = "nine slow trains by night"
 _PATIENCE = 1800.0
@@ -70,12 +67,12 @@ class Evening:
     """
 
     internet: Internet
-    site: Path
     provider: Provider
     home: Machine
     browser: Chromium
     friend: Correspondent
     recovery: str = ""
+    subjects: list[str] = field(default_factory=list)
     records: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -102,10 +99,6 @@ class Evening:
             self.browser.appear(width, dark=False)
             self.browser.picture(_PICTURES / f"evening-{name}-{width}.png")
 
-    def stage(self) -> str:
-        """Give the stage that `darkpipe pair` tells."""
-        return str(json.loads(self.home.run("darkpipe pair --json").output)["stage"])
-
     def unlock(self) -> None:
         """Type the passphrase into the page, and wait until the device is up."""
         self.internet.router.call(Page, self.home.page)  # the page is there
@@ -116,6 +109,7 @@ class Evening:
     def send(self) -> str:
         """Have the correspondent write to Alice; gives the subject."""
         subject = f"in {uuid.uuid4()}"
+        self.subjects.append(subject)
         self.friend.send(_ALICE, mail.letter(subject, FRIEND, _ALICE).encode())
         return subject
 
@@ -155,8 +149,7 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
         pytest.skip("an hour and more; ./dev test evening, and the network tier without kernels")
     site = scratch / "evening.yaml"
     text = SITE.format(hash=password_hash).replace("unlock: none", "unlock: passphrase")
-    site.write_text(f"{text}relays: [{{address: {_RELAY.address}, offline: queue}}]\n")
-    user_data = darkpipe("user-data", str(site))
+    site.write_text(f"{text}relays: [{{address: mx.example.com, offline: queue}}]\n")
     image = Path(darkpipe("build", str(site), "--output", str(scratch / "evening")).splitlines()[-1])
     with make_internet() as internet, ExitStack() as stack:
         (outside := scratch / "outside").mkdir()
@@ -166,11 +159,10 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
         browser = stack.enter_context(chromium(scratch / "chromium/profile", internet.router))
         browser.patience = 600.0
         provider = stack.enter_context(open_provider(request, internet, _RELAY, scratch / "relay.log"))
-        provider.rent(user_data)
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.boot()
         stack.callback(home.off)
-        yield Evening(internet, site, provider, home, browser, friend)
+        yield Evening(internet, provider, home, browser, friend)
 
 
 def test_the_disk_is_made_in_the_browser(evening: Evening) -> None:
@@ -204,13 +196,22 @@ def test_whoever_has_the_code_looks_after_the_device(evening: Evening) -> None:
     assert "Sign out" in evening.browser.text
 
 
-def test_home_and_relay_find_each_other(evening: Evening) -> None:
-    wait_for(lambda: evening.stage() == "paired", "home and relay are paired", _PATIENCE)
+def test_the_relay_is_made_from_what_the_page_shows(evening: Evening) -> None:
+    browser = evening.browser
+    evening.show("Make its user-data", "/relay")
+    evening.picture("5-relay")
+    fill(browser, ("ssh_key", ""))
+    evening.picture("6-user-data")
+    text = str(browser.look("document.querySelector('#user-data').value"))
+    fill(browser, ("address", _RELAY.address))
+    evening.provider.rent(text)
+    evening.show("Home and relay are paired", "/relay")
+    evening.picture("7-paired")
 
 
 def test_the_records_of_the_page_are_published_and_judged(evening: Evening) -> None:
     evening.show("Check again", "/dns/check")
-    evening.picture("5-dns")
+    evening.picture("8-dns")
     moods = "[...document.querySelectorAll('.record .mood')].map(e => e.innerText.toLowerCase())"
     assert "good" not in evening.browser.look(moods)
     # PTR stands in comments: the provider keeps that zone.
@@ -222,8 +223,33 @@ def test_the_records_of_the_page_are_published_and_judged(evening: Evening) -> N
             evening.records[line.split()[0].rstrip(".")] = "".join(re.findall(r'"([^"]*)"', line))
     evening.friend.publish({name: _in_zone(name, lines) for name in _ZONES})
     evening.show("Check again", "/dns/check")
-    evening.picture("6-dns-published")
+    evening.picture("9-dns-published")
     assert set(evening.browser.look(moods)) == {"good"}, evening.browser.text
+
+
+def test_the_pre_flight_passes(evening: Evening) -> None:
+    evening.show("Can mail come and go?", "/preflight")
+    evening.picture("10-preflight")
+    tab_to(evening.browser, "button Start")
+    with evening.browser.loading():
+        evening.browser.press("Enter")
+    evening.show("Mail can come and go, seen", "/preflight")
+    evening.picture("11-preflight-done")
+
+
+def test_a_user_gets_a_mailbox_and_sends_a_test_message(evening: Evening) -> None:
+    browser, before = evening.browser, len(evening.friend.all())
+    evening.show("Add one", "/users")
+    fill(browser, ("new-address", _CAROL), ("new-password", PASSWORD), ("new-again", PASSWORD))
+    assert _CAROL in browser.text
+    evening.picture("12-users")
+    evening.show("A test message", "/message")
+    evening.picture("13-message")
+    browser.look(f"document.querySelector('#sender').value = '{_CAROL}'")
+    fill(browser, ("password", PASSWORD), ("recipient", FRIEND))
+    evening.show("The other server has taken it", "/message")
+    evening.picture("14-message-sent")
+    assert len(evening.friend.all()) == before + 1
 
 
 def _in_zone(name: str, lines: Sequence[str]) -> str:
@@ -274,8 +300,11 @@ def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening)
     before = evening.friend.deliveries(_ALICE)
     subject = evening.send()
     wait_for(lambda: evening.friend.deliveries(_ALICE) > before, "the relay takes it", _PATIENCE)
+    evening.provider.vps.lines("echo planted-on-the-relay >/var/lib/planted && sync && echo done")
     evening.provider.vps.cut_power()
     evening.provider.vps.console.log_in()
+    words = [*evening.subjects, _ALICE, FRIEND, "planted-on-the-relay"]
+    assert words_in(evening.provider.vps.disk, words) == {"planted-on-the-relay"}
     evening.home.boot()
     evening.unlock()
     evening.fetch(subject)
@@ -283,10 +312,23 @@ def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening)
 
 
 def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
+    """By one with other keys, from other user-data of the page."""
+    browser = evening.browser
     evening.provider.destroy()
-    evening.provider.rent(darkpipe("user-data", str(evening.site), "--renew"))
-    keys = next(keys_folder(evening.site).glob("*.json")).read_bytes()
-    command = f"echo {base64.b64encode(keys).decode()} | base64 -d | darkpipe relay replace --yes"
-    assert evening.home.run(command).status == 0
-    wait_for(lambda: evening.stage() == "paired", "home and the other relay pair", _PATIENCE)
+    evening.show("Make other user-data", "/relay")
+    browser.look("document.querySelector('details').open = true")
+    browser.look("document.querySelector('[name=anew]').click()")
+    fill(browser, ("ssh_key", ""))
+    text = str(browser.look("document.querySelector('#user-data').value"))
+    fill(browser, ("address", _RELAY.address))
+    evening.provider.rent(text)
+    evening.show("Home and relay are paired", "/relay")
     evening.fetch(evening.send())
+
+
+def test_a_thief_of_the_home_device_reads_nothing(evening: Evening, password_hash: str) -> None:
+    """Its disk, switched off: no address, no password, no letter; what is planted beside the encryption is found."""
+    secrets = [FRIEND, PASSPHRASE, evening.recovery, PASSWORD, password_hash, _ADMINISTRATOR, *evening.subjects]
+    evening.home.lines("echo planted-for-the-thief > /state/planted && sync && echo done")
+    evening.home.off()
+    assert words_in(evening.home.disk, [*secrets, "planted-for-the-thief"]) == {"planted-for-the-thief"}

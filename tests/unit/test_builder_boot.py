@@ -89,3 +89,12 @@ def test_a_usb_disk_lies_beside_the_disk(tmp_path: Path, options: list[str]) -> 
     refused = CliRunner().invoke(darkpipe, ["boot", str(tmp_path), "--usb-disk", str(usb), *options])
     assert refused.exit_code == 2
     assert "in the same folder" in refused.output
+
+
+@pytest.mark.parametrize("options", [[], ["--disk", "elsewhere/disk.img"]])
+def test_a_tpm_keeps_its_state_beside_the_disk(tmp_path: Path, options: list[str]) -> None:
+    state = tmp_path / "tpm"
+    state.mkdir()
+    refused = CliRunner().invoke(darkpipe, ["boot", str(tmp_path), "--tpm", str(state), *options])
+    assert refused.exit_code == 2
+    assert "a file beside it" in refused.output

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -22,7 +23,7 @@ class Header2:
 
     def __init__(self) -> None:
         self.slots: dict[int, bytes] = {}
-        self.tokens: dict[str, dict[str, object]] = {}
+        self.tokens: dict[str, dict[str, Any]] = {}
         self.calls: list[Sequence[str]] = []
 
     def __call__(self, arguments: Sequence[str], secrets: Sequence[bytes]) -> subprocess.CompletedProcess[str]:
@@ -38,8 +39,11 @@ class Header2:
                     self.slots[int(words[words.index("--new-key-slot") + 1])] = secrets[1]
             case "luksKillSlot":
                 del self.slots[int(words[-1])]
+                for token in self.tokens.values():
+                    token["keyslots"] = [slot for slot in token["keyslots"] if slot != words[-1]]
             case "token" if words[1] == "import":
-                self.tokens[str(len(self.calls))] = json.loads(secrets[0])
+                place = words[words.index("--token-id") + 1] if "--token-replace" in words else str(len(self.calls))
+                self.tokens[place] = json.loads(secrets[0])
             case "token":
                 del self.tokens[words[words.index("--token-id") + 1]]
             case "luksDump":
@@ -163,3 +167,21 @@ def test_secrets_reach_the_tool_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.stdout.startswith("--batch-mode /dev/fd/")
     assert done.stdout.endswith(" onetwo")
     assert "one" not in " ".join(done.args)
+
+
+def test_a_token_may_come_before_its_slot_and_goes_with_it(header: Header2, luks: Luks) -> None:
+    luks.keep_token(Use.TPM2, (), {"sealed": "abc"}, None)
+    (wish,) = luks.tokens(Use.TPM2)
+    assert (wish.slots, wish.fields) == ((), {"sealed": "abc"})
+    number = luks.add_unnamed(b"recovery", b"of the TPM", None)
+    assert luks.slots()[-1] == Slot(number, None)
+    luks.keep_token(Use.TPM2, (number,), wish.fields, wish)
+    (token,) = luks.tokens(Use.TPM2)
+    assert (token.number, token.slots) == (wish.number, (number,))
+    assert luks.open(b"of the TPM", Use.TPM2)
+    assert not luks.fits(b"of the TPM", Use.PASSPHRASE)
+    luks.remove_token(token)
+    assert luks.tokens(Use.TPM2) == ()
+    assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+    kill, remove = [call for call in header.calls if call[0] != "luksDump"][-2:]
+    assert (kill[0], remove[:2]) == ("luksKillSlot", ("token", "remove")), "a slot without its token would stay"

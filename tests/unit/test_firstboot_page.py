@@ -14,9 +14,10 @@ import pytest
 
 from firstboot.page import server as page_server
 from firstboot.page.app import make_app
-from firstboot.page.certificate import PATH, ensure_page_certificate
+from firstboot.page.certificate import PATH, ensure_page_certificate, page_names
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Session, Stage
+from stack.certificate import read_certificate
 from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
 from web import plain
@@ -146,6 +147,15 @@ def test_the_certificate_is_made_once_and_its_fingerprint_is_openssls(tmp_path: 
         check=True,
     )
     assert shown.stdout.strip().rpartition("=")[2] == told
+
+
+def test_the_certificate_is_for_the_name_by_which_the_page_is_opened(tmp_path: Path) -> None:
+    told = ensure_page_certificate(tmp_path, "attic")
+    assert set(read_certificate(tmp_path / PATH).names) == {"attic", "attic.local"}
+    assert all(is_ours(name, "attic") for name in page_names("attic"))
+    assert ensure_page_certificate(tmp_path, "attic") == told
+    assert ensure_page_certificate(tmp_path, "cellar") != told, "another name, another certificate"
+    assert not is_ours("attic.local", "cellar")
 
 
 def test_without_port_80_the_page_serves_all_the_same(

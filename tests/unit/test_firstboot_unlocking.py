@@ -251,7 +251,7 @@ def talk(path: Path) -> Callable[[Screen], bool]:
 
     def lead(screen: Screen) -> bool:
         client = UnlockClient(path)
-        return Dialog(client, screen, "a login", lambda: ("192.168.1.20",), lambda _: None).run()
+        return Dialog(client, screen, "a login", lambda: ("192.168.1.20",), lambda _: None, lambda: "attic").run()
 
     return lead
 
@@ -264,7 +264,7 @@ def test_a_disk_is_made_on_the_console(disk: Disk, path: Path, talk: Callable[[S
             pytest.skip("only root is no stranger")
         assert talk(screen)
     text = "\n".join(screen.shown)
-    assert "https://192.168.1.20/" in text
+    assert "https://192.168.1.20\n" in text
     assert "AB:CD" in text
     assert f"{session.code[:4]} {session.code[4:]}" in text
     assert " ".join(_GROUPS[:4]) in text

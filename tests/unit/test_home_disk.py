@@ -73,6 +73,31 @@ def test_a_passphrase_is_changed(device: Device) -> None:
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(2, Use.PASSPHRASE))
 
 
+def test_the_tpm_is_wished_for_and_forgotten(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_commands, "open_tpm", lambda: None)
+    refused = device.run("disk", "change-policy", "tpm2", answers=(_OLD,))
+    assert refused.exit_code == 1
+    assert "This device has no TPM 2.0" in refused.output
+    assert device.answers == [_OLD], "before anybody types"
+    monkeypatch.setattr(disk_commands, "why_unfit", lambda _: None)
+    assert device.run("disk", "change-policy", "tpm2", answers=("wrong",)).exit_code == 1
+    assert device.luks.tokens(Use.TPM2) == ()
+    wished = device.run("disk", "change-policy", "tpm2", answers=(_OLD,))
+    assert (wished.exit_code, "At the next start" in wished.output) == (0, True), wished.output
+    status = device.run("disk", "status").output
+    assert "policy tpm2" in status
+    assert "The TPM has no key yet" in status
+    assert "policy already" in device.run("disk", "change-policy", "tpm2").output
+    (token,) = device.luks.tokens(Use.TPM2)
+    slot = device.luks.add_unnamed(_OLD.encode(), b"sealed", None)
+    device.luks.keep_token(Use.TPM2, (slot,), {"sealed": ""}, token)
+    assert f"slot {slot}: key that this device's TPM gives out" in device.run("disk", "status").output
+    back = device.run("disk", "change-policy", "passphrase", answers=(_OLD,))
+    assert back.exit_code == 0, back.output
+    assert device.luks.tokens(Use.TPM2) == ()
+    assert [found.use for found in device.luks.slots()] == [Use.RECOVERY, Use.PASSPHRASE]
+
+
 def test_a_stick_comes_and_goes(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stick = tmp_path / "stick"
     stick.mkdir()

@@ -20,7 +20,7 @@ from builder.errors import BuildError
 from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
 from home import openvpn_link
-from home.openvpn_link import OPENVPN, OpenvpnLink, openvpn_settings, parse_management
+from home.openvpn_link import OPENVPN, Management, OpenvpnLink, openvpn_settings, parse_management
 from home.openvpn_reasons import reason
 from home.tunnel import Action, Make, Point, Resolve, Seen, State, decide
 from model.mtls import MtlsHome, MtlsRelay, read_home_end
@@ -51,6 +51,9 @@ class _Program:
 
     def __init__(self, *_: object, **__: object) -> None:
         self.stdin = io.BytesIO()
+
+    def poll(self) -> None:
+        pass
 
     def terminate(self) -> None:
         pass
@@ -238,7 +241,11 @@ def test_whatever_else_it_says_is_no_tunnel(state: str) -> None:
         (["TCP: connect to [AF_INET]192.0.2.2:1194 failed: Connection refused"], "refuses connections"),
         (["TCP: connect … Connection refused", "Connection reset, restarting [0]"], "refuses connections"),
         (["WARNING: Bad encapsulated packet length from peer (18516)"], "no OpenVPN"),
-        (["Connection reset, restarting [0]"], "of another home"),
+        (["Connection reset, restarting [0]"], "other or older user-data"),
+        (["Connection reset, restarting [0]"], "a network on the way blocks OpenVPN"),
+        (["TCP: connect to [AF_INET]192.0.2.2:1194 failed: Connection refused"], "a firewall on the way forbids them"),
+        (["VERIFY EKU ERROR"], "`darkpipe pair --again`"),
+        (["TCP: connect … Connection refused", "Initialization Sequence Completed", "… timed out"], "does not answer"),
         (["TCP: connect to [AF_INET]192.0.2.2:443 failed: Connection timed out"], "does not answer"),
     ],
 )
@@ -251,6 +258,32 @@ def test_people_are_told_why(log: list[str], said: str) -> None:
 
 def test_what_goes_well_is_no_reason() -> None:
     assert reason(["TCP connection established", "Initialization Sequence Completed"], "mx.example.com") is None
+    assert reason(["TCP: connect … Connection refused", "Initialization Sequence Completed"], "mx.example.com") is None
+
+
+def test_a_reason_holds_while_the_next_call_has_said_nothing_yet(
+    home: MtlsHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Management | None] = []
+    monkeypatch.setattr(openvpn_link, "_SOCKET", tmp_path / "openvpn/socket")
+    monkeypatch.setattr(subprocess, "Popen", _Program)
+    monkeypatch.setattr(openvpn_link, "run_ip", lambda *_, **__: None)
+    monkeypatch.setattr(openvpn_link, "_ask", lambda: said.pop(0))
+    monkeypatch.setattr(openvpn_link, "HOME_INTERFACE", "lo")
+    link = OpenvpnLink(home)
+    link.make()
+    found = []
+    for log in (("Connection refused",), None, (), ("timed out",)):
+        link.point("192.0.2.1")
+        said.append(None if log is None else Management(connected=False, port=None, received=0, log=log))
+        link.read()
+        found.append(link.problem() or "")
+    assert [words for text in found for words in ("refuses", "does not answer") if words in text] == [
+        "refuses",
+        "refuses",
+        "does not answer",
+    ]
+    assert found[2] == ""
 
 
 def test_a_connection_that_says_nothing_is_given_up() -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from home.queue_keys import ensure_identity
 from home.relay_peer import queue_client, read_peer
 from home.store import Store
 from home.tunnel_service import FileError
+from home.tunnel_state import Tunnel
 from model.accounts import Accounts
 from model.control import QueueStatus
 from model.pairing import WIREGUARD_TURNS, AgentState
@@ -251,10 +253,26 @@ def test_a_server_that_runs_and_has_no_software_yet_answers(monkeypatch: pytest.
             raise error
 
         monkeypatch.setattr(socket, "create_connection", fail)
-        return pair_diagnosis._answers("192.0.2.1")
+        return pair_diagnosis._answers("192.0.2.1", (443,))
 
     assert connect(ConnectionRefusedError)
     assert not connect(TimeoutError)
+
+
+@pytest.mark.parametrize("mtls", [False, True])
+def test_a_relay_of_which_only_openvpns_port_is_let_out_answers(monkeypatch: pytest.MonkeyPatch, mtls: bool) -> None:
+    """What OpenVPN says of it tells more than that the others are shut."""
+
+    def connect(place: tuple[str, int], _: float) -> socket.socket:
+        if place[1] == 1194:
+            return socket.socket()
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(pair_diagnosis, "_resolve", lambda _: ("192.0.2.1",))
+    since = datetime.now(UTC)
+    tunnel = Tunnel(relay=_RELAY, up=False, handshake_seconds=None, endpoint=None, since=since, error="another one")
+    assert pair_diagnosis.look_around(tunnel, paired=True, mtls=mtls).answers is mtls
 
 
 _RELAY = "mx.example.com"
@@ -275,6 +293,7 @@ _RELAY = "mx.example.com"
         ),
         (Around(_RELAY, ("192.0.2.1",), answers=True), "blocks UDP port 51820, for which there is `transport: mtls`"),
         (Around(_RELAY, ("192.0.2.1",), answers=True, mtls=True, error="it shows another certificate"), "it shows"),
+        (Around(_RELAY, ("192.0.2.1",), answers=True, mtls=True), "a network on the way may block it"),
         (Around(_RELAY, ("192.0.2.1",)), "does not answer at all"),
     ],
 )

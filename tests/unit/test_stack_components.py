@@ -108,9 +108,10 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
     assert daemons - others == {service.name for service in Stack(SHIPPED).services if service.health}
 
 
-def test_only_ssh_and_the_page_are_open_to_neighbours() -> None:
+def test_only_ssh_the_page_and_its_name_are_open_to_neighbours() -> None:
     ports = [(port.name, port.port, port.protocol) for port in Stack(SHIPPED).home_ports]
-    assert ports == [("ssh", 22, Protocol.TCP), ("page-plain", 80, Protocol.TCP), ("page", 443, Protocol.TCP)]
+    page = [("page-plain", 80, Protocol.TCP), ("page", 443, Protocol.TCP)]
+    assert ports == [("ssh", 22, Protocol.TCP), *page, ("mdns", 5353, Protocol.UDP)]
 
 
 def test_numbers_stay_clear_of_those_that_debian_gives_out() -> None:

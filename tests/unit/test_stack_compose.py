@@ -72,8 +72,8 @@ def test_unit_runs_the_program_of_the_service_after_what_it_needs(component: Com
 def test_every_port_has_a_service_that_listens() -> None:
     for component in STACK.components:
         listened = sorted(name for service in component.services for name in service.listens)
-        # SSH is no service of the Stack: it has nothing to do with mail, and runs only where settings ask for it.
-        assert listened == sorted(port.name for port in component.ports if port.name != "ssh")
+        # SSH and multicast DNS are no services of the Stack: they have nothing to do with mail, and run without a Site.
+        assert listened == sorted(port.name for port in component.ports if port.name not in {"mdns", "ssh"})
 
 
 def test_containers_are_as_closed_as_the_units() -> None:

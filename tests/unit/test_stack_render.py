@@ -282,6 +282,8 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 80 accept comment "page-plain"',
         f'ip saddr {home4} tcp dport 443 accept comment "page"',
         'ip6 saddr { fc00::/7, fe80::/10 } tcp dport 443 accept comment "page"',
+        f'ip saddr {home4} udp dport 5353 accept comment "mdns"',
+        'ip6 saddr { fc00::/7, fe80::/10 } udp dport 5353 accept comment "mdns"',
         'oifname "relay*" goto to_relay',
         f'oifname "lo" tcp dport 2526 meta skuid != {{darkpipe-drain}} {refused} "drained"',
         f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
@@ -292,7 +294,7 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
     static = (COMPONENTS / "firewall/files/etc/nftables.conf").read_text().splitlines()
     closed = [line for line in static if line.strip() and not line.lstrip().startswith("#")]
     neighbours = [line for line in closed if "comment" in line]
-    assert neighbours == [line for line in ports if any(f" {port} acc" in line for port in (22, 80, 443))]
+    assert neighbours == [line for line in ports if any(f" {port} acc" in line for port in (22, 80, 443, 5353))]
     # Before there is a tunnel chain, nothing comes from there at all, and that is said first.
     shut = '\t\tiifname "relay*" drop'
     assert closed.index(shut) == closed.index("\tchain input {") + 2

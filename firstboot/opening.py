@@ -1,0 +1,163 @@
+"""An encrypted data disk is made or unlocked: what a person types, a USB stick and the TPM come together here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstboot.console import announce
+from firstboot.data_place import Record, keep_record
+from firstboot.luks import MAPPED, LuksError, close
+from firstboot.other_disks import known_devices
+from firstboot.page.certificate import ensure_page_certificate
+from firstboot.partitions import DiskError, run
+from firstboot.recovery import RecoverySecret
+from firstboot.recovery_keys import keep_recovery_keys
+from firstboot.relay_key import give_relay
+from firstboot.stick_unlock import give_stick, watch_sticks
+from firstboot.tpm import TpmError
+from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
+from firstboot.unlock_socket import serve
+from firstboot.unlocking import Session, Stage
+from firstboot.usb_key import Sticks
+from firstboot.vault import Vault, this_machine
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie on the device.
+
+    Args:
+        state: folder where `state` is mounted.
+        data: folder where the data disk is going to be.
+        mount: mounts an open data disk there.
+    """
+
+    state: Path
+    data: Path
+    mount: Callable[[Path], None]
+
+
+class _Opening:
+    """The way to one open disk."""
+
+    def __init__(self, vault: Vault, record: Record, places: Places) -> None:
+        self.vault, self.record, self.places = vault, record, places
+        self.tpm = tpm_unlock(vault.luks)
+
+    def make(self, passphrase: bytes, recovery: RecoverySecret, tell: Callable[[str], object]) -> None:
+        """Make it (`unlocking.Session`)."""
+        state, data = self.places.state, self.places.data
+        if data.is_mount():
+            run("umount", str(data))
+        close()
+        device = self.vault.make(self.record.uuid, passphrase, recovery, tell)
+        tell("keeping what derives from the recovery secret")
+        self.places.mount(device)
+        keep_recovery_keys(data, recovery)
+        run("sync", "--file-system", str(data))
+        luks = self.vault.luks
+        if self.record.usb_key:
+            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce)
+        if self.record.relay:
+            give_relay(luks, self.record.uuid, recovery.disk_key, data)
+        if self.record.tpm2:
+            tell("giving a key to the TPM")
+            want_tpm(luks)
+            give_tpm(self.tpm, recovery.disk_key, new=True)
+        self.vault.finish()
+        keep_record(state, self.record.model_copy(update={"making": ""}))
+
+    def unlock(self, typed: str) -> bool:
+        """Unlock it with what somebody has typed (`unlocking.Session`)."""
+        if not self.vault.unlock(typed):
+            return False
+        # Who types vouches for what has changed; a stick and the relay do not.
+        if wants_tpm(self.vault.luks) and (known := self.vault.typed_key(typed)):
+            give_tpm(self.tpm, known, new=False)
+        return True
+
+    def wait(self) -> None:
+        """Wait until somebody or a stick has unlocked it, or somebody has had it made."""
+        new = bool(self.record.making)
+        session = Session(new=new, make=self.make, unlock=self.unlock, clock=time.monotonic)
+        with serve(session, ensure_page_certificate(self.places.state)):
+            wanted = "needs a passphrase to be made" if new else "is locked"
+            print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
+            if not new:
+                watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
+                threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
+            session.finished.wait()
+        if session.view().stage is not Stage.OPEN:
+            raise DiskError(session.view().text)
+
+
+def open_disk(partition: Path, record: Record, places: Places) -> Path:
+    """Wait until the disk is unlocked, or made.
+
+    Returns:
+        The device with the btrfs in it.
+
+    Raises:
+        DiskError: it cannot be made.
+        LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
+    """
+    if MAPPED.exists() and not record.making:  # this service starts a second time
+        return MAPPED
+    opening = _Opening(Vault(partition, this_machine()), record, places)
+    if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm):
+        opening.wait()
+    return MAPPED
+
+
+def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> bool:
+    """Unlock the disk by the TPM; when that fails, tell whoever sits at the device why.
+
+    Args:
+        tpm: None when the device has none.
+    """
+    why: str | None
+    try:
+        if tpm is None:
+            why = "this device has no TPM 2.0, or it is switched off in the firmware's settings"
+        else:
+            tpm.measure(pending=True)
+            why = tpm.unlock()
+    except (TpmError, LuksError, OSError) as error:
+        why = str(error)
+    if why is None:
+        print("the disk for the mail was unlocked by the TPM", flush=True)
+        return True
+    print(f"the TPM does not unlock the disk for the mail: {why}", flush=True)
+    if why == NOTHING_SEALED:
+        tell(f"DarkPipe: {why}. Type the passphrase: then it is given a key.")
+        return False
+    tell(
+        f"DarkPipe: the TPM does not unlock the disk for the mail: {why}.\n"
+        "If this is your doing, or an update's, type the passphrase: then it is sealed anew. IF IT IS NOT, somebody "
+        "may have had the device in hand: do not type it here."
+    )
+    return False
+
+
+def give_tpm(tpm: TpmUnlock | None, known: bytes, *, new: bool, tell: Callable[[str], object] = announce) -> None:
+    """Seal a new key to the TPM, for a disk whose policy that is; when that fails, the passphrase has to do.
+
+    Args:
+        tpm: None when the device has none.
+        known: a key that opens the disk.
+        new: whether the disk was made now, so that it was not measured yet.
+    """
+    try:
+        if tpm is None:
+            raise TpmError("this device has no TPM 2.0, or it is switched off in the firmware's settings")
+        if new:
+            tpm.measure(pending=False)
+        tpm.renew(known)
+    except (TpmError, LuksError, OSError) as error:
+        tell(f"DarkPipe: no key was given to the TPM: {str(error).rstrip('.')}. The passphrase unlocks the disk.")
+        return
+    print("a key that unlocks the disk for the mail was sealed to the TPM", flush=True)
