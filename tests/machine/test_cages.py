@@ -33,9 +33,11 @@ _PLACES = (
     "/run/wpa_supplicant/wpa_supplicant.conf",
     "/run/userdb/1000.user-privileged",
     _RELAY,
+    "/state/unlock/relay.json",
+    "/data/unlock/waiting.json",
 )
-"""What darkpipe-settings.service reads and makes on a device that has settings, and the key to the tunnel on one that
-has a relay; planted here, for root's eyes only."""
+"""What darkpipe-settings.service reads and makes on a device that has settings, the key to the tunnel on one that has a
+relay, and what the relay helps to decrypt; planted here, for root's eyes only."""
 
 _SECRETS = {
     "key": "/data/tls/mail.pem",
@@ -55,6 +57,8 @@ _SECRETS = {
     "wifi": _PLACES[1],
     "login": _PLACES[2],
     "relay": _PLACES[3],
+    "unlock": _PLACES[4],
+    "waiting": _PLACES[5],
     "planted": _PLANTED,
 }
 """What is to be kept apart; of several files, the first is looked for."""
@@ -106,13 +110,15 @@ _CAGES = [
     ("darkpipe-home-page", "", set()),
     ("darkpipe-preflight", "", {"key", "accounts", "users", "journal", "dkim", "relay"}),  # records are made of them
     # As darkpipe-apply, whose work it does after a change.
-    ("darkpipe-hand@", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login"}),
+    ("darkpipe-hand@", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock"}),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.
-    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login"}),
+    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock"}),
     # Before them all as well. It has no right to read what users keep for themselves.
     ("darkpipe-settings", "", set(_SECRETS) - {"planted", "srs-copy", "mail", "queue", "bayes"}),
+    ("darkpipe-relay-unlock", "", {"unlock"}),  # it has the network, and sees no disk
+    ("darkpipe-boot-stage", "", {"unlock", "waiting"}),
     ("darkpipe-wifi@", "", set()),  # systemd hands it a copy of the configuration
 ]
 _DAEMONS = [cage for cage in _CAGES if cage[0] in {"postfix", "dovecot", "rspamd", "valkey", "unbound"}]
