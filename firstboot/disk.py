@@ -45,6 +45,7 @@ from firstboot.seed import SeedError, boot_partition
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.usb_disk import make_usb_disk
+from firstboot.why import keep_reason, reason
 from model.document import SEED_NAME, SiteError, read_site
 from model.layout import FileSystem, Table
 from model.report import annotate
@@ -338,6 +339,7 @@ def main(arguments: Sequence[str]) -> int:
     except DiskError as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
     except SiteError as error:
+        keep_reason(reason(error))
         return _failed(annotate(error), str(error))
     except (OSError, SeedError, LuksError, CertificateError) as error:
         return _failed(f"DarkPipe cannot use its disk: {error}", str(error))

@@ -24,6 +24,10 @@ from stack.durable import write_atomically
 _COMMAND_LINE = Path("/proc/cmdline")
 _MOUNT_POINT = Path("/boot")
 
+_MISNAMED = frozenset(
+    f"{name}{ending}" for name in ("darkpipe", "site") for ending in (".yaml", ".yml", ".yaml.txt", ".yml.txt", ".txt")
+) - {SEED_NAME}
+
 
 class Taken(StrEnum):
     """What became of the seed."""
@@ -77,6 +81,14 @@ def boot_partition(mount_point: Path = _MOUNT_POINT, *, writable: bool = True) -
             yield mount_point
         finally:
             _run("umount", str(mount_point))
+
+
+def misnamed_seeds(boot: Path) -> tuple[str, ...]:
+    """Give the names of files on the boot partition that were likely meant to be the seed, in alphabetical order.
+
+    Notepad, for one, puts `.txt` behind a name, and Windows then shows it without.
+    """
+    return tuple(sorted(path.name for path in boot.iterdir() if path.is_file() and path.name.lower() in _MISNAMED))
 
 
 def take_seed(boot: Path, site: Path) -> Taken:

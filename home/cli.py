@@ -7,10 +7,11 @@ import sys
 import click
 
 from firstboot.console import announce
+from firstboot.why import forget_reason, keep_reason, reason
 from home.alias_commands import alias
 from home.bucket_commands import recover_bucket, s3_key
 from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
-from home.configure import configure, try_out
+from home.configure import NOTHING, configure, try_out
 from home.disk_commands import disk, recovery
 from home.dkim_command import dkim
 from home.dns_commands import dns_group
@@ -53,8 +54,10 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
     try:
         changed = configure(Stack.load(COMPONENTS), Store(), announce)
         if changed is None:
+            keep_reason(NOTHING)
             click.echo("There is no site yet: nothing to apply.")
             return
+        forget_reason()
         # First of all: what is told may go into a file on a full disk.
         if restarts:
             restart(changed.applied.changed)
@@ -63,6 +66,7 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
     except EXPECTED as error:
         # The whole text is for the person in front of the device; of a site, the log gets no line that may hold a hash.
         announce(f"DarkPipe cannot apply its configuration.\n\n{explained(error)}")
+        keep_reason(reason(error))
         click.echo(str(error), err=True)
         sys.exit(1)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from firstboot.seed import Taken, boot_partition, take_seed, take_tunnel
+from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel
 from home.queue_keys import ensure_identity
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
@@ -31,7 +31,7 @@ from stack.srs_key import ensure_srs_key
 from stack.stack import Stack
 from stack.volumes import make_volumes
 
-_NOTHING = f"""\
+NOTHING = f"""\
 DarkPipe has nothing to do yet: it knows no domain and no mailbox.
 Put a file {SEED_NAME} on the small partition of the disk (FAT, named DP-ESP or darkpipe-esp) and start again;
 `./darkpipe build` makes one from your site.yaml."""
@@ -76,8 +76,11 @@ def configure(stack: Stack, store: Store, announce: Callable[[str], bool]) -> In
             # The tunnel first: the Site starts everything.
             if boot and Taken.LEFTOVER in {take_tunnel(boot, store.tunnel), take_seed(boot, store.site)}:
                 print(Taken.LEFTOVER)
+            misnamed = misnamed_seeds(boot) if boot else ()
         if not store.site.exists():
-            announce(_NOTHING)
+            announce(
+                "\n".join((NOTHING, *(f"There is a file {name}: is it that one? Rename it." for name in misnamed)))
+            )
             return None
         return bring_into_force(stack, store, _accounts(store), lambda passwords: announce(passwords_text(passwords)))
 

@@ -45,6 +45,9 @@ HAND = Path("/run/darkpipe-hand")
 _HAND_SECONDS = 150.0
 """A change of the accounts has every daemon check its configuration, which takes a small computer a minute."""
 
+DNS = Path("page/dns.json")
+"""Below `data`: what the last check of the records has found."""
+
 _STATE = Path("/state")
 _FRESH = 3.0
 """Seconds for which a status is shown again: asking every service costs something."""
@@ -283,7 +286,7 @@ def main() -> int:
         announce(greeting(socket.gethostname(), home_addresses(), certificate, gate.code))
 
     status = Fresh(lambda: read_status(stack, store).model_dump(mode="json"))
-    records = Watched(lambda check: read_records(store, check=check))
+    records = Watched(lambda check: read_records(store, check=check), store.data / DNS)
     look = Look(status, records, lambda: read_facts(store, records.seen, ask_hand).model_dump(mode="json"), ask_hand)
     with serve_questions(Desk(gate, look, certificate, show).answer, SOCKET, GROUP):
         show(gate)

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from home import trial_message
 from home.configure import known_accounts
@@ -19,6 +20,7 @@ from home.store import Store
 from model.account_rules import owners
 from model.accounts import Accounts
 from model.document import read_site
+from stack.durable import write_atomically
 
 
 class _Fact(BaseModel):
@@ -38,7 +40,7 @@ class User(_Fact):
 
 
 class DnsSeen(_Fact):
-    """What the last check of the records has found, since the device started.
+    """What the last check of the records has found.
 
     Args:
         at: when.
@@ -51,7 +53,8 @@ class DnsSeen(_Fact):
     @property
     def worst(self) -> Outcome:
         """The worst of them."""
-        return max((each for each, number in self.outcomes.items() if number), key=lambda each: each.rank)
+        found = (each for each, number in self.outcomes.items() if number)
+        return max(found, key=lambda each: each.rank, default=Outcome.UNKNOWN)
 
 
 class Facts(_Fact):
@@ -76,26 +79,42 @@ class Facts(_Fact):
 
 
 class Watched:
-    """Remembers what the last check has found.
+    """Keeps what the last check has found.
 
     Args:
         records: looks.
+        path: the file where it is kept.
     """
 
     def __init__(
-        self, records: Callable[[bool], Mapping[str, Any]], wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        records: Callable[[bool], Mapping[str, Any]],
+        path: Path,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._records, self._wall = records, wall
-        self.seen: DnsSeen | None = None
+        self._records, self._path, self._wall = records, path, wall
 
     def __call__(self, check: bool) -> Mapping[str, Any]:
-        """Look."""
+        """Look.
+
+        Raises:
+            OSError: the disk has failed; besides, what `records` raises.
+        """
         found = self._records(check)
         if check:
             outcomes = Counter(Outcome(row["outcome"]) for row in found["records"])
             outcomes[Outcome.UNKNOWN] += len(found["unknown"])
-            self.seen = DnsSeen(at=self._wall(), outcomes=dict(outcomes))
+            seen = DnsSeen(at=self._wall(), outcomes=dict(outcomes))
+            write_atomically(self._path, seen.model_dump_json().encode() + b"\n", 0o600)
         return found
+
+    @property
+    def seen(self) -> DnsSeen | None:
+        """What it was; None when nobody has looked, or when the file says nothing that this version understands."""
+        try:
+            return DnsSeen.model_validate_json(self._path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
 
 
 def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Facts:

@@ -12,18 +12,21 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from home import relay_draft, trial_message
+from home import preflight_job, relay_draft, trial_message
 from home.command import EXPECTED, change
 from home.hand_questions import (
     QUESTION,
     AddUser,
+    ClaimRelay,
     MakeRelay,
     PointRelay,
     Question,
@@ -33,6 +36,8 @@ from home.hand_questions import (
     ShowTest,
     StartPreflight,
 )
+from home.pair_commands import ask as ask_pairing
+from home.pair_state import Wish
 from home.pairing_file import PairingError
 from home.relay_peer import FOLDER
 from home.store import Store
@@ -77,12 +82,14 @@ class Hand:
         folder: home's for pairing.
         change: changes the accounts, as the commands do.
         start: starts a unit.
+        wish: lays a wish before darkpipe-pair, and gives what became of it.
     """
 
     store: Store = field(default_factory=Store)
     folder: Path = FOLDER
     change: Callable[..., Accounts] = change
     start: Callable[[str], None] = start_unit
+    wish: Callable[[Wish], str] = ask_pairing
 
     def answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answer a question as it came; what cannot be done is told in words."""
@@ -106,8 +113,10 @@ class Hand:
                 relay_draft.make(self.store, key, anew=anew, folder=self.folder)
             case PointRelay(address=address):
                 relay_draft.point(self.store, address, self.folder)
+            case ClaimRelay():
+                return {"said": self.wish(Wish.AGAIN)}
             case StartPreflight():
-                self.start(_PREFLIGHT)
+                self._start_preflight()
             case AddUser(address=address, password=password):
                 self._add_user(address, password)
             case SetPassword(address=address, password=password):
@@ -119,6 +128,15 @@ class Hand:
                 told = trial_message.look(self.store)
                 return {"message": told and told.model_dump(mode="json")}
         return {}
+
+    def _start_preflight(self) -> None:
+        path = self.store.data / preflight_job.RESULT
+        preflight_job.begin(path, preflight_job.boot_id(), time.monotonic(), datetime.now(UTC))
+        try:
+            self.start(_PREFLIGHT)
+        except HandError as error:
+            preflight_job.fail(path, str(error), datetime.now(UTC))
+            raise
 
     def _add_user(self, address: str, password: str) -> None:
         name = mail_address(address)

@@ -40,6 +40,12 @@ class PointRelay(_Question):
     address: _Line
 
 
+class ClaimRelay(_Question):
+    """The consent to a relay that was built anew from the same user-data."""
+
+    do: Literal["claim-relay"] = "claim-relay"
+
+
 class StartPreflight(_Question):
     """A pre-flight, unless one is under way."""
 
@@ -82,7 +88,9 @@ class ShowTest(_Question):
     do: Literal["show-test"] = "show-test"
 
 
-Question = ShowRelay | MakeRelay | PointRelay | StartPreflight | AddUser | SetPassword | SendTest | ShowTest
+Question = (
+    ShowRelay | MakeRelay | PointRelay | ClaimRelay | StartPreflight | AddUser | SetPassword | SendTest | ShowTest
+)
 
 QUESTION: TypeAdapter[Question] = TypeAdapter(Annotated[Question, Field(discriminator="do")])
 """Reads one."""

@@ -19,8 +19,8 @@ _PORTS = (443, 993)
 
 
 _BLOCKED = (
-    f"Either a network on the way blocks UDP port {LISTEN_PORT}, for which there is `transport: mtls` (it takes new "
-    "user-data and a new image)"
+    f"Either a network on the way blocks UDP port {LISTEN_PORT}, for which there is `transport: mtls` (it takes "
+    "a new relay from new user-data, and `darkpipe relay replace` here)"
 )
 
 _SILENT = {

@@ -5,6 +5,7 @@ systemd starts a unit that is running no second time: whoever presses the button
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from home.command import EXPECTED
 from home.dns_judges import Outcome
+from home.pair_state import read_told
 from home.preflight import Looked
 from home.preflight_world import Flight, fly
 from home.store import Store
@@ -25,22 +27,24 @@ from stack.durable import discard_partials, write_atomically
 RESULT = Path("setup/preflight.json")
 """Below `data`."""
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_BOOT = "DARKPIPE_BOOT"
+"""In the environment of those who read or write the file: %b of systemd.unit(5). The desk sees no /proc/sys."""
 
 LONGEST = 180.0
-"""Seconds; a run takes up to a minute, and systemd ends it after these (RuntimeMaxSec= in the unit)."""
+"""Seconds; a run takes up to a minute, and systemd ends it after these (TimeoutStartSec= in the unit)."""
 
 
 class Preflight(BaseModel):
     """The file.
 
     Args:
-        boot: which start of the device it was begun in (random(4), boot_id).
+        boot: which start of the device it was begun in.
         began: when, seconds of CLOCK_MONOTONIC, which counts from that start.
         began_at: when, by the clock.
         finished_at: None until it is done.
         outcome: the worst of all steps; None until it is done, and when it could not be done.
         error: why it could not be done; empty otherwise.
+        relay: id of the relay that home was paired with then; empty without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +58,7 @@ class Preflight(BaseModel):
     steps: tuple[Looked, ...] = ()
     unknown: tuple[str, ...] = ()
     error: str = ""
+    relay: str = ""
 
     @property
     def passed(self) -> bool:
@@ -70,9 +75,9 @@ class Preflight(BaseModel):
         return self.finished_at is None and self.boot == boot and now - self.began < LONGEST
 
 
-def boot_id(path: Path = _BOOT) -> str:
+def boot_id() -> str:
     """Tell which start of the device it is."""
-    return path.read_text(encoding="ascii").strip()
+    return os.environ[_BOOT]
 
 
 def read_preflight(path: Path) -> Preflight | None:
@@ -83,10 +88,33 @@ def read_preflight(path: Path) -> Preflight | None:
         return None
 
 
+def begin(path: Path, boot: str, now: float, at: datetime) -> None:
+    """Say that one was asked for, unless one is under way: whoever has asked sees it at once.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read_preflight(path)
+    if before is None or not before.runs(boot, now):
+        _write(path, Preflight(boot=boot, began=now, began_at=at))
+
+
+def fail(path: Path, error: str, at: datetime) -> None:
+    """Say that the one that was asked for cannot be done.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    before = read_preflight(path)
+    if before is not None:
+        _write(path, before.model_copy(update={"error": error, "finished_at": at}))
+
+
 def run(
     path: Path,
     look: Callable[[], Flight],
     boot: str,
+    relay: str = "",
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Preflight:
@@ -94,11 +122,12 @@ def run(
 
     Args:
         look: takes up to a minute.
+        relay: id of the relay.
 
     Raises:
         OSError: the file cannot be written.
     """
-    state = Preflight(boot=boot, began=clock(), began_at=wall())
+    state = Preflight(boot=boot, began=clock(), began_at=wall(), relay=relay)
     _write(path, state)
     try:
         found = look()
@@ -119,7 +148,8 @@ def main() -> int:
     store = Store()
     path = store.data / RESULT
     discard_partials(path.parent)
-    run(path, lambda: fly(store), boot_id())
+    pairing = read_told()
+    run(path, lambda: fly(store), boot_id(), pairing.relay_id if pairing else "")
     return 0
 
 

@@ -214,8 +214,8 @@ class Relay(_Strict):
     transport: Transport = Field(
         Transport.WIREGUARD,
         description="How your device reaches the relay. `wireguard`: over UDP. `mtls`: OpenVPN over TCP, for networks "
-        "that block UDP; slower, and known for what it is to whoever looks at the packets. Changing it takes new "
-        "user-data and a new image.",
+        "that block UDP; slower, and known for what it is to whoever looks at the packets. Changing it takes a "
+        "new relay from new user-data, and `darkpipe relay replace` on the device.",
         examples=["wireguard"],
     )
     rotation: Rotation = Field(

@@ -6,12 +6,10 @@ Each speaks its service's own protocol as far as that goes without leaving anyth
 from __future__ import annotations
 
 import imaplib
-import os
 import smtplib
 import socket
 import ssl
 import struct
-import subprocess
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
@@ -20,6 +18,9 @@ PATIENCE = 10.0
 
 _NOBODY = "nobody-has-this-address@invalid"
 """No such mailbox, for certain (RFC 6761 §6.4)."""
+
+_LONGEST_ANSWER = 4096
+"""Octets of a line of tcp_table(5), with its end."""
 
 _FULL_MAILBOX = (b"4.2.2", b"5.2.2")
 """Enhanced status codes (RFC 3463 §3.3): the mailbox is full, and all that had to answer has answered."""
@@ -147,25 +148,15 @@ def _valkey(target: str, patience: float) -> str:
 
 
 def _srs(target: str, patience: float) -> str:
-    """Have an address looked up by Postfix's own client for such tables (tcp_table(5)); nobody but Postfix may ask."""
-    user, others = ("postfix", ()) if os.geteuid() == 0 else (None, None)
-    command = ["postmap", "-q", _NOBODY, f"tcp:{target}"]
-    try:
-        asked = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=patience,
-            user=user,
-            group=user,
-            extra_groups=others,
-        )
-    except subprocess.TimeoutExpired:
-        raise TimeoutError from None
-    # Status 1 and no complaint: there is no such address, which is an answer as well.
-    if asked.stderr or asked.returncode not in {0, 1}:
-        raise ProbeError(f"{target}: {asked.stderr.strip() or f'postmap ended with status {asked.returncode}'}")
+    """Have an address looked up as Postfix does (tcp_table(5)); that there is no such address is an answer as well."""
+    with socket.create_connection(_address(target), patience) as connection:
+        connection.sendall(f"get {_NOBODY}\n".encode())
+        with connection.makefile("rb") as reader:
+            answer = reader.readline(_LONGEST_ANSWER)
+        if answer[:4] not in {b"200 ", b"500 "} or not answer.endswith(b"\n"):
+            raise ProbeError(
+                f"{target}: expected 200 or 500, found {answer.decode(errors='replace').strip() or 'nothing'}"
+            )
     return "answers for addresses"
 
 

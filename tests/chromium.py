@@ -163,6 +163,7 @@ def chromium(folder: Path, place: Namespace | None = None) -> Iterator[Chromium]
         folder: for its profile.
         place: the network that it is in; None for this computer's.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
     program = [PROGRAM, *_OPTIONS, f"--user-data-dir={folder}", "about:blank"]

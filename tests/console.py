@@ -11,8 +11,8 @@ from typing import TextIO
 import pexpect
 
 _PROMPT = "tested> "
-COMMAND_SECONDS = 180
-"""A command may take so long when nothing else is said: an emulated machine is slow."""
+COMMAND_SECONDS = 600
+"""A command may take so long when nothing else is said: an emulated machine is slow, and slower beside others."""
 
 
 @dataclass(frozen=True)

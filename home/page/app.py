@@ -153,6 +153,7 @@ def make_app(
             Route("/relay/live", page.inside(step.relay_live)),
             Route("/relay/make", page.inside(step.make_relay), methods=["POST"]),
             Route("/relay/address", page.inside(step.point_relay), methods=["POST"]),
+            Route("/relay/claim", page.inside(step.claim_relay), methods=["POST"]),
             Route("/preflight", page.inside(step.preflight)),
             Route("/preflight/start", page.inside(step.start_preflight), methods=["POST"]),
             Route("/users", page.inside(step.users)),

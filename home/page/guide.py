@@ -52,7 +52,7 @@ PAIRING = {
     Stage.PAIRED: "Home and relay are paired",
     Stage.CHANGING: "Home and relay are paired, and change to new keys",
     Stage.SILENT: "Home and relay are paired, and the relay does not answer now",
-    Stage.REBUILT: "A relay answers that was built anew; in a root shell, darkpipe pair --again claims it",
+    Stage.REBUILT: "A relay answers that was built anew from the same user-data, and waits for your consent",
     Stage.BROKEN: "Files about the relay cannot be used",
 }
 """What is said of each stage."""
@@ -73,7 +73,7 @@ def next_step(found: tuple[Step, ...]) -> Step | None:
 
 def has_shown_mail(facts: Facts) -> bool:
     """Tell whether somebody may be told that mail comes and goes: a pre-flight has passed, or there is no relay."""
-    return not facts.relay or (facts.preflight is not None and facts.preflight.passed and not facts.preflight_runs)
+    return not facts.relay or preflight_step(facts).mark is Mark.DONE
 
 
 def _disk(status: Status) -> Step:
@@ -101,7 +101,7 @@ def relay_step(facts: Facts) -> Step:
 def _dns(facts: Facts) -> Step:
     title, path = "DNS", "/dns"
     if facts.dns is None:
-        return Step(title, Mark.TO_DO, "The records have not been looked at since this device has started", path)
+        return Step(title, Mark.TO_DO, "Nobody has looked whether the records are there", path)
     total = sum(facts.dns.outcomes.values())
     faults = sum(facts.dns.outcomes.get(each, 0) for each in (Outcome.WRONG, Outcome.UNKNOWN))
     at = f"looked at {facts.dns.at:%Y-%m-%d %H:%M} UTC"
@@ -122,6 +122,8 @@ def preflight_step(facts: Facts) -> Step:
         return Step(title, Mark.WAITING, "It is under way", path)
     if last is None:
         return Step(title, Mark.TO_DO, "Nobody has looked whether mail can come and go", path)
+    if facts.pairing is not None and facts.pairing.relay_id != last.relay:
+        return Step(title, Mark.TO_DO, "Nobody has looked since this device has another relay", path)
     mark = Mark.DONE if last.passed else Mark.TROUBLE
     return Step(title, mark, _came_to(last), path)
 

@@ -15,8 +15,18 @@ from starlette.responses import RedirectResponse, Response
 
 from home.administrator import Denied
 from home.desk_client import DeskClient
-from home.hand_questions import AddUser, MakeRelay, PointRelay, Question, SendTest, SetPassword, StartPreflight
+from home.hand_questions import (
+    AddUser,
+    ClaimRelay,
+    MakeRelay,
+    PointRelay,
+    Question,
+    SendTest,
+    SetPassword,
+    StartPreflight,
+)
 from home.page.guide import has_shown_mail, preflight_step, relay_step
+from home.pair_state import Stage
 from home.trial_message import Fate
 from stack.passwords import SHORTEST
 from web.frame import OLD_FORM, Frame, sentence
@@ -55,6 +65,7 @@ class Steps:
             view=view,
             step=relay_step(facts),
             pairing=facts.pairing,
+            rebuilt=facts.pairing is not None and facts.pairing.stage is Stage.REBUILT,
             providers=self._providers,
             provider=wanted if wanted in self._providers else "generic",
         )
@@ -79,6 +90,15 @@ class Steps:
             request,
             session,
             lambda form: PointRelay(address=form["address"].strip()),
+            lambda complaint, status: self.relay(request, session, complaint, status),
+        )
+
+    async def claim_relay(self, request: Request, session: str) -> Response:
+        """Take the consent to a relay that was built anew."""
+        return await self._changed(
+            request,
+            session,
+            lambda _: ClaimRelay(),
             lambda complaint, status: self.relay(request, session, complaint, status),
         )
 

@@ -106,6 +106,14 @@ class Evening:
         fill(self.browser, ("passphrase", PASSPHRASE))
         self.home.up()
 
+    def make_user_data(self) -> str:
+        """Have the page make user-data for a new relay, and copy them."""
+        self.show("Make other user-data", "/relay")
+        self.browser.look("document.querySelector('details').open = true")
+        self.browser.look("document.querySelector('[name=anew]').click()")
+        fill(self.browser, ("ssh_key", ""))
+        return str(self.browser.look("document.querySelector('#user-data').value"))
+
     def send(self) -> str:
         """Have the correspondent write to Alice; gives the subject."""
         subject = f"in {uuid.uuid4()}"
@@ -197,13 +205,12 @@ def test_whoever_has_the_code_looks_after_the_device(evening: Evening) -> None:
 
 
 def test_the_relay_is_made_from_what_the_page_shows(evening: Evening) -> None:
-    browser = evening.browser
-    evening.show("Make its user-data", "/relay")
+    """Instead of what the image has brought: the computer that has built it is not there this evening."""
+    evening.show("The relay", "/relay")
     evening.picture("5-relay")
-    fill(browser, ("ssh_key", ""))
+    text = evening.make_user_data()
     evening.picture("6-user-data")
-    text = str(browser.look("document.querySelector('#user-data').value"))
-    fill(browser, ("address", _RELAY.address))
+    fill(evening.browser, ("address", _RELAY.address))
     evening.provider.rent(text)
     evening.show("Home and relay are paired", "/relay")
     evening.picture("7-paired")
@@ -313,14 +320,9 @@ def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening)
 
 def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
     """By one with other keys, from other user-data of the page."""
-    browser = evening.browser
     evening.provider.destroy()
-    evening.show("Make other user-data", "/relay")
-    browser.look("document.querySelector('details').open = true")
-    browser.look("document.querySelector('[name=anew]').click()")
-    fill(browser, ("ssh_key", ""))
-    text = str(browser.look("document.querySelector('#user-data').value"))
-    fill(browser, ("address", _RELAY.address))
+    text = evening.make_user_data()
+    fill(evening.browser, ("address", _RELAY.address))
     evening.provider.rent(text)
     evening.show("Home and relay are paired", "/relay")
     evening.fetch(evening.send())

@@ -42,6 +42,13 @@ def test_kernel_is_untainted(device: Machine) -> None:
     assert device.lines("cat /proc/sys/kernel/tainted") == ["0"]
 
 
+def test_the_name_is_answered_on_the_network_port(device: Machine) -> None:
+    """Multicast DNS is on where the image's own .network file holds, and its responder knows the device's name."""
+    (link,) = device.lines("resolvectl mdns | grep -v '(lo)' | grep '^Link'")
+    assert link.endswith(": yes"), link
+    assert device.lines("resolvectl query --protocol=mdns --interface=$(ls /sys/class/net | grep -v lo) darkpipe.local")
+
+
 def test_root_is_verified_and_read_only(device: Machine) -> None:
     """The root is the erofs behind dm-verity."""
     assert device.lines("findmnt --noheadings --output SOURCE,FSTYPE /") == ["/dev/mapper/root erofs"]

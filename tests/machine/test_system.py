@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import socket
+import ssl
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPSConnection
 
 import pytest
 
 from tests import mail
 from tests.machine.conftest import PASSWORD, SEED
-from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, HOME_ADDRESS_6, Client, Machine
+from tests.machine.machine import CLIENT_ADDRESS, HOME_ADDRESS, HOME_ADDRESS_6, Client, Machine, wait_for
 
 _FAULTS_OF_TESTS = re.compile(
     r"SASL \w+ authentication failed|AUTH command rate limit exceeded|SSL_accept|TLS library problem"
@@ -192,13 +196,30 @@ def test_a_refused_configuration_leaves_the_old_one_serving(new_machine: Callabl
 
 
 def test_without_a_seed_the_device_says_what_to_do(new_machine: Callable[[str], Machine]) -> None:
-    machine = new_machine("").start()
+    machine = new_machine("")
+    (machine.boot_partition / "darkpipe.yaml.txt").write_text(SEED)
+    machine.start()
     assert "DarkPipe has nothing to do yet" in machine.console
+    assert "There is a file darkpipe.yaml.txt: is it that one?" in machine.console
     assert "darkpipe.yaml" in machine.console
     assert machine.failed_units() == []
     with machine.lan() as client:
         assert not client.can_connect(25)
+        assert "it knows no domain and no mailbox" in _page(client)
     machine.stop()
+
+
+def _page(client: Client) -> str:
+    wait_for(lambda: client.can_connect(443), "the page listens")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def ask() -> str:
+        with closing(HTTPSConnection(HOME_ADDRESS, context=context, timeout=30)) as connection:
+            connection.request("GET", "/")
+            return html.unescape(connection.getresponse().read().decode())
+
+    return client.call(ask)
 
 
 def test_a_wrong_seed_is_explained_on_the_console_and_left_to_be_mended(new_machine: Callable[[str], Machine]) -> None:
@@ -209,6 +230,10 @@ def test_a_wrong_seed_is_explained_on_the_console_and_left_to_be_mended(new_mach
     assert machine.failed_units() == ["darkpipe-apply.service"]
     seed = machine.boot_partition / "darkpipe.yaml"
     assert seed.read_text() == wrong
+    with machine.lan() as client:
+        page = _page(client)
+    assert "line 2: found `domain`" in page, page
+    assert "argon2id$v" not in page
     machine.stop()
     seed.write_text(SEED)
     machine.start()

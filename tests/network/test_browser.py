@@ -6,7 +6,8 @@ Pages and desk are the real ones, over HTTPS on loopback; the device behind them
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,13 +20,17 @@ from firstboot.page.certificate import PATH, ensure_page_certificate
 from firstboot.questions import serve_questions
 from firstboot.unlock_socket import UnlockClient, serve
 from home.administrator import IDLE
+from home.pair_state import Stage
+from home.relay_view import Origin, RelayView
+from home.trial_message import Fate
 from tests.accessible import faults
 from tests.chromium import Chromium, chromium
 from tests.keyboard import fill, tab_to
 from tests.tiers import REPOSITORY
-from tests.unit.page_samples import TROUBLED, checked
+from tests.unit.page_samples import FRESH, TROUBLED, checked, facts, message, pairing, status
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
 from tests.unit.test_home_page import Device
+from tests.unit.test_home_page_steps import _HERE
 from web.server import listening_socket, server
 
 _PICTURES = REPOSITORY / "out/screenshots"
@@ -33,6 +38,7 @@ _PICTURES = REPOSITORY / "out/screenshots"
 
 _LOOKS = ((360, False), (360, True), (1280, False), (1280, True))
 _PASSWORD = "four words are good"
+_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ me@laptop"
 
 
 class Place:
@@ -103,6 +109,21 @@ def _looked_at(browser: Chromium, name: str) -> None:
     browser.appear(1280, dark=False)
 
 
+def _wait(seen: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 20
+    while not seen():
+        assert time.monotonic() < end, f"{what}: not in time"
+        time.sleep(0.2)
+
+
+def _go(browser: Chromium, address: str, title: str) -> None:
+    """Open a page from the navigation of the home page."""
+    browser.open(address)
+    tab_to(browser, f"a {title}")
+    with browser.loading():
+        browser.press("Enter")
+
+
 def _claim(browser: Chromium, code: str) -> None:
     fill(browser, ("code", code), ("password", _PASSWORD), ("again", _PASSWORD))
 
@@ -145,6 +166,47 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
         browser.open(address)
         fill(browser, ("password", _PASSWORD))
         assert "Keeps mail away" in browser.text
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
+def test_the_steps_are_taken_by_keyboard(browser: Chromium, device: Device, place: Place, scripts: bool) -> None:
+    device.status, device.facts, device.relay = status(), FRESH, RelayView(origin=Origin.TO_MAKE, name="mx.example.com")
+    browser.scripts(on=scripts)
+    looked_at = _looked_at if scripts else lambda *_: None  # they look the same
+    with _served(device.app(), place) as address:
+        browser.open(address)
+        _claim(browser, device.gate.code)
+        assert "Nobody has ordered one" in browser.text
+        looked_at(browser, "guide")
+        _go(browser, address, "Relay")
+        looked_at(browser, "relay-to-make")
+        browser.open(f"{address}/relay")
+        fill(browser, ("ssh_key", _KEY))
+        assert device.asked == [{"do": "make-relay", "ssh_key": _KEY, "anew": False}]
+        device.relay, device.facts = _HERE, facts(pairing=pairing(Stage.CALLING, "its name has no address yet"))
+        browser.open(f"{address}/relay")
+        looked_at(browser, "relay")
+        browser.open(f"{address}/relay")
+        if scripts:
+            browser.look("navigator.clipboard.writeText = async text => { document.title = text }")
+            tab_to(browser, "button Copy")
+            browser.press("Enter")
+            _wait(lambda: "Copied" in browser.text, "the button says that it has copied")
+            assert str(browser.look("document.title")).split() == _HERE.text.split()
+            device.facts = facts(pairing=pairing(Stage.INSTALLING))
+            _wait(lambda: "which installs its software" in browser.text, "the page shows how far the relay is")
+        else:
+            assert "Copy" not in browser.text
+        _go(browser, address, "Pre-flight")
+        looked_at(browser, "preflight")
+        _go(browser, address, "Users")
+        looked_at(browser, "users")
+        _go(browser, address, "Test")
+        device.facts = facts(message=message(Fate.DEFERRED, "host said: 451 4.7.1 Greylisted, try again later"))
+        looked_at(browser, "message")
+        browser.open(f"{address}/message")
+        fill(browser, ("password", "correct horse"), ("recipient", "alice@example.net"))
+        assert device.asked[-1]["recipient"] == "alice@example.net"
 
 
 def test_a_session_ends_and_a_forgotten_password_begins_anew(browser: Chromium, device: Device, place: Place) -> None:

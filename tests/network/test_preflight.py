@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from home.block_lists import BLOCK_LISTS
+from home.preflight import Step
+from home.preflight_job import RESULT, Preflight
 from tests.machine.machine import Machine
 from tests.network.conftest import RELAY_ADDRESS, SENDER_ADDRESS, know
 from tests.network.net import Namespace
 
 _KNOWN = (
     'local-data: "friend.example. MX 10 mx.friend.example."',
+    'local-data: "gmail.com. MX 10 mx.friend.example."',
     f'local-data: "mx.friend.example. A {SENDER_ADDRESS}"',
     *(f'local-data: "2.0.0.127.{each.zone}. A 127.0.0.2"' for each in BLOCK_LISTS),
     f'local-data: "1.113.0.203.{BLOCK_LISTS[0].zone}. A 127.0.0.4"',
@@ -79,6 +82,21 @@ def test_mail_can_come_in_and_go_out(home: Machine, friend: list[str]) -> None:
     assert friend == ["ehlo mx.example.com"]
     # What was opened is the relay alone.
     assert not _may_call(home, SENDER_ADDRESS)
+
+
+def test_the_pages_preflight_sees_the_same_from_its_cage(home: Machine, friend: list[str]) -> None:
+    know(home, 'local-zone: "." static', *_KNOWN)
+    home.run("systemctl", "start", "darkpipe-preflight.service")
+    state = Preflight.model_validate_json((home.data / RESULT).read_bytes())
+    assert (state.error, state.passed) == ("", False)
+    outcomes = {step.step: step for step in reversed(state.steps)}
+    assert outcomes[Step.PORT_25_OUT].outcome == "good", state
+    assert outcomes[Step.SENDER_ADDRESS].text == f"it is the relay's: {RELAY_ADDRESS}"
+    assert outcomes[Step.PORT_25_IN].outcome == outcomes[Step.TLS].outcome == outcomes[Step.NAME].outcome == "good", (
+        state
+    )
+    assert outcomes[Step.BLOCK_LIST].outcome == "wrong"
+    assert friend == ["ehlo mx.example.com"]
 
 
 def test_a_relay_whose_way_out_is_blocked_is_found(home: Machine, world: Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firstboot.seed import SeedError, Taken, find_boot_partition, is_mounted, take_seed, take_tunnel
+from firstboot.seed import SeedError, Taken, find_boot_partition, is_mounted, misnamed_seeds, take_seed, take_tunnel
 from model.document import SEED_NAME, SiteError, dump_site, read_site
 from model.tunnel import HOME_FILE, HomeEnd
 from tests.unit.power_cut import at_every_step
@@ -64,6 +64,14 @@ def test_a_device_that_is_set_up_takes_no_other_seed_but_wipes_it(tmp_path: Path
     assert device.take() is Taken.LEFTOVER
     assert read_site(device.kept) == site()
     assert not device.seed.exists()
+
+
+def test_a_seed_by_another_name_is_noticed(tmp_path: Path) -> None:
+    assert misnamed_seeds(tmp_path) == ()
+    for name in ("darkpipe.yaml.txt", "Site.YML", "cmdline.txt", "relay.json", SEED_NAME):
+        (tmp_path / name).touch()
+    (tmp_path / "site.yaml").mkdir()
+    assert misnamed_seeds(tmp_path) == ("Site.YML", "darkpipe.yaml.txt")
 
 
 def test_a_container_has_no_boot_partition() -> None:

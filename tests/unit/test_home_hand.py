@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from home import hand
 from home.hand import DESK, Hand, unit_of
+from home.preflight_job import RESULT, boot_id, read_preflight
 from home.relay_draft import read_draft
 from home.store import Store, write_accounts
 from model.accounts import Accounts
@@ -46,7 +49,7 @@ def device(tmp_path: Path) -> Hand:
         dump_site(site()).replace("relays: []", "relays: [{address: mx.example.com, offline: tempfail}]")
     )
     started: list[str] = []
-    return Hand(store, store.data / "pairing", Changes(), started.append)
+    return Hand(store, store.data / "pairing", Changes(), started.append, lambda wish: f"{wish} is granted")
 
 
 def test_a_user_is_added_and_has_the_password(device: Hand) -> None:
@@ -102,11 +105,31 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(device: Hand, asked: Ma
 
 
 def test_the_preflight_is_a_unit_of_its_own(device: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKPIPE_BOOT", "b")
     assert device.answer({"do": "preflight"}) == {}
     assert getattr(device.start, "__self__", None) == ["darkpipe-preflight.service"]
+    path = device.store.data / RESULT
+    begun = read_preflight(path)
+    assert begun
+    assert begun.runs(boot_id(), time.monotonic()), "whoever has asked sees it at once"
+    device.answer({"do": "preflight"})
+    assert read_preflight(path) == begun, "and a second press changes nothing"
+
+    def refuse(unit: str) -> None:
+        raise hand.HandError(f"{unit} cannot be started: no bus")
+
+    assert "no bus" in replace(device, start=refuse).answer({"do": "preflight"})["refused"]
+    failed = read_preflight(path)
+    assert failed
+    assert "no bus" in failed.error
+    assert not failed.passed
     monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"returncode": 1, "stderr": "no bus\n"}))
     with pytest.raises(hand.HandError, match=r"darkpipe-preflight\.service cannot be started: no bus"):
         hand.start_unit("darkpipe-preflight.service")
+
+
+def test_a_relay_built_anew_is_claimed_by_a_wish(device: Hand) -> None:
+    assert device.answer({"do": "claim-relay"}) == {"said": "again is granted"}
 
 
 def test_user_data_are_made_and_shown(device: Hand) -> None:

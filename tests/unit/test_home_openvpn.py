@@ -125,6 +125,8 @@ def test_keys_of_the_other_transport_are_refused(tmp_path: Path, first: Transpor
     with pytest.raises(BuildError, match=f"found the keys of a relay with `transport: {first}`, expected") as error:
         open_bootstrap(tmp_path / "home.yaml", Relay(address="mx.example.com", transport=second))
     assert f"write `transport: {first}` again" in error.value.hint
+    relay = Relay(address="mx.example.com", transport=second)
+    assert open_bootstrap(tmp_path / "home.yaml", relay, renew=True).transport is second
 
 
 def test_a_certificate_is_for_its_key() -> None:

@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 import pytest
 
 from firstboot.questions import ask, serve_questions
+from home.desk_facts import DnsSeen, Watched
 from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
 from home.trial_message import Fate
 from tests.unit.browser import HOST
-from tests.unit.page_samples import FRESH, NOW, facts, message, pairing, preflight, status
+from tests.unit.page_samples import FRESH, NOW, checked, facts, message, pairing, preflight, status
 from tests.unit.test_home_page import Device
 
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
@@ -35,6 +36,7 @@ _HERE = RelayView(
 _FORMS: dict[str, dict[str, str]] = {
     "/relay/make": {"ssh_key": "ssh-ed25519 AAAA me", "anew": "yes"},
     "/relay/address": {"address": " 203.0.113.7 "},
+    "/relay/claim": {},
     "/preflight/start": {},
     "/users/add": {"address": "carol@example.com", "password": _SECRET, "again": _SECRET},
     "/users/password": {"address": "bob@example.com", "password": _SECRET, "again": _SECRET},
@@ -43,6 +45,7 @@ _FORMS: dict[str, dict[str, str]] = {
 _ASKED: dict[str, dict[str, Any]] = {
     "/relay/make": {"do": "make-relay", "ssh_key": "ssh-ed25519 AAAA me", "anew": True},
     "/relay/address": {"do": "point-relay", "address": "203.0.113.7"},
+    "/relay/claim": {"do": "claim-relay"},
     "/preflight/start": {"do": "preflight"},
     "/users/add": {"do": "add-user", "address": "carol@example.com", "password": _SECRET},
     "/users/password": {"do": "set-password", "address": "bob@example.com", "password": _SECRET},
@@ -82,7 +85,7 @@ def test_what_is_refused_is_told_on_its_page_and_quotes_no_password(device: Devi
     answer = browser.post(path, **_FORMS[path])
     assert answer.status == 422
     assert 'role="alert">Found &lt;i&gt;this&lt;/i&gt;; expected that.</p>' in answer.text
-    assert f'action="{path}"' in answer.text or path == "/relay/address"
+    assert f'action="{path}"' in answer.text or path in {"/relay/address", "/relay/claim"}
     assert _SECRET not in answer.text
 
 
@@ -166,6 +169,13 @@ def test_new_keys_in_the_place_of_others_need_a_tick(device: Device) -> None:
     assert device.asked == [{"do": "make-relay", "ssh_key": "", "anew": False}]
 
 
+def test_a_relay_that_was_built_anew_is_claimed_by_a_button(device: Device) -> None:
+    browser = device.enter()
+    assert "Claim the relay" not in browser.get("/relay").text
+    device.facts = facts(pairing=pairing(Stage.REBUILT))
+    assert 'action="/relay/claim"' in browser.get("/relay").text
+
+
 def test_how_far_the_relay_is_comes_alone_as_well(device: Device) -> None:
     device.facts = facts(pairing=pairing(Stage.CALLING, "mx.example.com has no address in DNS"))
     browser = device.enter()
@@ -223,7 +233,8 @@ def test_the_guide_says_what_comes_next_until_all_is_done(device: Device) -> Non
 def test_nobody_is_told_that_mail_works_before_a_preflight_has_passed(device: Device) -> None:
     browser = device.enter()
     assert "Mail is taken" in browser.get().text
-    for last in (None, preflight(Outcome.WRONG), preflight(Outcome.UNKNOWN), preflight(None, finished_at=None)):
+    bad = [preflight(Outcome.WRONG), preflight(Outcome.UNKNOWN), preflight(None, finished_at=None)]
+    for last in (None, *bad, preflight(relay="0" * 32)):
         device.facts = facts(preflight=last)
         text = browser.get().text
         assert "Mail is taken" not in text
@@ -247,6 +258,7 @@ def test_nobody_is_told_that_mail_works_before_a_preflight_has_passed(device: De
         ({"preflight": preflight(Outcome.WARNING)}, "Pre-flight", Mark.DONE),
         ({"preflight": preflight(None, finished_at=None)}, "Pre-flight", Mark.TROUBLE),
         ({"preflight": preflight(None, error="x")}, "Pre-flight", Mark.TROUBLE),
+        ({"preflight": preflight(relay="0" * 32)}, "Pre-flight", Mark.TO_DO),
         ({"message": None}, "Test message", Mark.TO_DO),
         ({"message": message(Fate.BOUNCED)}, "Test message", Mark.TROUBLE),
     ],
@@ -256,6 +268,20 @@ def test_each_step_follows_from_what_is_seen(change: dict[str, Any], title: str,
         change = {"dns": {"at": NOW, "outcomes": change["dns"]}}
     seen = type(facts()).model_validate({**facts().model_dump(), **change})
     assert next(step.mark for step in steps(status(), seen) if step.title == title) is mark
+
+
+def test_what_a_check_of_dns_has_found_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "dns.json"
+    rows = [checked("good"), checked("good"), checked("wrong")]
+    watched = Watched(lambda _: {"records": rows, "unknown": ["no address"], "zone": ""}, path, lambda: NOW)
+    watched(False)
+    assert watched.seen is None
+    watched(True)
+    for seen in (watched.seen, Watched(lambda _: {}, path).seen):
+        assert seen == DnsSeen(at=NOW, outcomes={Outcome.GOOD: 2, Outcome.WRONG: 1, Outcome.UNKNOWN: 1})
+        assert seen.worst is Outcome.WRONG
+    path.write_text("{")
+    assert watched.seen is None
 
 
 def test_a_device_without_a_relay_has_nothing_to_show_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from home.pair_diagnosis import Around
 from home.pair_service import Service, read_document
 from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
 from home.pairing import Kept, Own, offer_of
+from home.relay_half import DRAFT
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
 from model.pairing import WIREGUARD_TURNS, AgentState, Counter, Offer
@@ -422,6 +424,18 @@ def test_a_network_at_home_that_comes_to_the_tunnels_addresses_moves_them(scene:
     assert scene.relay.agent
     used = scene.relay.agent._keeper.state.in_use
     assert not any(IPv4Address(address) in lan for address in (used.home4, used.relay4))
+
+
+def test_the_relays_half_goes_once_home_and_relay_are_paired(scene: Scene) -> None:
+    scene.start()
+    home = json.loads((scene.folder / "data/darkpipe/relay.json").read_text())
+    draft = scene.folder / "pairing" / DRAFT
+    draft.write_text(json.dumps({"bootstrap": {"home": home, "relay": {}}}))
+    scene.wait(2)
+    assert draft.exists(), "it is what makes the relay"
+    scene.wait(15)
+    assert scene.is_at(Stage.PAIRED)
+    assert not draft.exists()
 
 
 def test_a_damaged_file_of_another_relays_keys_is_told_and_ends_nothing(scene: Scene) -> None:

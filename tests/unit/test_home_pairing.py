@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bootstrap.ends import make_bootstrap
 from builder.greeting import free_port
 from home import pair_commands, pair_diagnosis, pair_keeper, pair_push, pair_service
 from home.control_client import ControlClient
@@ -34,9 +35,12 @@ from home.tunnel_service import FileError
 from home.tunnel_state import Tunnel
 from model.accounts import Accounts
 from model.control import QueueStatus
+from model.mtls import MtlsHome, read_home_end
+from model.openvpn import is_fingerprint
 from model.pairing import WIREGUARD_TURNS, AgentState
 from model.recipients import RecipientList
 from model.site import Relay as RelayOfSite
+from model.site import Transport
 from model.tunnel import HomeEnd
 from relay.pairing import DELAY
 from relay.recipients import Recipients
@@ -386,6 +390,24 @@ def test_another_relay_takes_the_place_of_the_one_before(home: Home, monkeypatch
     text = (home.folder / "state.json").read_text()
     assert "mx2.example.com" in text
     assert '"mx.example.com"' not in text
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_another_relay_may_have_another_transport(home: Home, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(8)
+    monkeypatch.setattr(pair_keeper, "home_networks", list)
+    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair, mtls: make_own(*pair, mtls=mtls))
+    bootstraps = [make_bootstrap(RelayOfSite(address="mx2.example.com", transport=Transport.MTLS)).home]
+    bootstraps += [_bootstrap()] if back else []
+    for other in bootstraps:
+        home.keeper.replace(other)
+        assert home.keeper.end == read_home_end((home.folder / "relay.json").read_bytes()) == other
+        offered = home.keeper.state.kept.own
+        assert offered
+        assert is_fingerprint(offered.public) is isinstance(other, MtlsHome)
+        keeper = home.start()
+        assert (keeper.end, keeper.state.kept.own) == (other, offered)
 
 
 def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_waits(

@@ -47,7 +47,7 @@ def test_only_mail_is_open_to_the_relay() -> None:
 
 def test_users_that_may_connect_within_the_device_have_fixed_numbers() -> None:
     stack = Stack(SHIPPED)
-    users = {user.name for user in stack.users}
+    users = {"root", *(user.name for user in stack.users)}
     assert stack.device_ports
     assert {client for port in stack.device_ports for client in port.clients} <= users
 
@@ -99,6 +99,7 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
         "ssh",
         "darkpipe-wifi@",
         "darkpipe-page",
+        "darkpipe-why-page",
         "darkpipe-relay-unlock",
         "darkpipe-boot-stage",
         "darkpipe-desk",

@@ -97,6 +97,8 @@ _WORKING = [
     (ProbeKind.LMTP, _lmtp(b"550 5.1.1 no such user\r\n")),
     (ProbeKind.MILTER, _says(_NEGOTIATED)),
     (ProbeKind.VALKEY, _says(b"+PONG\r\n")),
+    (ProbeKind.SRS, _says(b"200 SRS0=aaaa=bb=invalid=nobody@mx.example.com\n")),
+    (ProbeKind.SRS, _says(b"500 no such address\n")),
 ]
 
 _BROKEN = [
@@ -109,6 +111,9 @@ _BROKEN = [
     (ProbeKind.MILTER, _says(struct.pack("!Ic", 1, b"t")), "expected an option negotiation"),
     (ProbeKind.MILTER, _says(_NEGOTIATED[:3]), "closed before the answer"),
     (ProbeKind.VALKEY, _says(b"-LOADI\r\n"), "expected PONG"),
+    (ProbeKind.SRS, _says(b"400 try again\n"), "expected 200 or 500, found 400"),
+    (ProbeKind.SRS, _says(b"500 no lin"), "expected 200 or 500, found 500 no lin"),
+    (ProbeKind.SRS, _says(b""), "found nothing"),
 ]
 
 
@@ -131,11 +136,7 @@ def test_a_wrong_answer_is_told(kind: ProbeKind, talk: Talk, complaint: str, tmp
     assert complaint in str(caught.value)
 
 
-# postsrsd is asked by Postfix's own client: tests/machine/test_status.py.
-_OURS = [kind for kind in ProbeKind if kind is not ProbeKind.SRS]
-
-
-@pytest.mark.parametrize("kind", _OURS)
+@pytest.mark.parametrize("kind", ProbeKind)
 def test_an_open_port_proves_nothing(kind: ProbeKind, tmp_path: Path) -> None:
     if kind is ProbeKind.DNS:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
@@ -147,7 +148,7 @@ def test_an_open_port_proves_nothing(kind: ProbeKind, tmp_path: Path) -> None:
         probe(kind, target, _SILENCE)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in _OURS if kind is not ProbeKind.DNS])
+@pytest.mark.parametrize("kind", [kind for kind in ProbeKind if kind is not ProbeKind.DNS])
 def test_nobody_there_is_told(kind: ProbeKind, tmp_path: Path) -> None:
     address = _address(kind, tmp_path)
     with pytest.raises(ProbeError):

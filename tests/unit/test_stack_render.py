@@ -286,8 +286,8 @@ def test_the_firewall_opens_the_ports_of_the_stack_and_is_else_the_one_of_the_bo
         'ip6 saddr { fc00::/7, fe80::/10 } udp dport 5353 accept comment "mdns"',
         'oifname "relay*" goto to_relay',
         f'oifname "lo" tcp dport 2526 meta skuid != {{darkpipe-drain}} {refused} "drained"',
-        f'oifname "lo" tcp dport 10001 meta skuid != {{postfix}} {refused} "srs-forward"',
-        f'oifname "lo" tcp dport 10002 meta skuid != {{postfix}} {refused} "srs-reverse"',
+        f'oifname "lo" tcp dport 10001 meta skuid != {{postfix, root}} {refused} "srs-forward"',
+        f'oifname "lo" tcp dport 10002 meta skuid != {{postfix, root}} {refused} "srs-reverse"',
         f'oifname "lo" tcp dport 10026 meta skuid != {{postfix}} {refused} "forward"',
         f'oifname "lo" tcp dport 10027 meta skuid != {{vmail}} {refused} "from-sieve"',
     ]

@@ -1,0 +1,34 @@
+"""Why the device has no configuration, for the page that is there until then (`firstboot/page/without_site.py`)."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from model.document import SiteError
+from stack.durable import write_atomically
+
+REASON = Path("/run/darkpipe-why/text")
+
+
+def reason(error: Exception) -> str:
+    """Say what is wrong, a line for each problem; of a site's text, no line is quoted, since it may hold a secret."""
+    if not isinstance(error, SiteError):
+        return str(error)
+    places = ((f"line {one.line}: " if one.line else "", one) for one in error.problems)
+    rows = [f"{place}found {one.found}, expected {one.expected}: {one.remedy}." for place, one in places]
+    return "\n".join([f"{Path(error.name).name} on the boot partition cannot be used.", *rows])
+
+
+def keep_reason(text: str, path: Path = REASON) -> None:
+    """Keep it for everybody to read; where that fails, the console has said it all the same."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        path.parent.chmod(0o755)  # whatever the umask
+        write_atomically(path, f"{text}\n".encode(), 0o644)
+
+
+def forget_reason(path: Path = REASON) -> None:
+    """Take it away: there is a configuration."""
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,92 @@
+"""The pre-flight as a job: what the page reads while it runs, when it is done, and when it was cut off."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from home.dns_judges import Outcome
+from home.preflight import Looked, Step
+from home.preflight_job import LONGEST, Preflight, read_preflight, run
+from home.preflight_world import Flight
+from home.store import StoreError
+from tests.unit.page_samples import NOW
+
+_UNITS = Path(__file__).resolve().parents[2] / "components/page/units"
+
+
+def _looked(outcome: Outcome) -> Looked:
+    return Looked(Step.PTR, "PTR record", outcome, "found", "shows", "do this")
+
+
+def _state(path: Path) -> Preflight:
+    found = read_preflight(path)
+    assert found
+    return found
+
+
+def test_it_is_seen_to_run_and_what_it_has_found_stays(tmp_path: Path) -> None:
+    path = tmp_path / "preflight.json"
+    assert read_preflight(path) is None
+    seen: list[Preflight] = []
+
+    def look() -> Flight:
+        seen.append(_state(path))
+        return Flight((_looked(Outcome.GOOD), _looked(Outcome.WRONG)), ())
+
+    made = run(path, look, "b", "r", lambda: 100.0, lambda: NOW)
+    assert seen[0].runs("b", 130.0)
+    assert not seen[0].passed
+    assert _state(path) == made
+    assert (made.outcome, made.passed, made.finished_at, made.relay) == (Outcome.WRONG, False, NOW, "r")
+    assert not made.runs("b", 130.0)
+    assert [step.remedy for step in made.steps] == ["do this", "do this"]
+
+
+def test_what_cannot_be_done_is_told_in_words(tmp_path: Path) -> None:
+    def look() -> Flight:
+        raise StoreError("accounts.json is damaged")
+
+    made = run(tmp_path / "p.json", look, "b", "r", lambda: 100.0, lambda: NOW)
+    assert (made.error, made.passed, made.outcome) == ("accounts.json is damaged", False, None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "unknown", "passed"),
+    [
+        ([Outcome.GOOD], (), True),
+        ([Outcome.GOOD, Outcome.WARNING], (), True),
+        ([Outcome.GOOD, Outcome.UNKNOWN], (), False),
+        ([Outcome.GOOD], ("no address of the relay is known",), False),
+        ([], (), False),
+    ],
+)
+def test_only_what_was_seen_to_work_has_passed(
+    tmp_path: Path, outcomes: list[Outcome], unknown: tuple[str, ...], passed: bool
+) -> None:
+    flight = Flight(tuple(map(_looked, outcomes)), unknown)
+    assert run(tmp_path / "p.json", lambda: flight, "b", "r", lambda: 0.0, lambda: NOW).passed is passed
+
+
+@pytest.mark.parametrize(("boot", "later", "runs"), [("b", 60, True), ("b", LONGEST, False), ("other", 60, False)])
+def test_one_that_was_cut_off_does_not_run(boot: str, later: float, runs: bool) -> None:
+    state = Preflight(boot="b", began=100.0, began_at=NOW - timedelta(days=1))
+    assert state.runs(boot, 100.0 + later) is runs
+
+
+def test_systemd_ends_it_when_the_page_takes_it_for_cut_off() -> None:
+    unit = (_UNITS / "darkpipe-preflight.service").read_text()
+    assert re.findall(r"^TimeoutStartSec=(\d+)s$", unit, re.MULTILINE) == [f"{LONGEST:.0f}"]
+
+
+@pytest.mark.parametrize("unit", ["darkpipe-desk", "darkpipe-hand@", "darkpipe-preflight"])
+def test_who_reads_or_writes_the_file_knows_which_start_it_is(unit: str) -> None:
+    assert "\nEnvironment=DARKPIPE_BOOT=%b\n" in (_UNITS / f"{unit}.service").read_text()
+
+
+def test_a_file_of_another_version_is_none(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"format": 2}')
+    assert read_preflight(tmp_path / "p.json") is None

@@ -1,0 +1,107 @@
+"""The test message: what is handed over, what is kept, and what Postfix's log says became of it."""
+
+from __future__ import annotations
+
+import stat
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+
+from home.store import Store, write_accounts
+from home.trial_message import SENT, Fate, Message, SendError, look, send, submit_here
+from model.problems import Refusal
+from tests.unit.page_samples import NOW
+from tests.unit.stack_samples import accounts
+
+_ALICE, _FRIEND = "alice@example.com", "friend@example.net"
+_SECRET = "correct horse battery"
+_TO = f"to=<{_FRIEND}>, relay=mx.example.net[203.0.113.9]:25, delay=3, delays=1/0/1/1, dsn=%s, status=%s"
+_SENT = f"4abc: {_TO % ('2.0.0', 'sent')} (250 2.0.0 Ok: queued as 9)"
+_DEFERRED = f"4abc: {_TO % ('4.7.1', 'deferred')} (host mx.example.net[203.0.113.9] said: 451 4.7.1 Greylisted)"
+_BOUNCED = f"4abc: {_TO % ('5.1.1', 'bounced')} (host mx.example.net[203.0.113.9] said: 550 5.1.1 No such user)"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A device's, with Alice."""
+    made = Store(tmp_path)
+    for name in ("darkpipe", "setup"):
+        (tmp_path / name).mkdir()
+    write_accounts(made.accounts, accounts())
+    return made
+
+
+def _sent(store: Store, said: str = "2.0.0 Ok: queued as 4abc") -> list[tuple[str, str, EmailMessage]]:
+    taken: list[tuple[str, str, EmailMessage]] = []
+
+    def submit(user: str, password: str, message: EmailMessage) -> str:
+        taken.append((user, password, message))
+        return said
+
+    send(store, _ALICE, _SECRET, _FRIEND, submit, NOW)
+    return taken
+
+
+def test_it_goes_from_the_user_with_the_users_password_which_is_not_kept(store: Store) -> None:
+    ((user, password, message),) = _sent(store)
+    assert (user, password, message["From"], message["To"]) == (_ALICE, _SECRET, _ALICE, _FRIEND)
+    assert str(message["Message-ID"]).endswith("@example.com>")
+    path = store.data / SENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert _SECRET not in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("lines", "fate", "reply"),
+    [
+        ([], Fate.QUEUED, ""),
+        (["4abc: from=<alice@example.com>, size=9, nrcpt=1 (queue active)"], Fate.QUEUED, ""),
+        ([f"4abd{_SENT[4:]}", "4abc: removed", "noise"], Fate.QUEUED, ""),
+        ([_DEFERRED], Fate.DEFERRED, "host mx.example.net[203.0.113.9] said: 451 4.7.1 Greylisted"),
+        ([_DEFERRED, _SENT], Fate.SENT, "250 2.0.0 Ok: queued as 9"),
+        ([_BOUNCED], Fate.BOUNCED, "host mx.example.net[203.0.113.9] said: 550 5.1.1 No such user"),
+        (
+            ["4abc: to=<friend@example.net>, relay=none, status=deferred (no relay is paired)"],
+            Fate.DEFERRED,
+            "no relay is paired",
+        ),
+    ],
+)
+def test_its_fate_is_read_from_the_log(store: Store, lines: list[str], fate: Fate, reply: str) -> None:
+    _sent(store)
+    told = look(store, lambda _: lines)
+    assert told
+    assert (told.fate, told.reply) == (fate, reply)
+    assert bool(told.server) == bool(reply)
+
+
+def test_what_is_settled_is_kept_and_not_asked_for_again(store: Store) -> None:
+    _sent(store)
+    asked: list[Message] = []
+
+    def log(message: Message) -> list[str]:
+        asked.append(message)
+        return [_SENT]
+
+    assert look(store, log) == look(store, log)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("sender", "recipient"), [("nobody@example.com", _FRIEND), (_ALICE, "friend"), (_ALICE, "")])
+def test_what_cannot_be_sent_is_refused_before_anything(store: Store, sender: str, recipient: str) -> None:
+    with pytest.raises(Refusal):
+        send(store, sender, _SECRET, recipient, lambda *_: pytest.fail("it was handed over"))
+    assert look(store) is None
+
+
+def test_an_answer_without_a_queue_id_is_told(store: Store) -> None:
+    with pytest.raises(SendError, match="it has queued the message"):
+        _sent(store, "2.0.0 Thanks")
+    assert look(store) is None
+
+
+def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("home.trial_message._PORT", 1)
+    with pytest.raises(SendError, match="does not answer"):
+        submit_here(_ALICE, _SECRET, EmailMessage())
