@@ -35,7 +35,7 @@ SUPPORTED = (
     Support(
         ("disk", "unlock"),
         UnlockPolicy,
-        frozenset({UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE, UnlockPolicy.USB_KEY}),
+        frozenset(set(UnlockPolicy) - {UnlockPolicy.TPM2}),
         "write `unlock: passphrase`, and somebody types it after each start",
     ),
 )

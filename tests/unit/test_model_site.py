@@ -114,9 +114,26 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("value", sorted({UnlockPolicy.TPM2, UnlockPolicy.RELAY}))
+@pytest.mark.parametrize("value", [UnlockPolicy.TPM2])
 def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
     _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
+
+
+@pytest.mark.parametrize(
+    ("relays", "complaint"),
+    [
+        ("", "this site has none"),
+        ("relays: []\n", "this site has none"),
+        ("relays: [{address: mx.example.com, transport: mtls}]\n", "transport: mtls"),
+    ],
+)
+def test_a_disk_is_unlocked_by_a_relay_that_is_there_and_can(relays: str, complaint: str) -> None:
+    text = SMALLEST.replace("none", "relay")
+    with pytest.raises(SiteError, match=complaint) as refused:
+        parse_site(f"{text}{relays}", "site.yaml")
+    assert [(found.kind, found.path) for found in refused.value.problems] == [(Kind.NO_RELAY, ("disk", "unlock"))]
+    site = parse_site(f"{text}relays: [{{address: mx.example.com}}]\n", "site.yaml")
+    assert site.disk.unlock is UnlockPolicy.RELAY
 
 
 @pytest.mark.parametrize("transport", list(Transport))
