@@ -114,11 +114,6 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("value", [UnlockPolicy.TPM2])
-def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
-    _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
-
-
 @pytest.mark.parametrize(
     ("relays", "complaint"),
     [
@@ -172,9 +167,9 @@ def test_no_relay_is_no_wish_for_one() -> None:
 def test_what_is_not_built_can_still_be_described() -> None:
     site = parse_site(SMALLEST, "site.yaml")
     relays = (Relay(address="MX.example.com"), Relay(address="mx2.example.com"))
-    future = Site(**{**dict(site), "disk": Disk(unlock=UnlockPolicy.TPM2), "relays": relays})
+    future = Site(**{**dict(site), "mail_server": MailServer.MADDY, "relays": relays})
     assert future.relays[0].address == "mx.example.com"
-    assert {finding.path for finding in not_built(future.model_dump())} == {("disk", "unlock"), ("relays",)}
+    assert {finding.path for finding in not_built(future.model_dump())} == {("mail_server",), ("relays",)}
 
 
 def test_every_row_of_the_table_is_a_setting_of_the_model() -> None:
