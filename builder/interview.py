@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from builder.errors import BuildError
@@ -12,7 +13,7 @@ from model.first_site import mailbox, relays, words
 from model.names import mail_address
 from model.passwords import GENERATE, PROMPT
 from model.problems import Finding, Path, Refusal
-from model.site import Disk, MailServer, Relay, Site, UnlockPolicy, User
+from model.site import Disk, MailServer, Relay, Site, User
 from model.supported import working_choices
 
 _DONE = ""
@@ -106,7 +107,7 @@ class _Interview:
         addresses = self._addresses()
         if given.admin is not None or len(addresses) > 1:
             self._settle(_admin(addresses), given.admin, lambda text: self._data.update(admin=text))
-        if given.mail_server is not None or len(_working(("mail_server",), list(MailServer))) > 1:
+        if given.mail_server is not None or len(working_choices(("mail_server",)) or MailServer) > 1:
             self._settle(_mail_server(), given.mail_server, lambda text: self._data.update(mail_server=text))
         self._settle(_relay(self._data["domains"][0]), given.relay, self._set_relay)
         self._settle(_unlock(), given.unlock, lambda text: self._data.update(disk={"unlock": text}))
@@ -215,7 +216,7 @@ def _admin(addresses: Sequence[str]) -> Question:
 
 
 def _mail_server() -> Question:
-    works = _working(("mail_server",), list(MailServer))
+    works = working_choices(("mail_server",)) or MailServer
     return Question(
         ("mail_server",),
         "--mail-server",
@@ -239,16 +240,12 @@ def _relay(primary: str) -> Question:
 
 
 def _unlock() -> Question:
-    works = _working(("disk", "unlock"), list(UnlockPolicy))
-    only = works == [UnlockPolicy.NONE]
     return Question(
         ("disk", "unlock"),
         "--unlock",
         "Unlock the disk by",
-        f"{_description(Disk, 'unlock')} {_choices(works)}",
-        "`none` for a trial, and encryption as soon as a version can do it."
-        if only
-        else "one of the others than `none`, so that a thief cannot read your mail.",
+        _description(Disk, "unlock"),
+        "one of the others than `none`, so that a thief cannot read your mail.",
         None,
     )
 
@@ -257,12 +254,7 @@ def _description(model: type[Site | User | Disk | Relay], name: str) -> str:
     return model.model_fields[name].description or ""
 
 
-def _working(path: Path, every: Sequence[MailServer | UnlockPolicy]) -> list[MailServer | UnlockPolicy]:
-    works = working_choices(path)
-    return [choice for choice in every if works is None or choice in works]
-
-
-def _choices(works: Sequence[MailServer | UnlockPolicy]) -> str:
+def _choices(works: Iterable[StrEnum]) -> str:
     return f"Works today: {', '.join(f'`{choice}`' for choice in works)}."
 
 

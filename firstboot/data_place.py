@@ -41,6 +41,7 @@ class Record(BaseModel):
             worth is on it until this is empty again.
         usb_key: whether a key on a USB stick is wanted, too, when it is made.
         tpm2: whether one that the TPM gives out is.
+        relay: whether one that the relay helps to have is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +52,7 @@ class Record(BaseModel):
     making: str = ""
     usb_key: bool = False
     tpm2: bool = False
+    relay: bool = False
 
 
 @dataclass(frozen=True)

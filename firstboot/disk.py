@@ -240,7 +240,11 @@ def _begin_on_usb(system: Disk, made: OtherDisk, policy: UnlockPolicy) -> Record
 
 def _besides(policy: UnlockPolicy) -> dict[str, bool]:
     """Give the fields of a record that say what is to unlock a new disk, besides the passphrase."""
-    return {"usb_key": policy is UnlockPolicy.USB_KEY, "tpm2": policy is UnlockPolicy.TPM2}
+    return {
+        "usb_key": policy is UnlockPolicy.USB_KEY,
+        "tpm2": policy is UnlockPolicy.TPM2,
+        "relay": policy is UnlockPolicy.RELAY,
+    }
 
 
 def _settle(record: Record, partition: Path) -> Record:

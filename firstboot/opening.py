@@ -16,6 +16,7 @@ from firstboot.other_disks import known_devices
 from firstboot.partitions import DiskError, run
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
+from firstboot.relay_key import give_relay
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
@@ -63,6 +64,8 @@ class _Opening:
         luks = self.vault.luks
         if self.record.usb_key:
             give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce)
+        if self.record.relay:
+            give_relay(luks, self.record.uuid, recovery.disk_key, data)
         if self.record.tpm2:
             tell("giving a key to the TPM")
             want_tpm(luks)

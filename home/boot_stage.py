@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from home.tunnel_link import Link, Wire
 from model.tunnel import MTU, Address6, Key
 from model.unlock import BOOT_INTERFACE, TANG_PORT
-from stack.durable import write_atomically
+from stack.durable import sync_folder, write_atomically
 
 FILE = Path("/state/unlock/relay.json")
 
@@ -91,6 +91,7 @@ def write(stage: BootStage, path: Path = FILE) -> None:
         OSError: the disk has failed.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(path.parent.parent)
     write_atomically(path, stage.model_dump_json().encode(), 0o600)
 
 

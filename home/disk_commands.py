@@ -17,6 +17,7 @@ from firstboot.luks import Luks, LuksError, Slot, Use, mapped_partition
 from firstboot.partitions import DiskError
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 from firstboot.recovery_keys import is_recovery_secret_of
+from firstboot.relay_key import WaitingKeyError
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import forget_tpm, want_tpm, wants_tpm, why_unfit
 from firstboot.unlock_dialog import Dialog, Tty
@@ -25,7 +26,7 @@ from firstboot.unlocking import Refused
 from firstboot.usb_key import StickError, Sticks, add_stick
 from firstboot.vault import PassphraseError, check_passphrase, encode_passphrase, this_machine
 from home.boot_stage import BootStageError
-from home.relay_policy import add_relay, forget_relay, paired
+from home.relay_policy import Places, add_relay, finish, forget_relay, helps, paired
 from home.tunnel_link import LinkError
 
 _STATE, _DATA = Path("/state"), Path("/data")
@@ -39,7 +40,7 @@ _WORDS = {
 _THAT_WORKS = "Passphrase or recovery secret that works:"
 
 
-_OTHERS = (StickError, BootStageError, LinkError, TpmError, OSError)
+_OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, TpmError, OSError)
 
 
 class _Policy(StrEnum):
@@ -106,6 +107,7 @@ def status(as_json: bool) -> None:
                 "place": str(record.place),
                 "partition": str(luks.partition),
                 "slots": slots,
+                "relay_helps": helps(record.uuid, _places()),
             }
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -117,6 +119,8 @@ def status(as_json: bool) -> None:
     click.echo(f"It is encrypted ({luks.partition}; policy {_policy(luks)}). It is unlocked by:")
     for slot in luks.slots():
         click.echo(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else 'something that DarkPipe has not made'}")
+    if any(slot["use"] == Use.RELAY for slot in slots) and not found["relay_helps"]:
+        click.echo("The relay does NOT help yet. It will once home is paired with it: darkpipe pair")
     if wants_tpm(luks) and not any(slot.use is Use.TPM2 for slot in luks.slots()):
         click.echo("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
 
@@ -165,7 +169,7 @@ def change_policy(policy: str) -> None:
     """
     with _in_words():
         luks = _luks()
-        if policy == _policy(luks):
+        if policy == _policy(luks) and not _is_half_done(policy):
             hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""
             raise Refused(f"this is the policy already{hint}")
         if policy == _Policy.USB_KEY:
@@ -182,7 +186,7 @@ def change_policy(policy: str) -> None:
         _ask_for_what_remains(luks, slots, list(others))
         forget_tpm(luks)
         # First the help, then its slot: cut off in between, the slot still says that there is something to end.
-        forget_relay()
+        forget_relay(_places())
         for number, use in others.items():
             if use is not Use.TPM2:
                 luks.remove(number)
@@ -197,10 +201,27 @@ def _add_stick(luks: Luks) -> None:
     click.echo(f"The stick unlocks the disk: slot {slot.number}. Without it the passphrase does.")
 
 
+def _places() -> Places:
+    return Places.below(_DATA, _STATE)
+
+
+def _is_half_done(policy: str) -> bool:
+    """Tell whether the disk has a slot for the relay's help, and the device does not have that help."""
+    return policy == _Policy.RELAY and not helps(_record().uuid, _places())
+
+
 def _add_relay(luks: Luks) -> None:
-    paired()  # before anybody types
+    places = _places()
+    paired(places.pairing)  # before anybody types
+    if finish(click.echo, places):
+        click.echo("The relay helps to unlock the disk. While it is away the passphrase does.")
+        return
+    # Of a device that was lost, or that has lost its `state`: nothing decrypts their keys here.
+    old = [slot.number for slot in luks.slots() if slot.use is Use.RELAY]
     known = _known_key(luks, _ask(_THAT_WORKS))
-    slot = add_relay(luks, _record().uuid, known, click.echo)
+    slot = add_relay(luks, _record().uuid, known, click.echo, places)
+    for number in old:
+        luks.remove(number)
     click.echo(f"The relay helps to unlock the disk: slot {slot.number}. While it is away the passphrase does.")
 
 
@@ -232,7 +253,7 @@ def revoke(slot: int) -> None:
             raise Refused("the recovery secret stays: without it nothing opens the disk when a passphrase is forgotten")
         _ask_for_what_remains(luks, tuple(slots.values()), [slot])
         if slots[slot].use is Use.RELAY:
-            forget_relay()
+            forget_relay(_places())
         luks.remove(slot)
     click.echo(f"Slot {slot} is destroyed.")
 

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from firstboot.luks import Luks, Slot, Use
+from firstboot.relay_key import KEY_BYTES, VOLUME, WaitingKeyError, forget_waiting, read_waiting
 from home import boot_stage, pairing_file, unlock_keys
 from home.boot_stage import BootStage, BootStageError
 from home.pair_keeper import STATE_FILE, home_end
@@ -22,11 +24,33 @@ from home.tunnel import in_turn
 from home.tunnel_link import LinkError
 from home.unlock_keys import UnlockKeysFile
 from model.tunnel import HomeEnd
-
-_KEY_BYTES = 32
+from stack.durable import sync_folder
 
 _PATIENCE = 600.0
 """Seconds for which the relay may install Tang."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where all of it lies.
+
+    Args:
+        pairing: folder with home's keys, on the encrypted disk.
+        stage: file on `state`.
+        waiting: folder where a new disk's key waits, on the encrypted disk.
+    """
+
+    pairing: Path = FOLDER
+    stage: Path = boot_stage.FILE
+    waiting: Path = Path("/data") / VOLUME
+
+    @classmethod
+    def below(cls, data: Path, state: Path) -> Places:
+        """Give those of a device, by where `data` and `state` are mounted."""
+        return cls(data / FOLDER.name, state / boot_stage.FILE.parent.name / boot_stage.FILE.name, data / VOLUME)
+
+
+_PLACES = Places()
 
 
 def paired(folder: Path = FOLDER) -> Document:
@@ -67,14 +91,7 @@ def look_up(relay: str, port: int) -> Sequence[str]:
     return ()
 
 
-def add_relay(
-    luks: Luks,
-    disk: UUID,
-    known: bytes,
-    tell: Callable[[str], object],
-    folder: Path = FOLDER,
-    file: Path = boot_stage.FILE,
-) -> Slot:
+def add_relay(luks: Luks, disk: UUID, known: bytes, tell: Callable[[str], object], places: Places = _PLACES) -> Slot:
     """Let the relay help to unlock the disk.
 
     The relay has its keys, and `state` the disk's key encrypted, before the disk knows it. A cut in between leaves what
@@ -88,51 +105,103 @@ def add_relay(
         BootStageError, LinkError: the relay does not do its part; the disk was not changed.
         LuksError: the key cannot be added.
     """
-    document = paired(folder)
-    keys = unlock_keys.read(folder)
-    if keys is None or keys.disk != disk:
-        keys = unlock_keys.make(disk)
-        unlock_keys.write(keys, folder)
-    tell("The relay gets its keys, and installs what it needs …")
-    _wait_for_relay(keys)
-    bootstrap = document.bootstrap
-    addresses = look_up(bootstrap.relay, bootstrap.port)
-    before = boot_stage.read(file)
-    stage = stage_of(keys, document, addresses)
-    with boot_stage.tunnel(stage, addresses, lambda: False):
+    keys = _give_keys(disk, tell, places)
+    before = boot_stage.read(places.stage)
+    document = paired(places.pairing)
+    stage = stage_of(keys, document, look_up(document.bootstrap.relay, document.bootstrap.port))
+    with boot_stage.tunnel(stage, stage.addresses, lambda: False):
         if before and before.disk == disk and before.key:
             with suppress(BootStageError):
                 if cut := luks.name_unnamed(boot_stage.decrypt(before.key), Use.RELAY):
                     return cut
-        key = secrets.token_bytes(_KEY_BYTES)
-        encrypted = boot_stage.encrypt(key, stage.url, keys.thumbprint)
-        if boot_stage.decrypt(encrypted) != key:
-            raise BootStageError("the relay does not give back what was encrypted with its help")
-    boot_stage.write(stage.model_copy(update={"key": encrypted}), file)
+        key = secrets.token_bytes(KEY_BYTES)
+        stage = _encrypt(key, stage, keys)
+    boot_stage.write(stage, places.stage)
     return luks.add(known, key, Use.RELAY, None)
 
 
-def forget_relay(folder: Path = FOLDER, file: Path = boot_stage.FILE) -> None:
-    """Remove what the relay and the device had for it; the disk has no slot for it any more."""
-    (folder / unlock_keys.FILE).unlink(missing_ok=True)
-    file.unlink(missing_ok=True)
+def finish(tell: Callable[[str], object], places: Places = _PLACES) -> bool:
+    """End what was begun when the disk was made, as soon as home has paired: its key goes from the disk to `state`.
+
+    Returns:
+        Whether a key has waited for it.
+
+    Raises:
+        BootStageError, LinkError, WaitingKeyError: the relay does not do its part, or a file is damaged; the key waits.
+        OSError: the disk has failed.
+    """
+    waiting = read_waiting(places.waiting)
+    if waiting is None:
+        return False
+    paired(places.pairing)
+    keys = _give_keys(waiting.disk, tell, places)
+    document = paired(places.pairing)
+    stage = stage_of(keys, document, look_up(document.bootstrap.relay, document.bootstrap.port))
+    with boot_stage.tunnel(stage, stage.addresses, lambda: False):
+        stage = _encrypt(waiting.octets, stage, keys)
+    boot_stage.write(stage, places.stage)
+    forget_waiting(places.waiting)
+    return True
 
 
-def follow(folder: Path = FOLDER, file: Path = boot_stage.FILE) -> None:
+def helps(disk: UUID, places: Places = _PLACES) -> bool:
+    """Tell whether `state` has what it takes to unlock a disk with the relay's help.
+
+    Raises:
+        BootStageError: the file is damaged.
+    """
+    stage = boot_stage.read(places.stage)
+    return stage is not None and stage.disk == disk and bool(stage.key)
+
+
+def forget_relay(places: Places = _PLACES) -> None:
+    """Remove what the relay and the device have for it; before the slot is destroyed, so that a cut leaves no help.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    for path in (places.stage, places.pairing / unlock_keys.FILE):
+        if path.exists():
+            path.unlink()
+            sync_folder(path.parent)
+    forget_waiting(places.waiting)
+
+
+def follow(places: Places = _PLACES) -> None:
     """Let what lies on `state` follow a change of the relay's keys, and of its addresses.
 
     Raises:
         BootStageError: a file is damaged, or home is not paired.
         OSError: the disk has failed.
     """
-    keys, before = unlock_keys.read(folder), boot_stage.read(file)
+    keys, before = unlock_keys.read(places.pairing), boot_stage.read(places.stage)
     if keys is None or before is None or keys.disk != before.disk:
         return
-    document = paired(folder)
+    document = paired(places.pairing)
     addresses = look_up(document.bootstrap.relay, document.bootstrap.port) or before.addresses
     wanted = stage_of(keys, document, addresses, before.key)
     if wanted != before:
-        boot_stage.write(wanted, file)
+        boot_stage.write(wanted, places.stage)
+
+
+def _give_keys(disk: UUID, tell: Callable[[str], object], places: Places) -> UnlockKeysFile:
+    """Make the keys for a disk if they are missing, and wait until darkpipe-pair.service has brought them there."""
+    paired(places.pairing)
+    keys = unlock_keys.read(places.pairing)
+    if keys is None or keys.disk != disk:
+        keys = unlock_keys.make(disk)
+        unlock_keys.write(keys, places.pairing)
+    tell("The relay gets its keys, and installs what it needs …")
+    _wait_for_relay(keys)
+    return keys
+
+
+def _encrypt(key: bytes, stage: BootStage, keys: UnlockKeysFile) -> BootStage:
+    """Encrypt the disk's key in the boot stage's tunnel, and see that it can be had again."""
+    encrypted = boot_stage.encrypt(key, stage.url, keys.thumbprint)
+    if boot_stage.decrypt(encrypted) != key:
+        raise BootStageError("the relay does not give back what was encrypted with its help")
+    return stage.model_copy(update={"key": encrypted})
 
 
 def _wait_for_relay(keys: UnlockKeysFile) -> None:
@@ -146,11 +215,24 @@ def _wait_for_relay(keys: UnlockKeysFile) -> None:
     raise BootStageError(f"the relay has not taken its keys after {_PATIENCE / 60:.0f} minutes{trouble}")
 
 
+def is_paired(folder: Path = FOLDER) -> bool:
+    """Tell whether there is a relay that could help; of a damaged file darkpipe-pair.service tells."""
+    try:
+        document = pairing_file.read(folder / STATE_FILE)
+    except PairingError:
+        return False
+    return document is not None and document.kept.base is not None
+
+
 def main() -> int:
     """Run by darkpipe-boot-stage.service; exit status 1 after a text."""
+    if not is_paired():
+        return 0  # and when it is, this runs again
     try:
+        if finish(print):
+            print("the relay helps to unlock the disk from now on", flush=True)
         follow()
-    except (BootStageError, LinkError, OSError) as error:
+    except (BootStageError, LinkError, WaitingKeyError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -33,6 +33,7 @@ def cross_checks(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _doubles(relays, "each relay once")
     yield from _doubles(addresses, "each address once, as the address or an alias of one user")
     yield from _doubles(catch_alls, "each domain once in all users' `catch_all`")
+    yield from _relay_that_unlocks(data)
     if domains:
         names = list(dict.fromkeys(name for _, name in domains))
         yield from _foreign(addresses, names, complete=domains_complete)
@@ -89,6 +90,21 @@ def _alarms_at_home(data: Mapping[str, Any], domains: list[str]) -> Iterator[Fin
             yield Finding(
                 (*path, "alarm"), Kind.MISSING_KEY, found, expected, "add `mail: you@another-provider.example`"
             )
+
+
+def _relay_that_unlocks(data: Mapping[str, Any]) -> Iterator[Finding]:
+    disk = data.get("disk")
+    if not isinstance(disk, Mapping) or disk.get("unlock") != "relay":
+        return
+    relays = [relay for _, relay in _listed(data, ("relays",)) if isinstance(relay, Mapping)]
+    if not relays:
+        found, remedy = "`relay`, and this site has none", "name one in `relays`, or write `unlock: passphrase`"
+    elif all(relay.get("transport") == "mtls" for relay in relays):
+        found = "`relay`, and `transport: mtls`, by which the relay cannot unlock a disk"
+        remedy = "write `transport: wireguard`, or `unlock: passphrase`"
+    else:
+        return
+    yield Finding(("disk", "unlock"), Kind.NO_RELAY, found, "a relay that is reached by WireGuard", remedy)
 
 
 def _unknown_admin(data: Mapping[str, Any], addresses: list[str]) -> Iterator[Finding]:

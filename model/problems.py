@@ -35,6 +35,7 @@ class Kind(StrEnum):
     TWICE = "twice"
     FOREIGN_DOMAIN = "foreign-domain"
     OWN_DOMAIN = "own-domain"
+    NO_RELAY = "no-relay"
     UNKNOWN_ADMIN = "unknown-admin"
     UNKNOWN_DOMAIN = "unknown-domain"
     UNKNOWN_ADDRESS = "unknown-address"

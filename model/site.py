@@ -251,9 +251,11 @@ class Disk(_Strict):
 
     unlock: UnlockPolicy = Field(
         description="How the data disk is unlocked after each start. `none`: the disk is not encrypted, and who takes "
-        "it reads the mail. `passphrase`: somebody types it. `tpm2`: by this very machine. `usb-key`: by a key on a "
-        "USB stick, or, without the stick, by a passphrase. "
-        "`relay`: by the relay, as long as you have not cut the device off. "
+        "it reads the mail. `passphrase`: somebody types it. `tpm2`: by this very machine, a PC with a TPM 2.0, as "
+        "long as it is started as before; else by a passphrase. `usb-key`: by a key on a USB stick, or, without the "
+        "stick, by a passphrase. "
+        "`relay`: with the help of the relay once the two have paired, for as long as you have not cut the device off; "
+        "or, without the relay, by a passphrase. "
         "Counts at the first start only; after that, `darkpipe disk change-policy` changes it. "
         "There is no default: mail on a disk that is not encrypted must be your own decision.",
         examples=["none"],

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from model.problems import Finding, Kind, Path, quoted
-from model.site import MailServer, UnlockPolicy
+from model.site import MailServer
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,6 @@ SUPPORTED = (
         MailServer,
         frozenset({MailServer.POSTFIX_DOVECOT}),
         "leave the key out, or write `mail_server: postfix-dovecot`",
-    ),
-    Support(
-        ("disk", "unlock"),
-        UnlockPolicy,
-        frozenset({UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE, UnlockPolicy.USB_KEY}),
-        "write `unlock: passphrase`, and somebody types it after each start",
     ),
 )
 

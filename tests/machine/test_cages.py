@@ -34,6 +34,7 @@ _PLACES = (
     "/run/userdb/1000.user-privileged",
     _RELAY,
     "/state/unlock/relay.json",
+    "/data/unlock/waiting.json",
 )
 """What darkpipe-settings.service reads and makes on a device that has settings, the key to the tunnel on one that has a
 relay, and what the relay helps to decrypt; planted here, for root's eyes only."""
@@ -57,6 +58,7 @@ _SECRETS = {
     "login": _PLACES[2],
     "relay": _PLACES[3],
     "unlock": _PLACES[4],
+    "waiting": _PLACES[5],
     "planted": _PLANTED,
 }
 """What is to be kept apart; of several files, the first is looked for."""
@@ -116,7 +118,7 @@ _CAGES = [
     # Before them all as well. It has no right to read what users keep for themselves.
     ("darkpipe-settings", "", set(_SECRETS) - {"planted", "srs-copy", "mail", "queue", "bayes"}),
     ("darkpipe-relay-unlock", "", {"unlock"}),  # it has the network, and sees no disk
-    ("darkpipe-boot-stage", "", {"unlock"}),
+    ("darkpipe-boot-stage", "", {"unlock", "waiting"}),
     ("darkpipe-wifi@", "", set()),  # systemd hands it a copy of the configuration
 ]
 _DAEMONS = [cage for cage in _CAGES if cage[0] in {"postfix", "dovecot", "rspamd", "valkey", "unbound"}]

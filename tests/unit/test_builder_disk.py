@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from builder.build import SOURCE, check_unlock
 from builder.disk import Placed, disk_id, disk_size, place, root_partition_id, table_script
 from builder.errors import BuildError
 from builder.profile import Content, find_profile, load_profile
 from builder.project import repart_definition
 from builder.root import Root
+from model.document import parse_site
 
 PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 ROOT = Root(Path("/nowhere"), "4f0c" * 16, 4096)
@@ -113,3 +115,13 @@ def test_contents() -> None:
     profile = load_profile(PROFILES / "x64")
     assert profile.partition(Content.ROOT).label == "darkpipe-root-a"
     assert profile.partition(Content.BOOT).label == "darkpipe-esp"
+
+
+def test_tpm2_is_refused_where_nobody_measures_the_start() -> None:
+    users = "users:\n  - {address: alice@example.com, password: generate}\n"
+    text = f"version: 1\ndomains: [example.com]\nadmin: alice@example.com\ndisk: {{unlock: tpm2}}\n{users}"
+    site = parse_site(text, "site.yaml")
+    check_unlock(site, load_profile(SOURCE / "profiles/x64"))
+    check_unlock(None, load_profile(SOURCE / "profiles/raspberrypi"))
+    with pytest.raises(BuildError, match="which a device of the profile `raspberrypi` has not"):
+        check_unlock(site, load_profile(SOURCE / "profiles/raspberrypi"))

@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
 from firstboot.data_place import Place, Record, keep_record
 from firstboot.luks import Costs, Luks, Slot, Use
 from firstboot.recovery import RecoverySecret
 from firstboot.unlock_dialog import Tty
-from home import disk_commands
+from home import boot_stage, disk_commands
 from home.cli import main
+from model.site import Relay
+from model.tunnel import HomeEnd
 from tests.unit.test_firstboot_luks import Header2
 from tests.unit.test_firstboot_usb_key import Plugged
+from tests.unit.unlock_samples import some_unlock_keys
 
 _OLD, _NEW = "eleven quiet geese", "nineteen loud geese"
 _SECRET, _OTHER = RecoverySecret(bytes(16)), RecoverySecret(bytes(range(16)))
@@ -130,17 +134,49 @@ def test_the_relays_help_that_cannot_be_ended_keeps_its_slot(
     """Without the slot nothing would say any more that there is help to be ended."""
     device.luks.add(_OLD.encode(), b"by the relay", Use.RELAY, None)
 
-    def fail() -> None:
+    def fail(_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk_commands, "forget_relay", fail)
     refused = device.run("disk", *words, answers=(_OLD,))
     assert (refused.exit_code, "No space left" in refused.output) == (1, True), refused.output
     assert "policy relay" in device.run("disk", "status").output
-    monkeypatch.setattr(disk_commands, "forget_relay", lambda: None)
+    monkeypatch.setattr(disk_commands, "forget_relay", lambda _: None)
     again = device.run("disk", *words, answers=(_OLD,))
     assert again.exit_code == 0, again.output
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+
+
+def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = tmp_path / "unlock/relay.json"
+    home_end = make_bootstrap(Relay(address="192.0.2.1")).home
+    assert isinstance(home_end, HomeEnd)
+
+    def add(luks: Luks, disk: uuid.UUID, known: bytes, *_: object) -> Slot:
+        boot_stage.write(
+            some_unlock_keys(disk).for_state(home_end, (home_end.relay_key,), ("192.0.2.1",), "sealed"), stage
+        )
+        return luks.add(known, f"key {len(luks.slots())}".encode(), Use.RELAY, None)
+
+    assert "not paired" in device.run("disk", "change-policy", "relay").output
+    monkeypatch.setattr(disk_commands, "paired", lambda _: None)
+    monkeypatch.setattr(disk_commands, "add_relay", add)
+    added = device.run("disk", "change-policy", "relay", answers=(_OLD,))
+    assert (added.exit_code, "slot 2" in added.output) == (0, True), added.output
+    told = json.loads(device.run("disk", "status", "--json").output)
+    assert (told["policy"], told["relay_helps"]) == ("relay", True)
+    assert "policy already" in device.run("disk", "change-policy", "relay").output
+    # The card with `state` was replaced: the slot is there, and what decrypts its key is not.
+    stage.unlink()
+    assert "does NOT help yet" in device.run("disk", "status").output
+    again = device.run("disk", "change-policy", "relay", answers=(_OLD,))
+    assert again.exit_code == 0, again.output
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE), Slot(3, Use.RELAY))
+    assert "no slot that would remain" in device.run("disk", "revoke", "3", answers=("wrong",)).output
+    assert stage.exists(), "refused, and nothing changed"
+    assert device.run("disk", "change-policy", "passphrase", answers=(_OLD,)).exit_code == 0
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+    assert not stage.exists()
 
 
 def test_who_has_forgotten_the_passphrase_sets_one_by_the_recovery_secret(device: Device) -> None:

@@ -114,9 +114,21 @@ def test_the_example_for_home_names_every_key_that_works() -> None:
         assert re.search(rf"^[ #-]*(?:alarm: {{.*|s3: {{.*)?{key}:", text, re.MULTILINE), key
 
 
-@pytest.mark.parametrize("value", sorted({UnlockPolicy.TPM2, UnlockPolicy.RELAY}))
-def test_unlocking_that_is_not_built_is_refused(value: str) -> None:
-    _refused(SMALLEST.replace("none", value), ("disk", "unlock"), value, line=3)
+@pytest.mark.parametrize(
+    ("relays", "complaint"),
+    [
+        ("", "this site has none"),
+        ("relays: []\n", "this site has none"),
+        ("relays: [{address: mx.example.com, transport: mtls}]\n", "transport: mtls"),
+    ],
+)
+def test_a_disk_is_unlocked_by_a_relay_that_is_there_and_can(relays: str, complaint: str) -> None:
+    text = SMALLEST.replace("none", "relay")
+    with pytest.raises(SiteError, match=complaint) as refused:
+        parse_site(f"{text}{relays}", "site.yaml")
+    assert [(found.kind, found.path) for found in refused.value.problems] == [(Kind.NO_RELAY, ("disk", "unlock"))]
+    site = parse_site(f"{text}relays: [{{address: mx.example.com}}]\n", "site.yaml")
+    assert site.disk.unlock is UnlockPolicy.RELAY
 
 
 @pytest.mark.parametrize("transport", list(Transport))
@@ -155,9 +167,9 @@ def test_no_relay_is_no_wish_for_one() -> None:
 def test_what_is_not_built_can_still_be_described() -> None:
     site = parse_site(SMALLEST, "site.yaml")
     relays = (Relay(address="MX.example.com"), Relay(address="mx2.example.com"))
-    future = Site(**{**dict(site), "disk": Disk(unlock=UnlockPolicy.TPM2), "relays": relays})
+    future = Site(**{**dict(site), "mail_server": MailServer.MADDY, "relays": relays})
     assert future.relays[0].address == "mx.example.com"
-    assert {finding.path for finding in not_built(future.model_dump())} == {("disk", "unlock"), ("relays",)}
+    assert {finding.path for finding in not_built(future.model_dump())} == {("mail_server",), ("relays",)}
 
 
 def test_every_row_of_the_table_is_a_setting_of_the_model() -> None:

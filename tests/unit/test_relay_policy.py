@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
 from firstboot.luks import Costs, Luks, LuksError, Slot, Use
+from firstboot.relay_key import VOLUME, WaitingKeyError, give_relay, read_waiting
 from firstboot.vault import Machine, Vault, relay_words
 from home import boot_stage, pairing_file, relay_policy, unlock_keys
 from home.boot_stage import BootStageError
 from home.pair_keeper import STATE_FILE, make_own
 from home.pairing import Kept, Keys, Own
 from home.pairing_file import Document
-from home.relay_policy import add_relay, follow, forget_relay
+from home.relay_policy import Places, add_relay, finish, follow, forget_relay, helps
 from model.control import ControlError
 from model.pairing import Counter
 from model.site import Relay, Transport
 from model.unlock import UnlockKeys
 from relay.unlock import UnlockFolder
+from stack.stack import Stack
+from tests.tiers import REPOSITORY
 from tests.unit.test_firstboot_luks import CONTAINER, PASSPHRASE, RECOVERY, Header2, a_container
 from tests.unit.unlock_samples import JWK, WIREGUARD, some_unlock_keys
 
@@ -87,7 +92,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _add(luks: Luks, folder: Path, known: bytes = PASSPHRASE) -> Slot:
-    return add_relay(luks, CONTAINER, known, lambda _: None, folder, folder / "stage.json")
+    return add_relay(luks, CONTAINER, known, lambda _: None, _places(folder))
+
+
+def _places(folder: Path) -> Places:
+    return Places(folder, folder / "stage.json", folder / "waiting")
 
 
 def test_the_relay_and_the_state_have_their_parts_before_the_disk_has_its_slot(
@@ -152,17 +161,89 @@ def test_what_lies_on_state_follows_the_relays_keys(luks: Luks, folder: Path) ->
     pairing_file.write(
         folder / STATE_FILE, replace(document, kept=replace(document.kept, own=base.own, answer=following))
     )
-    follow(folder, folder / "stage.json")
+    follow(_places(folder))
     after = boot_stage.read(folder / "stage.json")
     assert after == before.model_copy(update={"relay_keys": (WIREGUARD[1], WIREGUARD[2])})
 
 
-@pytest.mark.usefixtures("relay")
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has our components."""
+    stack = Stack.load(REPOSITORY / "components")
+    monkeypatch.setattr(Stack, "load", lambda: stack)
+
+
+def _made_for_the_relay(luks: Luks, folder: Path) -> bytes:
+    """Have a disk made with a slot for the relay, before anybody has paired; gives its key."""
+    assert give_relay(luks, CONTAINER, RECOVERY, folder) == Slot(2, Use.RELAY)
+    waiting = read_waiting(folder / VOLUME)
+    assert waiting is not None
+    assert luks.fits(waiting.octets, Use.RELAY)
+    assert stat.S_IMODE((folder / VOLUME).stat().st_mode) == 0o700
+    return waiting.octets
+
+
+@pytest.mark.usefixtures("shipped")
+@pytest.mark.parametrize("fault", ["", "away", "forgets"])
+def test_a_new_disks_key_waits_on_the_disk_until_the_relay_helps(
+    luks: Luks, folder: Path, relay: Relays, fault: str
+) -> None:
+    data, state = folder / "data", folder / "state"
+    for made in (data, state):
+        made.mkdir()
+    places = Places.below(data, state)
+    key = _made_for_the_relay(luks, data)
+    places.pairing.mkdir()
+    (folder / STATE_FILE).rename(places.pairing / STATE_FILE)
+    assert not helps(CONTAINER, places)
+    if fault:
+        setattr(relay, fault, True)
+        with pytest.raises(BootStageError):
+            finish(lambda _: None, places)
+        assert read_waiting(places.waiting), "it waits on"
+        assert not places.stage.exists()
+        setattr(relay, fault, False)
+    assert finish(lambda _: None, places)
+    assert helps(CONTAINER, places)
+    assert not helps(UUID(int=8), places)
+    stage = boot_stage.read(places.stage)
+    assert stage is not None
+    assert relay.decrypt(stage.key) == key
+    assert read_waiting(places.waiting) is None
+    assert not any(key.hex() in path.read_text() for path in folder.rglob("*.json") if path != places.stage)
+    assert not finish(lambda _: None, places), "once"
+
+
+@pytest.mark.usefixtures("relay", "shipped")
+def test_a_cut_after_state_was_written_is_mended(luks: Luks, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    key = _made_for_the_relay(luks, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(relay_policy, "forget_waiting", lambda _: (_ for _ in ()).throw(OSError("cut")))
+        with pytest.raises(OSError, match="cut"):
+            finish(lambda _: None, places)
+    assert helps(CONTAINER, places)
+    assert finish(lambda _: None, places)
+    assert read_waiting(places.waiting) is None
+    assert luks.fits(key, Use.RELAY)
+
+
+def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
+    (folder / VOLUME).mkdir()
+    (folder / VOLUME / "waiting.json").write_text(json.dumps({"disk": str(CONTAINER), "key": "zz"}))
+    with pytest.raises(WaitingKeyError, match="damaged") as told:
+        finish(lambda _: None, Places(folder, folder / "stage.json", folder / VOLUME))
+    assert "zz" not in str(told.value)
+
+
+@pytest.mark.usefixtures("relay", "shipped")
 def test_what_is_forgotten_is_nowhere(luks: Luks, folder: Path) -> None:
     _add(luks, folder)
-    forget_relay(folder, folder / "stage.json")
-    forget_relay(folder, folder / "stage.json")
-    assert {path.name for path in folder.iterdir()} == {STATE_FILE}
+    give_relay(luks, CONTAINER, RECOVERY, folder)
+    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    forget_relay(places)
+    forget_relay(places)
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
 
 
 def test_a_home_that_is_not_paired_is_told_so(luks: Luks, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_every_daemon_is_asked_whether_it_works() -> None:
         "darkpipe-page",
         "darkpipe-why-page",
         "darkpipe-relay-unlock",
+        "darkpipe-boot-stage",
         "darkpipe-desk",
         "darkpipe-home-page",
         *for_relay,
