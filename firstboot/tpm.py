@@ -89,7 +89,7 @@ def read(tpm: Tpm, register: int) -> bytes:
 def expect_power_cut(tpm: Tpm) -> None:
     """Tell the TPM that its power may go from now on (TPM2_Shutdown; TPM 2.0 Library, part 3, §9.4).
 
-    Else it takes each power cut after it has given out a key for a wrong guess, and after some of these it gives out
+    Else it takes each power cut after it was asked for a key for a wrong guess, and after some of these it gives out
     none for minutes or hours (part 1, §19.8). Its registers stay as they are.
 
     Raises:

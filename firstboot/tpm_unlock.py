@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from firstboot.luks import Luks, Token, Use
 from firstboot.measuring import Measurements, What, measure_disk, measure_pending
-from firstboot.tpm import BOUND, OURS, Sealer, Tpm, TpmError, open_tpm, read
+from firstboot.tpm import BOUND, OURS, Sealer, Tpm, TpmError, expect_power_cut, open_tpm, read
 
 _KEY_BYTES = 32
 _SEALED, _STATE = "sealed", "measured"
@@ -99,7 +100,7 @@ class TpmUnlock:
             if _SEALED not in token.fields:
                 continue
             try:
-                key = self.sealer.unseal(str(token.fields[_SEALED]))
+                key = self._unseal(str(token.fields[_SEALED]))
             except TpmError as error:
                 why = why or self._explain(token, error)
                 continue
@@ -124,7 +125,7 @@ class TpmUnlock:
         self._check()
         key = self.make_key()
         sealed = self.sealer.seal(key)
-        if self.sealer.unseal(sealed) != key:
+        if self._unseal(sealed) != key:
             raise TpmError("the TPM does not give back what was sealed a moment ago")
         fields = {_SEALED: sealed, _STATE: self._state()}
         old = {token.number for token in self.luks.tokens(Use.TPM2)}
@@ -133,6 +134,14 @@ class TpmUnlock:
         slot = self.luks.add_unnamed(known, key, None)
         self.luks.keep_token(Use.TPM2, (slot,), fields, made)
         self._remove_others(made.number)
+
+    def _unseal(self, sealed: str) -> bytes:
+        try:
+            return self.sealer.unseal(sealed)
+        finally:
+            # From here on somebody may be asked for a passphrase, and pull the plug instead.
+            with suppress(TpmError):
+                expect_power_cut(self.measurements.tpm)
 
     def _check(self) -> None:
         if unfit := why_unfit(self.measurements.tpm):
