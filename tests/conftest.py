@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--encrypted-disk", action="store_true", help="encrypt, cut and unlock a disk in QEMU: a long test"
     )
+    parser.addoption(
+        "--without-site", action="store_true", help="answer the form of a device without a site in QEMU: a long test"
+    )
     parser.addoption("--flaps", type=int, default=50, help="how often home goes away under load (default: 50)")
     parser.addoption(
         "--every-call",

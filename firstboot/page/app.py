@@ -43,6 +43,7 @@ class Page:
     def __init__(self, client: UnlockClient, frame: Frame) -> None:
         self._client, self._frame = client, frame
         self._under_way: set[asyncio.Task[None]] = set()
+        self._was_locked = False
 
     async def show(self, request: Request) -> Response:
         """Show what is to be done now."""
@@ -127,6 +128,7 @@ class Page:
     ) -> Response:
         try:
             seen = await run_in_threadpool(self._client.see)
+            self._was_locked = seen.view.stage not in {Stage.SITE, Stage.TAKEN}
         except Refused:
             seen = _GONE
         groups = recovery.split("-") if recovery else []
@@ -138,6 +140,7 @@ class Page:
             seen=seen,
             view=seen.view,
             groups=groups,
+            was_locked=self._was_locked,
             shortest=SHORTEST,
             form=SiteForm(seen.policies, typed or {}, complaints),
             known=not doubted and (_GRANT in request.cookies if known is None else known),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -114,12 +115,12 @@ class SiteForm:
 
     def complaint(self, name: str) -> str:
         """Give what is wrong with a field; empty when nothing is."""
-        return " ".join(one.text for one in self.complaints if one.answer == name)
+        return " ".join(_plain(one.text) for one in self.complaints if one.answer == name)
 
     @property
     def at_large(self) -> Sequence[str]:
         """What is wrong with all answers together."""
-        return [one.text for one in self.complaints if one.answer is None]
+        return [_plain(one.text) for one in self.complaints if one.answer is None]
 
     def value(self, name: str) -> str:
         """Give what was typed, or what is there to begin with."""
@@ -128,3 +129,8 @@ class SiteForm:
     def choices(self, name: str) -> Sequence[Choice]:
         """Give what can be chosen."""
         return [choice for choice in _CHOICES[name] if name != Answer.UNLOCK or choice.value in self.policies]
+
+
+def _plain(text: str) -> str:
+    """Put what is quoted for a terminal into quotation marks."""
+    return re.sub("`([^`]*)`", r"“\1”", text)

@@ -75,7 +75,8 @@ class Page:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._token, self._cookie = "", ""
+        self._token = ""
+        self._cookies: dict[str, str] = {}
         self.fingerprint = fingerprint(_certificate(port))
 
     def get(self) -> str:
@@ -90,12 +91,14 @@ class Page:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = HTTPSConnection("127.0.0.1", self._port, timeout=SECONDS, context=context)
-        headers = {"cookie": self._cookie, "content-type": "application/x-www-form-urlencoded"}
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        headers = {"cookie": cookies, "content-type": "application/x-www-form-urlencoded"}
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         text = response.read().decode()
-        if cookie := response.getheader("set-cookie"):
-            self._cookie = cookie.split(";")[0]
+        for cookie in response.headers.get_all("set-cookie", []):
+            name, _, value = cookie.partition(";")[0].partition("=")
+            self._cookies[name] = value
         if token := re.search(r'name="token" value="(\w+)"', text):
             self._token = token[1]
         connection.close()

@@ -273,7 +273,7 @@ def test_a_device_gets_its_site_by_keyboard_without_scripts(browser: Chromium, p
         browser.press("ArrowDown")
         with browser.loading():
             browser.press("Enter")
-        assert "did you mean" in browser.text
+        assert "Did you mean" in browser.text
         assert browser.look("document.forms[0].owner.value") == "alice@example.com"
         assert browser.look("document.forms[0].unlock.value") == "usb-key"
         _looked_at(browser, "site-wrong")

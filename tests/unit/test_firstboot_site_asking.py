@@ -112,6 +112,18 @@ def test_a_device_gets_its_site_by_the_form_and_then_its_passphrase_with_one_cod
         assert "has a site already" in browser.post("/site", **_ANSWERS).text
 
 
+def test_a_disk_that_nobody_locks_is_there_and_not_unlocked(asked: Asked) -> None:
+    session = asked.session()
+    browser = asked.browser()
+    with serve(session, "AB", asked.path, group=None):
+        browser.get()
+        assert browser.post("/site", **_ANSWERS, code=session.code.shown).status == 303
+        browser.get()
+    gone = browser.get().text
+    assert "The disk is there" in gone
+    assert "unlocked" not in gone
+
+
 def test_without_the_code_nobody_is_heard_and_guesses_cost_time(asked: Asked) -> None:
     session = asked.session()
     with serve(session, "AB", asked.path, group=None):
