@@ -24,7 +24,7 @@ from tests import mail
 from tests.machine.conftest import PASSWORD
 from tests.machine.machine import Machine, wait_for
 from tests.machine.relay import Sink, Watch
-from tests.network.conftest import FAMILIAR_ADDRESS, RELAY_ADDRESS, MtlsEnds, know
+from tests.network.conftest import FAMILIAR_ADDRESS, HOME_ADDRESS, RELAY_ADDRESS, UPLINK_ADDRESS, MtlsEnds, know
 from tests.network.net import Namespace, join, namespace
 from tests.network.relay import Relay
 
@@ -241,6 +241,36 @@ def test_a_tunnel_that_was_lost_comes_back(
     print(f"{way.__name__}: {lost - begun:.1f} s until it was seen, back after {time.monotonic() - lost:.1f} s")
     _letter(world, f"after {way.__name__}")
     assert home.failed_units() == []
+
+
+def _callers(relay: Relay) -> str:
+    return relay.place.run("ss", "--tcp", "--numeric", "--no-header", "state", "established", "sport", "=", ":1194")
+
+
+def test_home_may_get_another_address_in_the_middle_of_a_letter(world: Namespace, home: Machine, relay: Relay) -> None:
+    """TCP does not move: home dials anew. The letter's own connection goes through the tunnel, and lives on."""
+    subject, other = f"test {uuid.uuid4()}", "198.51.100.77"
+    first, second = mail.letter(subject, _STRANGER, _ALICE, "first half\r\n" * 500), "second half\r\n" * 500
+    assert HOME_ADDRESS in _callers(relay)
+    with world.call(smtplib.SMTP, RELAY_ADDRESS, 25, "sender.example.net", 90, (FAMILIAR_ADDRESS, 0)) as session:
+        session.starttls(context=mail.any_certificate())
+        session.ehlo()
+        assert session.mail(_STRANGER)[0] == session.rcpt(_ALICE)[0] == 250
+        assert session.docmd("DATA")[0] == 354
+        session.send(first)
+        begun = time.monotonic()
+        home.run("ip", "address", "delete", f"{HOME_ADDRESS}/24", "dev", "wan0")
+        home.run("ip", "address", "add", f"{other}/24", "dev", "wan0")
+        home.run("ip", "route", "replace", "default", "via", UPLINK_ADDRESS)
+        wait_for(lambda: other in _callers(relay), "home dials from its new address", 60)
+        print(f"home dialled anew after {time.monotonic() - begun:.1f} s")
+        session.send(f"{second}\r\n.\r\n")
+        assert session.getreply()[0] == 250
+    wait_for(lambda: relay.home_is("UP"), "home again", 60)
+    box = world.call(mail.mailbox, 993, _ALICE, PASSWORD, host=RELAY_ADDRESS)
+    received = mail.fetch(box, subject)
+    box.logout()
+    assert received.count(b"first half") == received.count(b"second half") == 500
 
 
 def test_without_the_tunnel_mail_finds_no_other_way(home: Machine) -> None:

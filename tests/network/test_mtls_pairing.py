@@ -12,8 +12,9 @@ import pytest
 from bootstrap.ends import make_bootstrap
 from builder.build import SOURCE
 from builder.user_data import user_data
+from home.control_errors import NotAccepted
 from home.openvpn_link import openvpn_settings
-from home.pairing import Which
+from home.pairing import Keys, Which
 from home.tunnel_link import address_commands
 from model.mtls import MtlsHome, parse_home_end
 from model.site import Site as MailSite
@@ -72,6 +73,19 @@ class Home(PairingHome):
     def is_up(self) -> bool:
         return self.ends.home.reachable({2601}, self.ends.relay) == {2601}
 
+    def ask_by(self, keys: Keys) -> None:
+        """Ask the relay's agent how it is, by some keys of the control plane.
+
+        Raises:
+            NotAccepted: they are none of home's.
+        """
+
+        def ask() -> None:
+            with self.keeper.client(keys) as client:
+                client.request("GET", "/state")
+
+        self.ends.home.call(ask)
+
     def call(self, end: MtlsHome) -> str:
         """Call by some keys for some seconds, beside the tunnel that is up, and give what OpenVPN logs."""
         lines = openvpn_settings(end, _SITE.address).splitlines(keepends=True)
@@ -121,8 +135,26 @@ def test_they_pair_and_the_one_time_certificates_are_dead(home: Home) -> None:
     assert home.ends.vps.failed_units() == []
 
 
-def test_keys_change_and_the_longest_pause_is_a_matter_of_seconds(home: Home) -> None:
+def test_keys_change_and_the_longest_pause_is_a_matter_of_seconds_and_those_of_before_are_dead(home: Home) -> None:
+    before, old = home.keeper.end, home.keeper.state.kept.base
     check_change_under_pings(home, 30.0)
+    now, new = home.keeper.end, home.keeper.state.kept.base
+    assert isinstance(before, MtlsHome)
+    assert isinstance(now, MtlsHome)
+    assert old is not None
+    assert new is not None
+    assert before.certificate != now.certificate
+    # Who has the old certificate, and knows all else that is new, is a stranger to the relay.
+    stranger = now.model_copy(update={"private_key": before.private_key, "certificate": before.certificate})
+    log = home.call(stranger)
+    assert "TCP connection established" in log
+    assert _UP not in log
+    assert _UP in home.call(now), "the control: with the new one it is heard"
+    # Nor does the old key of the control plane open anything, from inside of the tunnel.
+    wait_for(lambda: home.asked().paired, "home takes its place again", 60)
+    with pytest.raises(NotAccepted):
+        home.ask_by(Keys(old.own, new.relay))
+    home.ask_by(new)
 
 
 @pytest.mark.parametrize("moment", [Which.BASE, Which.NEXT])
