@@ -210,6 +210,9 @@ def test_the_kernel_knows_both_ciphers(device: Machine) -> None:
         "from firstboot.cipher import AES_XTS, ADIANTUM; "
         "print(*[f'{c.specification} {c.key_bits} {c.sector_bytes}' for c in (AES_XTS, ADIANTUM)], sep=chr(10))"
     )
+    judge = (
+        "from pathlib import Path; from firstboot.luks import Luks; print(Luks(Path('/run/luks.img')).why_not_ours())"
+    )
     device.lines("truncate -s 32M /run/luks.img")
     options = "--batch-mode --type luks2 --key-file /etc/machine-id"
     options += " --pbkdf pbkdf2 --pbkdf-force-iterations 1000"
@@ -217,6 +220,7 @@ def test_the_kernel_knows_both_ciphers(device: Machine) -> None:
         cipher, bits, sector = line.split()
         words = f"--cipher {cipher} --key-size {bits} --sector-size {sector}"
         device.lines(f"cryptsetup luksFormat {options} {words} /run/luks.img")
+        assert device.lines(f'PYTHONPATH=/usr/lib/darkpipe python3 -c "{judge}"') == ["None"], "its head is ours"
         # The same with one thing wrong, so that it is that which is refused.
         for wrong in (words.replace(f" {bits} ", f" {int(bits) + 8} "), words.replace("-plain64", "-plain65")):
             refused = device.run(f"cryptsetup luksFormat {options} {wrong} /run/luks.img")
