@@ -222,8 +222,8 @@ class Dialog:
         if failed:
             raise failed[0]
         self._terminal.show(
-            "The disk is made and unlocked. From now on, each start wants the passphrase, or what your site names besides: "
-            "a stick, the TPM or the relay."
+            "The disk is made and unlocked. From now on, each start wants the passphrase, or what your site names "
+            "besides: a stick, the TPM or the relay."
         )
 
     def _ask(self, question: str, *, hidden: bool, stages: tuple[Stage, ...] = _WAITING) -> str | None:

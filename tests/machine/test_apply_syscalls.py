@@ -20,7 +20,7 @@ from tests.machine.machine import Machine
 from tests.syscalls import Call, Ended, Fault, changing_calls, trace_command
 
 _APPLY = ("darkpipe", "apply", "--no-restart")
-_SAMPLE = 6
+_SAMPLE = 4
 
 Content = Mapping[str, tuple[int, int, bytes]]
 
