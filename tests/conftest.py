@@ -32,7 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--relay-suite", default="trixie", help="the Debian version of the relay's cloud machine")
     parser.addoption("--relay-architecture", default="amd64", help="the processor of the relay's cloud machine in QEMU")
-    parser.addoption("--home-profile", default="x64", help="what the home of --pair is: x64 or raspberrypi")
+    parser.addoption(
+        "--home-profile", default="x64", help="what --pair and --encrypted-disk emulate: x64 or raspberrypi"
+    )
     parser.addoption("--transport", default="wireguard", help="the tunnel of --pair: wireguard or mtls")
     parser.addoption("--pair", action="store_true", help="emulate both a relay and its home; half an hour")
     parser.addoption("--evening", action="store_true", help="emulate the whole first evening; an hour and more")

@@ -3,6 +3,7 @@
 A quarter of an hour on an emulated processor, therefore only when asked for:
 
     ./dev test images -- -k encrypted_disk --encrypted-disk
+    ./dev test images -- -k encrypted_disk --encrypted-disk --home-profile raspberrypi     # half an hour
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from builder.greeting import greets
+from builder.sums import read_manifest
 from tests.images.conftest import PASSWORD, SITE
 from tests.images.locked import PASSPHRASE, SECONDS, Page, choose, confirm, shown_fingerprint
 from tests.images.machine import REPOSITORY, Machine, words_in
@@ -25,9 +27,12 @@ _CANARY = "ZQ7-canary-of-the-letter-ZQ7"
 _NAMES = {"example.com": "zq7-house.example", "example.org": "zq7-club.example", "alice": "zq7anna", "bob": "zq7ben"}
 """Names that stand nowhere in the system itself, whose own examples name the others."""
 _USER = "zq7anna@zq7-house.example"
-_TORN = 8 * 2**30 + 2**20 + 16 * 2**20 + 65536 + 4096 - 512
-"""Where the last sector of btrfs's superblock lies: behind ESP, roots and state (docs/architecture.md), the table's
-MiB, and the 16 MiB that cryptsetup's header usually has."""
+_DATA_ON_X64 = 8 * 2**30 + 2**20
+"""Where data begins: behind ESP, roots and state (docs/architecture.md), and the table's MiB."""
+_DATA_ON_PI = 8
+"""The number of data's partition, which the image has already."""
+_TORN = 16 * 2**20 + 65536 + 4096 - 512
+"""Where the last sector of btrfs's superblock lies in data: behind the 16 MiB that cryptsetup's header usually has."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,7 @@ def machine(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
         text = text.replace(known, own)
     site.write_text(text, encoding="utf-8")
     command = [str(REPOSITORY / "darkpipe"), "--yes", "build", str(site), "--output", str(scratch / "encrypted")]
+    command += ["--profile", request.config.getoption("--home-profile")]
     built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
     machine = Machine(Path(built.stdout.splitlines()[-1]), scratch / "encrypted.img")
     yield machine
@@ -67,7 +73,8 @@ def test_a_disk_is_made_on_the_console(machine: Machine, recovery: str, tmp_path
     """LUKS2 with btrfs in it; the services come up as on any device; the secret is known to be the right one."""
     assert machine.run("systemctl is-system-running").output == "running"
     assert machine.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == ["/dev/mapper/darkpipe-data btrfs"]
-    dump = machine.run("cryptsetup luksDump /dev/vda5").output
+    (partition,) = machine.lines("cryptsetup status darkpipe-data | sed --quiet 's/^ *device: *//p'")
+    dump = machine.run(f"cryptsetup luksDump {partition}").output
     assert "xchacha12,aes-adiantum-plain64" in dump or "aes-xts-plain64" in dump
     assert re.search(r"Label:\s+darkpipe-data", dump)
     assert "argon2id" in dump
@@ -101,7 +108,7 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     """Locked: the page, and nothing else. Then everything comes up without another start; also after a torn write, and
     on a larger disk."""
     assert recovery
-    _tear(machine.disk)
+    _tear(machine)
     os.truncate(machine.disk, 18 * 10**9)
     machine.boot()
     assert machine.expect(["the disk for the mail is locked", "login:"], SECONDS) == 0
@@ -129,8 +136,10 @@ def test_it_is_unlocked_on_the_page(machine: Machine, recovery: str) -> None:
     assert machine.run(f"{ended}; systemctl is-active darkpipe-page.service").output.strip() == "inactive"
 
 
-def _tear(disk: Path) -> None:
+def _tear(machine: Machine) -> None:
     """Change one sector of btrfs's superblock, as a power cut between two of them leaves it."""
-    with disk.open("r+b") as file:
-        file.seek(_TORN)
+    rows = read_manifest(machine.folder)["partitions"]
+    data = next((row["start"] for row in rows if row["number"] == _DATA_ON_PI), _DATA_ON_X64)
+    with machine.disk.open("r+b") as file:
+        file.seek(data + _TORN)
         file.write(b"before".ljust(512, b"\0"))

@@ -21,7 +21,7 @@ from builder.build import open_workshop
 from builder.cache import Cache
 from builder.progress import Stages
 from builder.sandbox import remove_tree
-from builder.tools import EMULATOR, open_tools
+from builder.tools import EMULATOR, EMULATOR_ARM64, open_tools
 from tests.cloud.root import RELAY_PACKAGES, CloudSystem, Suite, cloud_root
 from tests.cloud.seed import Seed
 from tests.cloud.vps import Vps
@@ -61,9 +61,12 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
     text = SITE.format(hash=password_hash).replace("unlock: none", "unlock: relay")
     site.write_text(f"{text}relays: [{{address: {_RELAY.address}, offline: queue}}]\n", encoding="utf-8")
     user_data = darkpipe("user-data", str(site))
-    image = Path(darkpipe("build", str(site), "--output", str(scratch / "relay-unlock")).splitlines()[-1])
+    profile = request.config.getoption("--home-profile")
+    build = ("build", str(site), "--profile", profile, "--output", str(scratch / "relay-unlock"))
+    image = Path(darkpipe(*build).splitlines()[-1])
     shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
-    open_tools(EMULATOR, shop.cache, shop.archive, shop.stages)  # there is no archive where the device is
+    emulator = EMULATOR_ARM64 if profile == "raspberrypi" else EMULATOR
+    open_tools(emulator, shop.cache, shop.archive, shop.stages)  # there is no archive where the device is
     root = cloud_root(shop, CloudSystem(Suite.TRIXIE, installed=RELAY_PACKAGES))
     tree = unpack(root.tar, shop.cache.root / f"machine-{Suite.TRIXIE}")
     with make_internet() as internet, ExitStack() as stack:
