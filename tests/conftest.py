@@ -33,11 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--relay-suite", default="trixie", help="the Debian version of the relay's cloud machine")
     parser.addoption("--relay-architecture", default="amd64", help="the processor of the relay's cloud machine in QEMU")
     parser.addoption(
-        "--home-profile", default="x64", help="what --pair and --encrypted-disk emulate: x64 or raspberrypi"
+        "--home-profile", default="x64", help="what --pair, --evening and --encrypted-disk emulate: x64 or raspberrypi"
     )
     parser.addoption("--transport", default="wireguard", help="the tunnel of --pair: wireguard or mtls")
     parser.addoption("--pair", action="store_true", help="emulate both a relay and its home; half an hour")
     parser.addoption("--evening", action="store_true", help="emulate the whole first evening; an hour and more")
+    parser.addoption("--seeded", action="store_true", help="with --evening: from a seed that asks nothing")
     parser.addoption("--relay-again", action="store_true", help="let cloud-init make the relay a second time")
 
 

@@ -82,7 +82,9 @@ def pair(suite: str, architecture: str, home: str, transport: str) -> None:
 
 
 @click.command()
-def evening() -> None:
+@click.option("--home", default="x64", type=click.Choice(["x64", "raspberrypi"]), help="Profile of the home.")
+@click.option("--seeded", is_flag=True, help="From a seed that asks nothing: nobody opens the page.")
+def evening(home: str, seeded: bool) -> None:
     """Set up an emulated device in a browser, with a relay, names in DNS and somebody who writes and is written to.
 
     Takes an hour or more, nearly all of it for the emulation. Pictures of the pages lie in out/screenshots.
@@ -90,7 +92,10 @@ def evening() -> None:
     \b
     Examples:
       ./dev test evening
+      ./dev test evening --seeded
+      ./dev test evening --home raspberrypi
     """
-    outcomes = run_tiers(["images"], ("-k", "test_evening", "--evening", "-x"))
+    chosen = (f"--home-profile={home}", *(["--seeded"] if seeded else []))
+    outcomes = run_tiers(["images"], ("-k", "test_evening", "--evening", "-x", *chosen))
     click.echo(summary(outcomes, ["images"]))
     sys.exit(1 if any(outcome.failed or not outcome.passed for outcome in outcomes) else 0)

@@ -3,6 +3,8 @@
 Both machines are emulated, and the steps follow each other: an hour and more, only when asked for.
 
     ./dev test evening
+    ./dev test evening --seeded      # from a seed that asks nothing; nobody opens the page
+    ./dev test evening --home raspberrypi
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Evening:
     """All that there is on this evening.
 
     Args:
+        user_data: what the relay is made of when the image has brought the other half; else empty.
         records: names and texts of the TXT records that were published.
     """
 
@@ -71,6 +74,7 @@ class Evening:
     home: Machine
     browser: Chromium
     friend: Correspondent
+    user_data: str = ""
     recovery: str = ""
     subjects: list[str] = field(default_factory=list)
     records: dict[str, str] = field(default_factory=dict)
@@ -79,6 +83,11 @@ class Evening:
     def address(self) -> str:
         """Of the device's page, for the browser."""
         return f"https://127.0.0.1:{self.home.page}"
+
+    def point_resolver(self) -> None:
+        """Have the device's resolver ask the tests' Internet, which is not signed, for its names."""
+        lines = " ".join(f"'{line}'" for line in _RESOLVER)
+        self.home.lines(f"printf '%s\\n' {lines} >>{_UNBOUND} && systemctl restart unbound && echo done")
 
     def show(self, expected: str, path: str = "") -> None:
         """Open the page until it shows a text: the device may be starting."""
@@ -99,8 +108,22 @@ class Evening:
             self.browser.appear(width, dark=False)
             self.browser.picture(_PICTURES / f"evening-{name}-{width}.png")
 
+    def publish(self, zone_file: str) -> None:
+        """Publish what the device wants to stand in DNS."""
+        # PTR stands in comments: the provider keeps that zone.
+        found = [line.removeprefix("; ") for line in zone_file.splitlines()]
+        lines = [line for line in found if len(line.split()) > 4 and line.split()[2] == "IN"]
+        assert {"A", "MX", "TXT", "CAA", "PTR"} <= {line.split()[3] for line in lines}
+        for line in lines:
+            if line.split()[3] == "TXT":
+                self.records[line.split()[0].rstrip(".")] = "".join(re.findall(r'"([^"]*)"', line))
+        self.friend.publish({name: _in_zone(name, lines) for name in _ZONES})
+
     def unlock(self) -> None:
         """Type the passphrase into the page, and wait until the device is up."""
+        if self.user_data:
+            self.home.up()
+            return
         self.internet.router.call(Page, self.home.page)  # the page is there
         self.show("The disk is locked")
         fill(self.browser, ("passphrase", PASSPHRASE))
@@ -156,9 +179,17 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
     if not request.config.getoption("--evening"):
         pytest.skip("an hour and more; ./dev test evening, and the network tier without kernels")
     site = scratch / "evening.yaml"
-    text = SITE.format(hash=password_hash).replace("unlock: none", "unlock: passphrase")
-    site.write_text(f"{text}relays: [{{address: mx.example.com, offline: queue}}]\n")
-    image = Path(darkpipe("build", str(site), "--output", str(scratch / "evening")).splitlines()[-1])
+    seeded = request.config.getoption("--seeded")
+    text = SITE.format(hash=password_hash)
+    if not seeded:
+        text = text.replace("unlock: none", "unlock: passphrase")
+    # Without a name in DNS a seed that asks nothing has to say where the relay is.
+    relay = _RELAY.address if seeded else "mx.example.com"
+    site.write_text(f"{text}relays: [{{address: {relay}, offline: queue}}]\n")
+    user_data = darkpipe("user-data", str(site)) if seeded else ""
+    profile = request.config.getoption("--home-profile")
+    build = ("build", str(site), "--profile", profile, "--output", str(scratch / "evening"))
+    image = Path(darkpipe(*build).splitlines()[-1])
     with make_internet() as internet, ExitStack() as stack:
         (outside := scratch / "outside").mkdir()
         # Only when it is wanted: it is built first.
@@ -170,10 +201,32 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.boot()
         stack.callback(home.off)
-        yield Evening(internet, provider, home, browser, friend)
+        yield Evening(internet, provider, home, browser, friend, user_data)
 
 
-def test_the_disk_is_made_in_the_browser(evening: Evening) -> None:
+@pytest.fixture
+def in_browser(evening: Evening) -> Evening:
+    """The evening of somebody who opens the page."""
+    if evening.user_data:
+        pytest.skip("a seed in full asks nothing, and nobody opens the page (--seeded)")
+    return evening
+
+
+def test_a_seed_in_full_asks_nothing(evening: Evening) -> None:
+    """Switched on, and the relay made from what the builder has written: nobody types anything before DNS."""
+    if not evening.user_data:
+        pytest.skip("the seed leaves questions open; ./dev test evening --seeded")
+    evening.home.up()
+    evening.point_resolver()
+    evening.provider.rent(evening.user_data)
+    paired = 'darkpipe pair --json | grep --quiet \'"stage": "paired"\''
+    wait_for(lambda: evening.home.run(paired).status == 0, "home and relay are paired", _PATIENCE)
+    evening.publish("\n".join(evening.home.lines("darkpipe dns zone")))
+    assert evening.home.run("darkpipe dns check").status == 0
+
+
+def test_the_disk_is_made_in_the_browser(in_browser: Evening) -> None:
+    evening = in_browser
     home, browser = evening.home, evening.browser
     assert home.expect(["A new passphrase", "cannot use"], _PATIENCE) == 0
     code = re.findall(r"asks for the code (\d{4}) (\d{4})", home.console_text())[-1]
@@ -190,11 +243,11 @@ def test_the_disk_is_made_in_the_browser(evening: Evening) -> None:
     assert home.expect(["the disk for the mail is there", "Not done", "cannot use"], _PATIENCE) == 0
     home.up()
     assert home.lines("findmnt --noheadings --output SOURCE,FSTYPE /data") == ["/dev/mapper/darkpipe-data btrfs"]
-    lines = " ".join(f"'{line}'" for line in _RESOLVER)
-    home.lines(f"printf '%s\\n' {lines} >>{_UNBOUND} && systemctl restart unbound && echo done")
+    evening.point_resolver()
 
 
-def test_whoever_has_the_code_looks_after_the_device(evening: Evening) -> None:
+def test_whoever_has_the_code_looks_after_the_device(in_browser: Evening) -> None:
+    evening = in_browser
     evening.show("Nobody looks after this device yet")
     evening.picture("3-claim")
     shown = evening.home.run("darkpipe page show").output
@@ -204,8 +257,9 @@ def test_whoever_has_the_code_looks_after_the_device(evening: Evening) -> None:
     assert "Sign out" in evening.browser.text
 
 
-def test_the_relay_is_made_from_what_the_page_shows(evening: Evening) -> None:
+def test_the_relay_is_made_from_what_the_page_shows(in_browser: Evening) -> None:
     """Instead of what the image has brought: the computer that has built it is not there this evening."""
+    evening = in_browser
     evening.show("The relay", "/relay")
     evening.picture("5-relay")
     text = evening.make_user_data()
@@ -216,25 +270,20 @@ def test_the_relay_is_made_from_what_the_page_shows(evening: Evening) -> None:
     evening.picture("7-paired")
 
 
-def test_the_records_of_the_page_are_published_and_judged(evening: Evening) -> None:
+def test_the_records_of_the_page_are_published_and_judged(in_browser: Evening) -> None:
+    evening = in_browser
     evening.show("Check again", "/dns/check")
     evening.picture("8-dns")
     moods = "[...document.querySelectorAll('.record .mood')].map(e => e.innerText.toLowerCase())"
     assert "good" not in evening.browser.look(moods)
-    # PTR stands in comments: the provider keeps that zone.
-    found = [line.removeprefix("; ") for line in _zone_file(evening).splitlines()]
-    lines = [line for line in found if len(line.split()) > 4 and line.split()[2] == "IN"]
-    assert {"A", "MX", "TXT", "CAA", "PTR"} <= {line.split()[3] for line in lines}
-    for line in lines:
-        if line.split()[3] == "TXT":
-            evening.records[line.split()[0].rstrip(".")] = "".join(re.findall(r'"([^"]*)"', line))
-    evening.friend.publish({name: _in_zone(name, lines) for name in _ZONES})
+    evening.publish(_zone_file(evening))
     evening.show("Check again", "/dns/check")
     evening.picture("9-dns-published")
     assert set(evening.browser.look(moods)) == {"good"}, evening.browser.text
 
 
-def test_the_pre_flight_passes(evening: Evening) -> None:
+def test_the_pre_flight_passes(in_browser: Evening) -> None:
+    evening = in_browser
     evening.show("Can mail come and go?", "/preflight")
     evening.picture("10-preflight")
     tab_to(evening.browser, "button Start")
@@ -244,7 +293,8 @@ def test_the_pre_flight_passes(evening: Evening) -> None:
     evening.picture("11-preflight-done")
 
 
-def test_a_user_gets_a_mailbox_and_sends_a_test_message(evening: Evening) -> None:
+def test_a_user_gets_a_mailbox_and_sends_a_test_message(in_browser: Evening) -> None:
+    evening = in_browser
     browser, before = evening.browser, len(evening.friend.all())
     evening.show("Add one", "/users")
     fill(browser, ("new-address", _CAROL), ("new-password", PASSWORD), ("new-again", PASSWORD))
@@ -318,8 +368,9 @@ def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening)
     assert evening.count(subject) == 1
 
 
-def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
+def test_a_destroyed_relay_is_replaced(in_browser: Evening) -> None:
     """By one with other keys, from other user-data of the page."""
+    evening = in_browser
     evening.provider.destroy()
     text = evening.make_user_data()
     fill(evening.browser, ("address", _RELAY.address))
@@ -328,8 +379,9 @@ def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
     evening.fetch(evening.send())
 
 
-def test_a_thief_of_the_home_device_reads_nothing(evening: Evening, password_hash: str) -> None:
+def test_a_thief_of_the_home_device_reads_nothing(in_browser: Evening, password_hash: str) -> None:
     """Its disk, switched off: no address, no password, no letter; what is planted beside the encryption is found."""
+    evening = in_browser
     secrets = [FRIEND, PASSPHRASE, evening.recovery, PASSWORD, password_hash, _ADMINISTRATOR, *evening.subjects]
     evening.home.lines("echo planted-for-the-thief > /state/planted && sync && echo done")
     evening.home.off()
