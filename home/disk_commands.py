@@ -76,6 +76,8 @@ def disk() -> None:
 def unlock() -> None:
     """Unlock the disk, or at the first start make it; asks for what it needs.
 
+    A device without a site shows the way to the page that asks for one.
+
     \b
     Examples:
       sudo darkpipe disk unlock
