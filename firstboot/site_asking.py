@@ -11,7 +11,7 @@ from firstboot.unlocking import Refused, Stage, View
 from model.first_site import Answer, Complaint, NoSiteError, first_site
 from model.site import Site, UnlockPolicy
 
-_TAKEN = "what you have said is kept; looking at the disks"
+_TAKEN = "looking at the disks"
 
 
 @dataclass(frozen=True)

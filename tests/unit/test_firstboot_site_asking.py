@@ -100,7 +100,7 @@ def test_a_device_gets_its_site_by_the_form_and_then_its_passphrase_with_one_cod
         assert [site.disk.unlock for site in asked.kept] == [UnlockPolicy.PASSPHRASE]
         assert session.finished.is_set()
         session.tell("it waits for a disk")
-        assert "it waits for a disk" in browser.get().text
+        assert "It waits for a disk" in browser.get().text
         again = browser.post("/site", **_ANSWERS)
         assert (again.status, "has a site already" in again.text) == (422, True)
         disk = Disk()
