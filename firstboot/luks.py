@@ -29,9 +29,12 @@ _WRONG_KEY, _NO_MEMORY = 2, 3
 
 _LEAST_MEMORY, _MOST_MEMORY = 64 * 1024, 512 * 1024
 _PASSES = 4
-_CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+_CHEAP_PASSES = 1000
+_CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", str(_CHEAP_PASSES))
 """For keys of 128 bits and more: trying them all is hopeless, however fast it goes."""
 _MOST_LANES = 4
+_MOST_SLOTS = 32
+"""Of one container (LUKS2 On-Disk Format 1.1.1, §3.2)."""
 
 
 class LuksError(Exception):
@@ -165,23 +168,40 @@ class Luks:
         Raises:
             LuksError: it cannot be added, for instance because `known` is wrong.
         """
-        taken = {slot.number for slot in self.slots()}
-        number = min(set(range(32)) - taken)
+        free = set(range(_MOST_SLOTS)) - {slot.number for slot in self.slots()}
+        if not free:
+            raise LuksError(f"the disk has {_MOST_SLOTS} keys, and room for no more: revoke one (darkpipe disk revoke)")
+        number = min(free)
         stretch = _argon2id(costs) if costs else _CHEAP
         options = ("--new-key-slot", str(number), *stretch, "--key-file", "{0}")
         self._run(("luksAddKey", *options, str(self.partition), "{1}"), (known, new))
         return number
 
     def remove(self, number: int) -> None:
-        """Destroy a slot, and what says what it was for.
+        """Destroy a slot, and then what says what it was for.
+
+        The other way round a cut would leave a key that opens the disk and that nothing names any more.
 
         Raises:
             LuksError: it cannot be destroyed.
         """
-        for token, description in self._metadata()["tokens"].items():
-            if description["keyslots"] == [str(number)]:
-                self._run(("token", "remove", "--token-id", token, str(self.partition)))
+        names = {token: named["keyslots"] for token, named in self._metadata()["tokens"].items()}
         self._run(("luksKillSlot", str(self.partition), str(number)))
+        for token, slots in names.items():
+            if slots == [str(number)]:
+                self._run(("token", "remove", "--token-id", token, str(self.partition)))
+
+    def half_made(self) -> tuple[int, ...]:
+        """List the slots that a power cut has left without a name, of keys that a device has made and nobody types.
+
+        They are told by what a guess costs: cryptsetup(8) makes no slot by itself that is so cheap.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        stretched = {int(number): slot["kdf"] for number, slot in self._metadata()["keyslots"].items()}
+        nameless = [slot.number for slot in self.slots() if slot.use is None]
+        return tuple(number for number in nameless if stretched[number].get("iterations") == _CHEAP_PASSES)
 
     def tokens(self, use: Use) -> tuple[Token, ...]:
         """List the tokens of a use.

@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from firstboot.luks import Luks, Slot, Use
-from stack.durable import write_atomically
+from stack.durable import sync_folder, write_atomically
 from stack.owners import SystemOwners
 from stack.stack import Stack
 from stack.volumes import make_volumes
@@ -82,6 +82,17 @@ def read_waiting(folder: Path) -> WaitingKey | None:
         raise WaitingKeyError(f"{path} is damaged; `darkpipe disk change-policy passphrase` ends it") from None
 
 
+def waits(folder: Path) -> bool:
+    """Tell whether a key waits, be it damaged."""
+    return (folder / _FILE).exists()
+
+
 def forget_waiting(folder: Path) -> None:
-    """Remove it."""
-    (folder / _FILE).unlink(missing_ok=True)
+    """Remove it, for good: a cut must not bring back what was ended.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    if waits(folder):
+        (folder / _FILE).unlink()
+        sync_folder(folder)

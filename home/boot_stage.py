@@ -81,7 +81,9 @@ def read(path: Path = FILE) -> BootStage | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise BootStageError(f"{path} is damaged ({error.error_count()} places)") from None
+        raise BootStageError(
+            f"{path} is damaged ({error.error_count()} places); `darkpipe disk change-policy passphrase` ends it"
+        ) from None
 
 
 def write(stage: BootStage, path: Path = FILE) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 
 from firstboot.data_place import Record, read_record
-from firstboot.luks import Luks, LuksError, Slot, Use, mapped_partition
+from firstboot.luks import MAPPED, Luks, LuksError, Slot, Use, mapped_partition
 from firstboot.partitions import DiskError
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 from firstboot.recovery_keys import is_recovery_secret_of
-from firstboot.relay_key import WaitingKeyError
+from firstboot.relay_key import WaitingKeyError, waits
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import forget_tpm, want_tpm, wants_tpm, why_unfit
 from firstboot.unlock_dialog import Dialog, Tty
@@ -26,10 +26,11 @@ from firstboot.unlocking import Refused
 from firstboot.usb_key import StickError, Sticks, add_stick
 from firstboot.vault import PassphraseError, check_passphrase, encode_passphrase, this_machine
 from home.boot_stage import BootStageError
-from home.relay_policy import Places, add_relay, finish, forget_relay, helps, paired
+from home.disk_head import copy_head
+from home.relay_policy import Places, add_relay, finish, forget_relay, helps, is_left, paired
 from home.tunnel_link import LinkError
 
-_STATE, _DATA = Path("/state"), Path("/data")
+_STATE, _DATA, _MAPPED = Path("/state"), Path("/data"), MAPPED
 _WORDS = {
     Use.PASSPHRASE: "passphrase",
     Use.RECOVERY: "recovery secret",
@@ -38,7 +39,10 @@ _WORDS = {
     Use.TPM2: "key that this device's TPM gives out",
 }
 _THAT_WORKS = "Passphrase or recovery secret that works:"
-
+_HALF_MADE = "what a command that was cut off has left; give it again, or revoke this"
+_BESIDES = frozenset({Use.USB_KEY, Use.RELAY, Use.TPM2})
+"""What unlocks the disk without anybody who types."""
+_FROM_THE_FIRST = "a disk is encrypted, or is not, from its first start on"
 
 _OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, TpmError, OSError)
 
@@ -50,6 +54,19 @@ class _Policy(StrEnum):
     USB_KEY = "usb-key"
     RELAY = "relay"
     TPM2 = "tpm2"
+
+
+class _PolicyName(click.Choice[str]):
+    """The policies that a disk can change to, and why there is one that it cannot."""
+
+    def __init__(self) -> None:
+        super().__init__([str(policy) for policy in _Policy])
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Give the policy (click.ParamType)."""
+        if value == "none":
+            self.fail(f"'none' is refused: {_FROM_THE_FIRST}. Choose one of {', '.join(_Policy)}.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class _DiskRefused(click.ClickException):
@@ -94,37 +111,62 @@ def status(as_json: bool) -> None:
 
     \b
     Examples:
-      darkpipe disk status
+      sudo darkpipe disk status
     """
     with _in_words():
         record = _record()
-        if not record.encrypted:
-            found: dict[str, object] = {"encrypted": False, "policy": "none", "place": str(record.place), "slots": []}
-        else:
-            luks = Luks(mapped_partition())
-            slots = [{"slot": slot.number, "use": slot.use and str(slot.use)} for slot in luks.slots()]
-            found = {
-                "encrypted": True,
-                "policy": _policy(luks),
-                "place": str(record.place),
-                "partition": str(luks.partition),
-                "slots": slots,
-                "relay_helps": helps(record.uuid, _places()),
-            }
+        found, lines = _seen(record)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(json.dumps({"place": str(record.place), **found}, indent=1))
         return
     click.echo(f"The mail lies on {'the disk of the system' if record.place == 'system' else 'another disk'}.")
+    for line in lines:
+        click.echo(line)
+
+
+def _seen(record: Record) -> tuple[dict[str, object], list[str]]:
+    """Give what is to be told of the disk: for programs, and in words."""
     if not record.encrypted:
-        click.echo("It is NOT encrypted.")
-        return
-    click.echo(f"It is encrypted ({luks.partition}; policy {_policy(luks)}). It is unlocked by:")
-    for slot in luks.slots():
-        click.echo(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else 'something that DarkPipe has not made'}")
-    if any(slot["use"] == Use.RELAY for slot in slots) and not found["relay_helps"]:
-        click.echo("The relay does NOT help yet. It will once home is paired with it: darkpipe pair")
-    if wants_tpm(luks) and not any(slot.use is Use.TPM2 for slot in luks.slots()):
-        click.echo("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
+        return {"encrypted": False, "policy": "none", "slots": []}, ["It is NOT encrypted."]
+    if record.making or not _MAPPED.exists():
+        words = "going to be encrypted, and not made yet" if record.making else "encrypted, and locked"
+        return {"encrypted": True, "locked": True}, [f"It is {words}: sudo darkpipe disk unlock"]
+    luks = Luks(mapped_partition())
+    policy, slots, half_made = _policy(luks), luks.slots(), luks.half_made()
+    help_here, trouble = _help(record)
+    found: dict[str, object] = {
+        "encrypted": True,
+        "locked": False,
+        "policy": policy,
+        "partition": str(luks.partition),
+        "slots": [{"slot": slot.number, "use": slot.use and str(slot.use)} for slot in slots],
+        "relay_helps": help_here,
+    }
+    lines = [f"It is encrypted ({luks.partition}; policy {policy}). It is unlocked by:"]
+    for slot in slots:
+        nameless = _HALF_MADE if slot.number in half_made else "something that DarkPipe has not made"
+        lines.append(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else nameless}")
+    uses = {slot.use for slot in slots}
+    if Use.RELAY in uses and not help_here:
+        lines.append(trouble)
+    if policy is _Policy.TPM2 and Use.TPM2 not in uses:
+        lines.append("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
+    return found, lines
+
+
+def _help(record: Record) -> tuple[bool, str]:
+    """Tell whether the relay helps, and in words why not."""
+    try:
+        if helps(record.uuid, _places()):
+            return True, ""
+    except BootStageError as error:
+        return False, f"The relay does NOT help: {error}"
+    if waits(_places().waiting):
+        return False, "The relay does NOT help yet. It will once home is paired with it: darkpipe pair"
+    return False, (
+        "The relay does NOT help: what this takes on the device's own disk is not there. Once home is paired: "
+        "darkpipe disk change-policy relay"
+    )
 
 
 @disk.command("add-key")
@@ -153,11 +195,9 @@ def add_key(usb_stick: bool) -> None:
 
 
 @disk.command("change-policy")
-@click.argument("policy", type=click.Choice([str(policy) for policy in _Policy]))
+@click.argument("policy", type=_PolicyName())
 def change_policy(policy: str) -> None:
     """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
-
-    relay and tpm2 have been tried with the real parts, but not yet on a device that starts.
 
     The passphrase still works, for the day on which the stick is lost or the relay away. Going back to passphrase
     destroys the keys of all sticks, what the relay helps to have, and the TPM's key. Another policy besides does not.
@@ -171,7 +211,7 @@ def change_policy(policy: str) -> None:
     """
     with _in_words():
         luks = _luks()
-        if policy == _policy(luks) and not _is_half_done(policy):
+        if policy == _policy(luks) and not _is_half_done(luks, policy):
             hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""
             raise Refused(f"this is the policy already{hint}")
         if policy == _Policy.USB_KEY:
@@ -184,7 +224,8 @@ def change_policy(policy: str) -> None:
             _want_tpm(luks)
             return
         slots = luks.slots()
-        others = {slot.number: slot.use for slot in slots if slot.use in {Use.USB_KEY, Use.RELAY, Use.TPM2}}
+        half_made = luks.half_made()
+        others = {slot.number: slot.use for slot in slots if slot.use in _BESIDES or slot.number in half_made}
         _ask_for_what_remains(luks, slots, list(others))
         forget_tpm(luks)
         # First the help, then its slot: cut off in between, the slot still says that there is something to end.
@@ -192,7 +233,7 @@ def change_policy(policy: str) -> None:
         for number, use in others.items():
             if use is not Use.TPM2:
                 luks.remove(number)
-    click.echo("From now on the passphrase unlocks the disk, and nothing else does.")
+    click.echo("From now on passphrase and recovery secret unlock the disk, and nothing else does.")
 
 
 def _add_stick(luks: Luks) -> None:
@@ -207,9 +248,11 @@ def _places() -> Places:
     return Places.below(_DATA, _STATE)
 
 
-def _is_half_done(policy: str) -> bool:
-    """Tell whether the disk has a slot for the relay's help, and the device does not have that help."""
-    return policy == _Policy.RELAY and not helps(_record().uuid, _places())
+def _is_half_done(luks: Luks, policy: str) -> bool:
+    """Tell whether the disk has a slot for the relay's help without that help, or less than a slot of anything."""
+    if policy == _Policy.RELAY:
+        return not helps(_record().uuid, _places())
+    return policy == _Policy.PASSPHRASE and (bool(luks.half_made()) or is_left(_places()))
 
 
 def _add_relay(luks: Luks) -> None:
@@ -265,17 +308,16 @@ def revoke(slot: int) -> None:
 def header_backup(file: Path) -> None:
     """Copy the head of the encrypted disk to FILE, which must not exist; without a head nobody can open a disk.
 
-    The copy opens with the keys of today, even after one was revoked: keep it where you keep the recovery secret.
+    The copy opens with the keys of today, even after one was revoked: keep it where you keep the recovery secret, and
+    not on the device. To put it back, on any computer with Linux: cryptsetup luksHeaderRestore.
 
     \b
     Examples:
-      darkpipe disk header-backup /run/darkpipe-data.header
+      sudo darkpipe disk header-backup ~/darkpipe-data.header
     """
     with _in_words():
-        if file.exists():
-            raise Refused(f"{file} is there already; choose another name")
-        _luks().backup(file)
-    click.echo(f"The head of the disk is copied to {file}.")
+        copy_head(_luks(), file, data=_DATA, state=_STATE)
+    click.echo(f"The head of the disk is copied to {file}. Take it away from the device.")
 
 
 @click.group()
@@ -346,7 +388,7 @@ def _record() -> Record:
 
 def _luks() -> Luks:
     if not _record().encrypted:
-        raise Refused("the disk for the mail is not encrypted")
+        raise Refused(f"the disk for the mail is not encrypted, and will not be: {_FROM_THE_FIRST}")
     return Luks(mapped_partition())
 
 

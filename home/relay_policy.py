@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 from firstboot.luks import Luks, Slot, Use
-from firstboot.relay_key import KEY_BYTES, VOLUME, WaitingKeyError, forget_waiting, read_waiting
+from firstboot.relay_key import KEY_BYTES, VOLUME, WaitingKeyError, forget_waiting, read_waiting, waits
 from home import boot_stage, pairing_file, unlock_keys
 from home.boot_stage import BootStage, BootStageError
 from home.pair_keeper import STATE_FILE, home_end
@@ -24,7 +24,7 @@ from home.tunnel import in_turn
 from home.tunnel_link import LinkError
 from home.unlock_keys import UnlockKeysFile
 from model.tunnel import HomeEnd
-from stack.durable import sync_folder
+from stack.durable import discard_partials, sync_folder
 
 _PATIENCE = 600.0
 """Seconds for which the relay may install Tang."""
@@ -160,11 +160,18 @@ def forget_relay(places: Places = _PLACES) -> None:
     Raises:
         OSError: the disk has failed.
     """
+    if places.stage.parent.exists():
+        discard_partials(places.stage.parent)
     for path in (places.stage, places.pairing / unlock_keys.FILE):
         if path.exists():
             path.unlink()
             sync_folder(path.parent)
     forget_waiting(places.waiting)
+
+
+def is_left(places: Places = _PLACES) -> bool:
+    """Tell whether there is anything that `forget_relay` would remove, of a change that was cut off for instance."""
+    return places.stage.exists() or (places.pairing / unlock_keys.FILE).exists() or waits(places.waiting)
 
 
 def follow(places: Places = _PLACES) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from firstboot.cipher import AES_XTS
-from firstboot.luks import Luks, LuksError, Slot, Use
+from firstboot.luks import Luks, LuksError, Slot, Use, cryptsetup
 from firstboot.luks_head import read_luks
 from tests.machine.writes import SECTOR, Write, applied, cuts, flush_groups, wrap
 from tests.syscalls import why_not
@@ -134,6 +134,8 @@ def test_cut_anywhere_a_key_opens_it_and_the_command_ends_the_change(
         header = read_luks(luks.partition)
         assert header is not None
         assert header.uuid == _DISK
+        if name == "revoke":
+            assert None not in _uses(luks.slots()), "a key that is being destroyed has its name as long as it opens"
         change.make(luks)
         uses = [slot.use for slot in luks.slots()]
         # Cut before its name, a passphrase works without one.
@@ -145,6 +147,23 @@ def test_cut_anywhere_a_key_opens_it_and_the_command_ends_the_change(
 
 def _uses(slots: Sequence[Slot]) -> list[Use | None]:
     return [slot.use for slot in slots]
+
+
+def test_a_copy_of_the_head_opens_the_disk_again(luks: Luks, tmp_path: Path) -> None:
+    """With the keys of its day, and as one that a DarkPipe has made."""
+    copy = tmp_path / "copy"
+    luks.backup(copy)
+    assert copy.stat().st_mode & 0o777 == 0o400
+    luks.add(_OLD, _NEW, Use.PASSPHRASE, None)
+    with luks.partition.open("r+b") as file:
+        file.write(bytes(2**20))
+    assert not _opens(luks)
+    assert read_luks(luks.partition) is None
+    done = cryptsetup(("luksHeaderRestore", "--header-backup-file", str(copy), str(luks.partition)))
+    assert done.returncode == 0, done.stderr
+    assert _opens(luks)
+    assert luks.why_not_ours() is None
+    assert luks.slots() == _FIRST
 
 
 def test_unlocking_a_whole_disk_writes_nothing(

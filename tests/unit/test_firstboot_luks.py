@@ -28,6 +28,8 @@ class Header2:
 
     def __init__(self) -> None:
         self.slots: dict[int, bytes] = {}
+        self.cheap: set[int] = set()
+        self.full = False
         self.tokens: dict[str, dict[str, Any]] = {}
         self.calls: list[Sequence[str]] = []
 
@@ -38,10 +40,7 @@ class Header2:
             case "luksFormat":
                 self.slots = {0: secrets[0]}
             case "luksAddKey":
-                known = secrets[0] in self.slots.values()
-                status = 0 if known else 2
-                if known:
-                    self.slots[int(words[words.index("--new-key-slot") + 1])] = secrets[1]
+                status = self._add(words, *secrets)
             case "luksKillSlot":
                 del self.slots[int(words[-1])]
                 for token in self.tokens.values():
@@ -51,11 +50,26 @@ class Header2:
                 self.tokens[place] = json.loads(secrets[0])
             case "token":
                 del self.tokens[words[words.index("--token-id") + 1]]
+            case "luksHeaderBackup":
+                status = int(self.full)
+                Path(words[words.index("--header-backup-file") + 1]).write_bytes(b"he" if self.full else b"head")
             case "luksDump":
-                out = json.dumps({"keyslots": {str(slot): {} for slot in self.slots}, "tokens": self.tokens})
+                out = json.dumps({"keyslots": self._keyslots(), "tokens": self.tokens})
             case "open":
                 status = 0 if self.slots[int(words[words.index("--key-slot") + 1])] == secrets[0] else 2
         return subprocess.CompletedProcess(words, status, out, "what went wrong")
+
+    def _add(self, words: Sequence[str], known: bytes, new: bytes) -> int:
+        if known not in self.slots.values():
+            return 2
+        number = int(words[words.index("--new-key-slot") + 1])
+        self.slots[number] = new
+        (self.cheap.add if "pbkdf2" in words else self.cheap.discard)(number)
+        return 0
+
+    def _keyslots(self) -> dict[str, Any]:
+        cheap, dear = {"type": "pbkdf2", "iterations": 1000}, {"type": "argon2id", "time": 4}
+        return {str(slot): {"kdf": cheap if slot in self.cheap else dear} for slot in self.slots}
 
 
 def a_container(header: Header2) -> Luks:
@@ -123,6 +137,31 @@ def test_a_key_that_is_removed_opens_nothing(header: Header2, luks: Luks) -> Non
     assert not luks.fits(b"passphrase", Use.PASSPHRASE)
     assert luks.add(b"another", b"third", Use.PASSPHRASE, _COSTS).number == 1
     assert len(header.tokens) == 3
+
+
+def test_a_cut_while_a_key_is_removed_leaves_none_without_a_name(header: Header2, luks: Luks) -> None:
+    """It would open the disk, and nobody would be told any more whose it is."""
+    luks.add(b"recovery", b"of the stick", Use.USB_KEY, None)
+    calls = len(header.calls)
+    luks.remove(2)
+    changes = [call[0] for call in header.calls[calls:] if call[0] != "luksDump"]
+    assert changes == ["luksKillSlot", "token"], "a cut between the two leaves a name of nothing"
+
+
+def test_what_a_cut_has_left_is_told_from_a_passphrase(luks: Luks) -> None:
+    assert luks.half_made() == ()
+    stick = luks.add_unnamed(b"recovery", b"of the stick", None)
+    typed = luks.add_unnamed(b"recovery", b"by hand", _COSTS)
+    assert [slot.number for slot in luks.slots() if slot.use is None] == [stick, typed]
+    assert luks.half_made() == (stick,)
+    assert luks.name_unnamed(b"of the stick", Use.USB_KEY) == Slot(stick, Use.USB_KEY)
+    assert luks.half_made() == ()
+
+
+def test_a_full_head_is_told(header: Header2, luks: Luks) -> None:
+    header.slots |= dict.fromkeys(range(32), b"another")
+    with pytest.raises(LuksError, match=r"32 keys.*revoke"):
+        luks.add(b"another", b"new", Use.PASSPHRASE, _COSTS)
 
 
 def test_what_fails_is_told(luks: Luks) -> None:

@@ -42,6 +42,7 @@ class Device:
         self.answers: list[str] = []
         monkeypatch.setattr(disk_commands, "_STATE", folder)
         monkeypatch.setattr(disk_commands, "_DATA", folder)
+        monkeypatch.setattr(disk_commands, "_MAPPED", folder)
         monkeypatch.setattr(disk_commands, "mapped_partition", lambda: Path("/dev/sda1"))
         monkeypatch.setattr(disk_commands, "Luks", lambda _: self.luks)
         monkeypatch.setattr(Tty, "ask", self._ask)
@@ -167,8 +168,14 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
     assert (told["policy"], told["relay_helps"]) == ("relay", True)
     assert "policy already" in device.run("disk", "change-policy", "relay").output
     # The card with `state` was replaced: the slot is there, and what decrypts its key is not.
+    stage.write_text("torn")
+    assert "NOT help: " in (torn := device.run("disk", "status").output)
+    assert "`darkpipe disk change-policy passphrase` ends it" in torn
     stage.unlink()
-    assert "does NOT help yet" in device.run("disk", "status").output
+    assert "Once home is paired: darkpipe disk change-policy relay" in device.run("disk", "status").output
+    (tmp_path / "unlock/waiting.json").touch()
+    assert "does NOT help yet. It will once home is paired" in device.run("disk", "status").output
+    (tmp_path / "unlock/waiting.json").unlink()
     again = device.run("disk", "change-policy", "relay", answers=(_OLD,))
     assert again.exit_code == 0, again.output
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE), Slot(3, Use.RELAY))
@@ -177,6 +184,51 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
     assert device.run("disk", "change-policy", "passphrase", answers=(_OLD,)).exit_code == 0
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
     assert not stage.exists()
+
+
+def test_back_to_the_passphrase_destroys_what_a_cut_has_left(device: Device) -> None:
+    """A stick's key without a name opens the disk, and the policy is the passphrase by then."""
+    device.luks.add_unnamed(_OLD.encode(), b"of a stick that is lost", None)
+    by_hand = device.luks.add_unnamed(_OLD.encode(), b"by hand", Costs(65536, 4, 1))
+    status = device.run("disk", "status").output
+    assert "policy passphrase" in status
+    assert "slot 2: what a command that was cut off has left" in status
+    assert f"slot {by_hand}: something that DarkPipe has not made" in status
+    ended = device.run("disk", "change-policy", "passphrase", answers=(_OLD,))
+    assert ended.exit_code == 0, ended.output
+    assert [slot.number for slot in device.luks.slots()] == [0, 1, by_hand], "a person's own stays"
+    assert "policy already" in device.run("disk", "change-policy", "passphrase").output
+
+
+@pytest.mark.parametrize("left", ["pairing/unlock.json", "unlock/relay.json", "unlock/waiting.json"])
+def test_back_to_the_passphrase_ends_the_relays_help_that_has_no_slot(
+    device: Device, tmp_path: Path, left: str
+) -> None:
+    (path := tmp_path / left).parent.mkdir()
+    path.write_text("whatever a cut has left")
+    (partial := tmp_path / "unlock/.relay.json.new").parent.mkdir(exist_ok=True)
+    partial.touch()
+    ended = device.run("disk", "change-policy", "passphrase", answers=(_OLD,))
+    assert ended.exit_code == 0, ended.output
+    assert not path.exists()
+    assert not partial.exists(), "on `state`, half a file holds as much"
+    assert "policy already" in device.run("disk", "change-policy", "passphrase").output
+
+
+def test_no_encryption_is_refused_with_a_reason(device: Device, tmp_path: Path) -> None:
+    refused = device.run("disk", "change-policy", "none")
+    assert (refused.exit_code, "from its first start on" in refused.output) == (2, True), refused.output
+    keep_record(tmp_path, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7)))
+    other_way = device.run("disk", "change-policy", "passphrase")
+    assert (other_way.exit_code, "from its first start on" in other_way.output) == (1, True), other_way.output
+
+
+def test_a_locked_disk_has_a_status(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_commands, "_MAPPED", tmp_path / "nowhere")
+    assert "encrypted, and locked: sudo darkpipe disk unlock" in device.run("disk", "status").output
+    assert json.loads(device.run("disk", "status", "--json").output)["locked"] is True
+    keep_record(tmp_path, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True, making="data"))
+    assert "not made yet" in device.run("disk", "status").output
 
 
 def test_who_has_forgotten_the_passphrase_sets_one_by_the_recovery_secret(device: Device) -> None:
@@ -229,9 +281,36 @@ def test_a_recovery_secret_is_checked(device: Device, tmp_path: Path) -> None:
     assert "relay is another one's" in device.run("recovery", "check", answers=(str(_SECRET),)).output
 
 
-def test_a_header_is_not_written_over_a_file(device: Device, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("there", "is there already"), ("data/head", "very disk"), ("state/head", "any thief"), ("away/head", "No such")],
+)
+def test_a_header_is_not_written_where_it_is_of_no_use(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, complaint: str
+) -> None:
     (tmp_path / "there").write_text("precious")
-    refused = device.run("disk", "header-backup", str(tmp_path / "there"))
-    assert (refused.exit_code, "is there already" in refused.output) == (1, True)
-    assert device.run("disk", "header-backup", str(tmp_path / "new")).exit_code == 0
-    assert "--header-backup-file" in device.header.calls[-1]
+    for constant, folder in (("_DATA", tmp_path / "data"), ("_STATE", tmp_path / "state")):
+        folder.mkdir()
+        monkeypatch.setattr(disk_commands, constant, folder)
+    keep_record(tmp_path / "state", Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True))
+    refused = device.run("disk", "header-backup", str(tmp_path / name))
+    assert (refused.exit_code, complaint in refused.output) == (1, True), refused.output
+    assert (tmp_path / "there").read_text() == "precious"
+    assert not list(tmp_path.rglob("*head*"))
+
+
+def test_a_header_is_copied_whole_or_not_at_all(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for constant in ("_DATA", "_STATE"):
+        monkeypatch.setattr(disk_commands, constant, tmp_path / constant)
+    (tmp_path / "_STATE").mkdir()
+    keep_record(tmp_path / "_STATE", Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True))
+    device.header.full = True
+    failed = device.run("disk", "header-backup", str(tmp_path / "head"))
+    assert (failed.exit_code, "what went wrong" in failed.output) == (1, True), failed.output
+    assert not list(tmp_path.glob("*head*"))
+    assert not list(tmp_path.glob(".*head*"))
+    device.header.full = False
+    assert device.run("disk", "header-backup", str(tmp_path / "head")).exit_code == 0
+    assert (tmp_path / "head").read_bytes() == b"head"
