@@ -29,6 +29,9 @@ from stack.durable import discard_partials, sync_folder
 _PATIENCE = 600.0
 """Seconds for which the relay may install Tang."""
 
+_LOOK_AGAIN = 5.0
+"""Seconds between two looks at whether home has paired."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -231,14 +234,38 @@ def is_paired(folder: Path = FOLDER) -> bool:
     return document is not None and document.kept.base is not None
 
 
+def keep_up(tell: Callable[[str], object] = print, places: Places = _PLACES, pause: float = _LOOK_AGAIN) -> None:
+    """Do all that is to be done until nothing changes any more; a key that waits is waited with until home has paired.
+
+    systemd overlooks a change of the file that comes while this runs (systemd.path(5): PathChanged=).
+
+    Args:
+        pause: seconds between two looks.
+
+    Raises:
+        BootStageError, LinkError, WaitingKeyError: as `finish` and `follow`.
+        OSError: the disk has failed.
+    """
+    while waits(places.waiting) and not is_paired(places.pairing):
+        time.sleep(pause)
+    seen: object = None
+    while is_paired(places.pairing) and seen != (now := _mark(places.pairing / STATE_FILE)):
+        seen = now
+        if finish(tell, places):
+            tell("the relay helps to unlock the disk from now on")
+        follow(places)
+
+
+def _mark(path: Path) -> object:
+    """Give what is another one once the file was replaced."""
+    found = path.stat()
+    return (found.st_ino, found.st_mtime_ns)
+
+
 def main() -> int:
     """Run by darkpipe-boot-stage.service; exit status 1 after a text."""
-    if not is_paired():
-        return 0  # and when it is, this runs again
     try:
-        if finish(print):
-            print("the relay helps to unlock the disk from now on", flush=True)
-        follow()
+        keep_up()
     except (BootStageError, LinkError, WaitingKeyError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -148,6 +148,11 @@ class Machine:
         wait_for_greeting(self.smtp, 25, self._alive, _BOOT_SECONDS)
 
     @property
+    def has_shell(self) -> bool:
+        """Whether the console has given a shell since it was switched on."""
+        return self._logged_in
+
+    @property
     def log(self) -> Path:
         """All that its console has shown."""
         return self.disk.with_suffix(".console.log")

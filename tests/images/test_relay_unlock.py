@@ -37,7 +37,7 @@ _RELAY = Site(1)
 _THERE = "the disk for the mail is there"
 _LOCKED = "the disk for the mail is locked"
 _HELPED = "was unlocked with the relay's help"
-_PATIENCE = 1800.0
+_PATIENCE = 1200.0
 """Seconds for what the device does beside all that it starts."""
 
 _CANNOT = "was not unlocked with the relay's help"
@@ -83,6 +83,9 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
         try:
             yield Pair(device, vps)
         finally:
+            if device.has_shell:
+                units = "--unit=darkpipe-boot-stage --unit=darkpipe-pair"
+                print(device.run(f"journalctl --boot --no-pager --lines=80 {units}").output)
             print(vps.run("journalctl", "--no-pager", "--lines=200", check=False))  # shown when the test has failed
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +228,39 @@ def test_a_cut_after_state_was_written_is_mended(luks: Luks, folder: Path, monke
     assert finish(lambda _: None, places)
     assert read_waiting(places.waiting) is None
     assert luks.fits(key, Use.RELAY)
+
+
+@pytest.mark.usefixtures("relay", "shipped")
+def test_a_key_waits_for_a_home_that_pairs_late(luks: Luks, folder: Path) -> None:
+    """systemd starts nothing a second time for a file that changes while what it has started is running."""
+    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    (folder / STATE_FILE).rename(folder / "later")
+    _made_for_the_relay(luks, folder)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(relay_policy.keep_up, lambda _: None, places, 0.01)
+        time.sleep(0.1)
+        assert not done.done()
+        (folder / "later").rename(folder / STATE_FILE)
+        done.result(timeout=20)
+    assert helps(CONTAINER, places)
+
+
+@pytest.mark.usefixtures("relay", "shipped")
+def test_keys_that_change_meanwhile_are_followed(luks: Luks, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places, followed = _places(folder), [0]
+    _add(luks, folder)
+
+    def change(given: Places) -> None:
+        followed[0] += 1
+        follow(given)
+        if followed[0] < 3:
+            content = (folder / STATE_FILE).read_bytes()
+            (folder / "new").write_bytes(content)
+            (folder / "new").replace(folder / STATE_FILE)
+
+    monkeypatch.setattr(relay_policy, "follow", change)
+    relay_policy.keep_up(lambda _: None, places, 0.01)
+    assert followed == [3], "until nothing changes any more"
 
 
 def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
