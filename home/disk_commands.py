@@ -56,17 +56,8 @@ class _Policy(StrEnum):
     TPM2 = "tpm2"
 
 
-class _PolicyName(click.Choice[str]):
-    """The policies that a disk can change to, and why there is one that it cannot."""
-
-    def __init__(self) -> None:
-        super().__init__([str(policy) for policy in _Policy])
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Give the policy (click.ParamType)."""
-        if value == "none":
-            self.fail(f"'none' is refused: {_FROM_THE_FIRST}. Choose one of {', '.join(_Policy)}.", param, ctx)
-        return super().convert(value, param, ctx)
+_NONE = "none"
+"""Of an unencrypted disk."""
 
 
 class _DiskRefused(click.ClickException):
@@ -147,7 +138,7 @@ def _seen(record: Record) -> tuple[dict[str, object], list[str]]:
         nameless = _HALF_MADE if slot.number in half_made else "something that DarkPipe has not made"
         lines.append(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else nameless}")
     uses = {slot.use for slot in slots}
-    if Use.RELAY in uses and not help_here:
+    if Use.RELAY in uses and trouble:
         lines.append(trouble)
     if policy is _Policy.TPM2 and Use.TPM2 not in uses:
         lines.append("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
@@ -155,13 +146,15 @@ def _seen(record: Record) -> tuple[dict[str, object], list[str]]:
 
 
 def _help(record: Record) -> tuple[bool, str]:
-    """Tell whether the relay helps, and in words why not."""
+    """Tell whether the device has what the relay's help takes, and in words why that may not do it."""
+    places, here = _places(), False
     try:
-        if helps(record.uuid, _places()):
+        if here := helps(record.uuid, places):
+            paired(places.pairing)
             return True, ""
     except BootStageError as error:
-        return False, f"The relay does NOT help: {error}"
-    if waits(_places().waiting):
+        return here, f"The relay may NOT help at the next start: {error}"
+    if waits(places.waiting):
         return False, "The relay does NOT help yet. It will once home is paired with it: darkpipe pair"
     return False, (
         "The relay does NOT help: what this takes on the device's own disk is not there. Once home is paired: "
@@ -195,7 +188,7 @@ def add_key(usb_stick: bool) -> None:
 
 
 @disk.command("change-policy")
-@click.argument("policy", type=_PolicyName())
+@click.argument("policy", metavar=f"[{'|'.join(_Policy)}]", type=click.Choice([*map(str, _Policy), _NONE]))
 def change_policy(policy: str) -> None:
     """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
 
@@ -210,6 +203,8 @@ def change_policy(policy: str) -> None:
       darkpipe disk change-policy passphrase
     """
     with _in_words():
+        if policy == _NONE:
+            raise Refused(f"{_NONE} is no policy to change to: {_FROM_THE_FIRST}")
         luks = _luks()
         if policy == _policy(luks) and not _is_half_done(luks, policy):
             hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""

@@ -37,9 +37,10 @@ def _fits(pattern: re.Pattern[str], what: str) -> AfterValidator:
 
 
 def _is_key(line: str) -> str:
-    if PublicKey.parse(line) is None:
+    if (key := PublicKey.parse(line)) is None:
         raise ValueError("expected the public half of an SSH key, whole")
-    return line
+    # What its owner calls it is often a mail address, which is none of a thief's business.
+    return f"{key.kind} {key.key}"
 
 
 class _Strict(BaseModel):
@@ -67,7 +68,7 @@ class Login(_Strict):
 
     Args:
         name: of the account.
-        keys: lines of authorized_keys (sshd(8)), without options.
+        keys: lines of authorized_keys (sshd(8)), without options; comments are left out.
         by_password: whether SSH takes the password, too.
     """
 

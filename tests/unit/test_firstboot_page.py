@@ -48,7 +48,11 @@ def device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Device]:
 @pytest.mark.parametrize("device", ["new"], indirect=True)
 def test_a_disk_is_made(device: Device) -> None:
     browser, code = device.browser, device.session.code.shown
-    assert "Encrypt the disk" in browser.get().text
+    asked = browser.get().text
+    assert "Encrypt the disk" in asked
+    assert "unless the disk is unlocked by what your site names besides: a stick, the TPM or the relay" in " ".join(
+        asked.split()
+    )
     wrong = browser.post("/choose", code="1", passphrase=_GOOD, again=_GOOD)
     assert (wrong.status, "The code is not the right one" in wrong.text) == (422, True)
     assert _GOOD not in wrong.text

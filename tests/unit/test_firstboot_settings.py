@@ -128,7 +128,9 @@ def test_ssh_takes_a_password_if_it_may_and_there_is_one(
     login = _LOGIN.model_copy(update={"by_password": by_password})
     effect = _effect(Settings(login=login, ssh=True), password_hash)
     assert _text(effect, account.SSHD) == f"AllowUsers gerda\nPasswordAuthentication {expected}\n"
-    assert _text(effect, account.AUTHORIZED_KEYS / "gerda") == f"{_KEY}\n"
+    # Its comment stays on the owner's computer: it names people, and the settings lie open on the disk.
+    assert _text(effect, account.AUTHORIZED_KEYS / "gerda") == f"{_KEY.removesuffix(' gerda@laptop')}\n"
+    assert "laptop" not in Settings(login=login, ssh=True).model_dump_json()
 
 
 def test_ssh_that_is_off_leaves_no_way_in() -> None:

@@ -166,10 +166,14 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
     assert (added.exit_code, "slot 2" in added.output) == (0, True), added.output
     told = json.loads(device.run("disk", "status", "--json").output)
     assert (told["policy"], told["relay_helps"]) == ("relay", True)
+    assert "NOT" not in device.run("disk", "status").output
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_commands, "paired", _refuse_mtls)
+        assert "may NOT help at the next start: the tunnel is OpenVPN's" in device.run("disk", "status").output
     assert "policy already" in device.run("disk", "change-policy", "relay").output
     # The card with `state` was replaced: the slot is there, and what decrypts its key is not.
     stage.write_text("torn")
-    assert "NOT help: " in (torn := device.run("disk", "status").output)
+    assert "may NOT help at the next start: " in (torn := device.run("disk", "status").output)
     assert "`darkpipe disk change-policy passphrase` ends it" in torn
     stage.unlink()
     assert "Once home is paired: darkpipe disk change-policy relay" in device.run("disk", "status").output
@@ -184,6 +188,10 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
     assert device.run("disk", "change-policy", "passphrase", answers=(_OLD,)).exit_code == 0
     assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
     assert not stage.exists()
+
+
+def _refuse_mtls(_: Path) -> None:
+    raise boot_stage.BootStageError("the tunnel is OpenVPN's")
 
 
 def test_back_to_the_passphrase_destroys_what_a_cut_has_left(device: Device) -> None:
@@ -217,7 +225,7 @@ def test_back_to_the_passphrase_ends_the_relays_help_that_has_no_slot(
 
 def test_no_encryption_is_refused_with_a_reason(device: Device, tmp_path: Path) -> None:
     refused = device.run("disk", "change-policy", "none")
-    assert (refused.exit_code, "from its first start on" in refused.output) == (2, True), refused.output
+    assert (refused.exit_code, "from its first start on" in refused.output) == (1, True), refused.output
     keep_record(tmp_path, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7)))
     other_way = device.run("disk", "change-policy", "passphrase")
     assert (other_way.exit_code, "from its first start on" in other_way.output) == (1, True), other_way.output
