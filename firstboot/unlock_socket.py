@@ -28,7 +28,8 @@ _SECONDS = 600.0
 Asking = SiteSession | Session
 """What may be asked about."""
 
-_WITH_CODE = (Stage.SITE, Stage.NEW)
+_WITH_CODE = (Stage.SITE, Stage.NEW, Stage.CONFIRM)
+"""Whoever has not written the recovery secret down chooses anew, with the code."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def _refuse_form(host: str, headers: Headers) -> tuple[int, str] | None:
     if origin is not None and urlsplit(origin).netloc != host:
         return 403, "Another site has sent this form. Open the page by the address on the device's console."
     length = headers.get("content-length", "")
-    if not length.isascii() or not length.isdigit():
+    # With Transfer-Encoding the length counts for nothing (RFC 9112 §6.3). No browser sends a form like that.
+    if "transfer-encoding" in headers or not length.isascii() or not length.isdigit():
         return 411, "The length is missing."
     if len(length) > 9 or int(length) > _MOST_BYTES:
         return 413, "This is too long."

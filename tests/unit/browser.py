@@ -26,7 +26,7 @@ class Browser:
     """Keeps the cookie, and fills in the form that it has seen last."""
 
     def __init__(self, app: Starlette, address: str = "192.168.1.7") -> None:
-        self._app, self._address = app, address
+        self.app, self._address = app, address
         self.cookies: dict[str, str] = {}
         self.token = ""
 
@@ -67,7 +67,7 @@ class Browser:
         async def send(message: dict[str, object]) -> None:
             sent.append(message)
 
-        asyncio.run(self._app(scope, receive, send))  # type: ignore[arg-type]
+        asyncio.run(self.app(scope, receive, send))  # type: ignore[arg-type]
         start = sent[0]
         pairs: list[tuple[bytes, bytes]] = start["headers"]  # type: ignore[assignment]
         text = b"".join(bytes(message.get("body", b"")) for message in sent[1:])  # type: ignore[call-overload]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from firstboot.console_code import ConsoleCode
 from firstboot.page import server as page_server
 from firstboot.page.app import make_app
 from firstboot.page.certificate import PATH, ensure_page_certificate, page_names
@@ -22,6 +24,7 @@ from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
 from web import plain
 from web.lan import is_ours
+from web.server import server
 
 
 @dataclass
@@ -68,6 +71,16 @@ def test_a_disk_is_made(device: Device) -> None:
     assert (made.status, made.headers["location"]) == (303, "/")
     assert device.session.view().stage is Stage.OPEN
     assert "is unlocked" in browser.get().text
+
+
+@pytest.mark.parametrize("device", ["new"], indirect=True)
+def test_who_has_not_written_the_secret_down_is_asked_for_the_same_code_again(device: Device) -> None:
+    device.session.code = ConsoleCode(lambda: 0.0, "bluegeesefly7")
+    assert "Your code, which you wrote to the card" in device.browser.get().text
+    shown = device.browser.post("/choose", code="Blue geese fly 7", passphrase=_GOOD, again=_GOOD).text
+    again = shown[shown.index("I have not written it down") :]
+    assert "Your code, which you wrote to the card" in again
+    assert "numeric" not in again, "a telephone would offer no letters"
 
 
 def test_a_disk_is_unlocked(device: Device) -> None:
@@ -137,6 +150,22 @@ def test_what_is_too_long_is_not_read(device: Device) -> None:
     own = {"host": HOST, "origin": f"https://{HOST}"}
     assert device.browser.send("POST", "/unlock", own, b"x" * 9000).status == 413
     assert device.browser.send("POST", "/unlock", {**own, "content-length": "x"}).status == 411
+
+
+def test_what_names_a_length_and_comes_in_chunks_is_not_read(device: Device) -> None:
+    # The server under the page goes by the chunks (RFC 9112 §6.3), however little is announced.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = server(device.browser.app, None)
+        thread = threading.Thread(target=made.run, args=([listening],), daemon=True)
+        thread.start()
+        with socket.create_connection(listening.getsockname(), timeout=10) as stranger:
+            head = f"POST /unlock HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            stranger.sendall(f"{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            stranger.sendall(b"2328\r\n" + b"x" * 0x2328 + b"\r\n0\r\n\r\n")
+            answer = stranger.recv(4096)
+        made.should_exit = True
+        thread.join(10)
+    assert b" 411 " in answer.splitlines()[0]
 
 
 def test_nothing_foreign_is_loaded_or_frames_it(device: Device) -> None:
