@@ -32,7 +32,7 @@ from model.document import SiteError, read_site
 from model.mtls import AnyHome, MtlsHome
 from model.pairing import turns
 from model.site import Relay, Rotation
-from stack.durable import discard_partials
+from stack.durable import discard_partials, write_atomically
 
 _EVERY = 1.0
 _LOOK = 15.0
@@ -52,6 +52,8 @@ _AFTER_END = 86400.0
 
 _TELL = 5.0
 """Seconds between two lines to others while the relay's software is on its way."""
+
+UNREADABLE = "replace: the file of the new relay's keys cannot be read, give it once more; nothing has changed"
 
 _UNITS = ("darkpipe-drain.service",)
 """Read certificates and ids at their start (LoadCredential=)."""
@@ -211,9 +213,8 @@ class Service:
         try:
             bootstrap = read_home_end(path)
         except FileError:
-            said = "replace: the file of the new relay's keys cannot be read, give it once more; nothing has changed"
-            print(said, flush=True)
-            self._told = replace_told(self._told, wish=said)
+            print(UNREADABLE, flush=True)
+            self._told = replace_told(self._told, wish=UNREADABLE)
             bootstrap = None
         if bootstrap is not None and bootstrap != self._keeper.bootstrap:
             self._keeper.replace(bootstrap)
@@ -315,6 +316,25 @@ def read_document(folder: Path, store: Store) -> Document | None:
     return document
 
 
+def take_first(folder: Path, store: Store) -> None:
+    """Let a device that knows no relay go by the keys that somebody has given it (`darkpipe relay replace`).
+
+    Cut off by the power, the wish may still be there: one for what home goes by already, then.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    path = folder / WISHES / REPLACEMENT
+    if not path.exists():
+        return
+    try:
+        if bootstrap := read_home_end(path):
+            write_atomically(store.tunnel, bootstrap.model_dump_json().encode(), 0o600)
+    except FileError:
+        print(UNREADABLE, flush=True)
+    path.unlink()
+
+
 def _next(document: Document) -> AnyHome:
     return home_end(document.bootstrap, document.kept.following)
 
@@ -333,6 +353,7 @@ def serve(stopped: threading.Event, folder: Path = FOLDER, store: Store | None =
             if service:
                 service.step()
             else:
+                take_first(folder, store)
                 tell(Told(written=time.monotonic(), stage=Stage.NO_RELAY))
         except (PairingError, FileError, ToolError, CertificateError, OSError) as error:
             print(error, flush=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,7 +22,7 @@ from home.control_client import ControlClient
 from home.control_errors import Unreachable
 from home.pair_commands import in_words
 from home.pair_diagnosis import Around
-from home.pair_service import Service, read_document
+from home.pair_service import Service, read_document, serve
 from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
 from home.pairing import TRIES, Kept, Own, offer_of
 from home.relay_half import DRAFT
@@ -473,6 +475,32 @@ def test_a_damaged_file_of_another_relays_keys_is_told_and_ends_nothing(scene: S
     assert scene.is_at(Stage.PAIRED)
     assert "cannot be read" in scene.told[-1].wish
     assert "secret" not in scene.told[-1].wish
+
+
+def test_a_device_without_a_relay_takes_the_keys_that_it_is_given(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = Store(scene.folder / "new"), scene.folder / "nobody"
+    store.tunnel.parent.mkdir(parents=True)
+    stopped, turns = threading.Event(), iter([False, False, True])
+    scene.monkeypatch.setattr(stopped, "wait", lambda _: None)
+    scene.monkeypatch.setattr(stopped, "is_set", lambda: next(turns))
+    service = Mock()
+    scene.monkeypatch.setattr(pair_service, "Service", service)
+    path = folder / WISHES / REPLACEMENT
+    path.parent.mkdir(parents=True)
+    path.write_text('{"version": 1, "private_key": "secret"}')
+    serve(stopped, folder, store)
+    assert (service.called, path.exists(), store.tunnel.exists()) == (False, False, False)
+    assert "give it once more" in capsys.readouterr().out
+    scene.start()
+    given = (scene.folder / "data/darkpipe/relay.json").read_text()
+    path.write_text(given)
+    turns = iter([False, False, True])
+    serve(stopped, folder, store)
+    assert service.call_args.args[0].bootstrap.relay == "mx.example.com"
+    assert (path.exists(), json.loads(store.tunnel.read_text())) == (False, json.loads(given))
+    assert store.tunnel.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_restored_home_whose_clock_is_wrong_changes_its_keys_when_it_is_right(scene: Scene) -> None:
