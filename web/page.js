@@ -4,17 +4,20 @@
 const EVERY = 5000; // ms
 const MOST = 120; // turns: somebody who has left the page open is signed out in the end
 
-for (const button of document.querySelectorAll("[data-copy]")) {
+const copiers = document.querySelectorAll("[data-copy]");
+for (const button of copiers) {
   const field = document.getElementById(button.dataset.copy);
   button.hidden = false;
   button.addEventListener("click", async () => {
+    let copied = true;
     try {
       await navigator.clipboard.writeText(field.value);
     } catch {
       field.select();
-      document.execCommand("copy");
+      copied = document.execCommand("copy");
     }
-    button.textContent = "Copied";
+    for (const other of copiers) other.textContent = "Copy";
+    button.textContent = copied ? "Copied" : "Marked: copy it by Ctrl+C";
   });
 }
 

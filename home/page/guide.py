@@ -46,7 +46,7 @@ class Step:
 
 PAIRING = {
     Stage.NO_RELAY: "Nobody has ordered one, as far as this device knows",
-    Stage.CALLING: "Home calls its relay, which has not answered yet",
+    Stage.CALLING: "Home calls its relay, which has not answered yet; a server has to be ordered for it first",
     Stage.INSTALLING: "Home has found its relay, which installs its software; this takes some minutes",
     Stage.OFFERING: "Home and relay exchange keys",
     Stage.CONFIRMING: "Home and relay confirm their new keys",

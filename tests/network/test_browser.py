@@ -154,6 +154,13 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
         assert "Another value is published" in browser.text
         _looked_at(browser, "dns-checked")
         browser.open(f"{address}/dns")
+        if scripts:
+            browser.look("navigator.clipboard.writeText = async text => { document.title = text }")
+            tab_to(browser, "button Copy")
+            browser.press("Enter")
+            _wait(lambda: "Copied" in browser.text, "the button says that it has copied")
+            assert browser.look("document.title") == device.rows[0]["value"]
+        browser.open(f"{address}/dns")
         tab_to(browser, "textarea value1")
         browser.select_all()
         selected = "(e => e.value.slice(e.selectionStart, e.selectionEnd))(document.activeElement)"
@@ -183,6 +190,10 @@ def test_the_steps_are_taken_by_keyboard(browser: Chromium, device: Device, plac
         looked_at(browser, "guide")
         _go(browser, address, "Relay")
         looked_at(browser, "relay-to-make")
+        device.relay = RelayView(origin=Origin.ELSEWHERE, name="mx.example.com", address="mx.example.com")
+        browser.open(f"{address}/relay")
+        looked_at(browser, "relay-elsewhere")
+        device.relay = RelayView(origin=Origin.TO_MAKE, name="mx.example.com")
         browser.open(f"{address}/relay")
         fill(browser, ("ssh_key", _KEY))
         assert device.asked == [{"do": "make-relay", "ssh_key": _KEY, "anew": False}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -303,7 +302,9 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
 
 def test_records_are_shown_to_be_copied_and_checked(device: Device) -> None:
     browser = device.enter()
-    assert ">10 mx.example.com.</textarea>" in browser.get("/dns").text
+    shown = browser.get("/dns").text
+    assert ">10 mx.example.com.</textarea>" in shown
+    assert re.findall('data-copy="(.*?)"', shown) == re.findall('<textarea id="(.*?)"', shown) != []
     device.rows = [checked("good"), checked("wrong", value="<b>v=spf1", type="TXT")]
     text = browser.get("/dns/check").text
     assert "It is published" in text

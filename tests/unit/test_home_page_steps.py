@@ -159,6 +159,8 @@ def test_each_origin_of_user_data_is_told(device: Device, origin: Origin, has: s
     text = device.enter().get("/relay").text
     assert has in text
     assert has_not not in text
+    # Whatever was made elsewhere, the device can make other ones.
+    assert (">Make other user-data here<" in text) is (origin is Origin.ELSEWHERE)
 
 
 def test_new_keys_in_the_place_of_others_need_a_tick(device: Device) -> None:
