@@ -43,9 +43,9 @@ UNLOCK = (
     Choice(
         UnlockPolicy.TPM2,
         "This very device, by its TPM, or the passphrase",
-        "The disk is encrypted. A chip in the device, the TPM, has a key: the device starts by itself as long as nobody "
-        "has changed how it starts; else, and after some updates, somebody types the passphrase. A thief has no use for "
-        "the disk alone; whoever takes the whole device has one that starts.",
+        "The disk is encrypted. A chip in the device, the TPM, has a key: the device starts by itself as long as "
+        "nobody has changed how it starts; else, and after some updates, somebody types the passphrase. A thief has no "
+        "use for the disk alone; whoever takes the whole device has one that starts.",
     ),
     Choice(
         UnlockPolicy.RELAY,
