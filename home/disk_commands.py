@@ -188,7 +188,7 @@ def add_key(usb_stick: bool) -> None:
 
 
 @disk.command("change-policy")
-@click.argument("policy", metavar=f"[{'|'.join(_Policy)}]", type=click.Choice([*map(str, _Policy), _NONE]))
+@click.argument("policy", metavar="|".join(_Policy), type=click.Choice([*map(str, _Policy), _NONE]))
 def change_policy(policy: str) -> None:
     """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
 
@@ -204,7 +204,7 @@ def change_policy(policy: str) -> None:
     """
     with _in_words():
         if policy == _NONE:
-            raise Refused(f"{_NONE} is no policy to change to: {_FROM_THE_FIRST}")
+            raise Refused(f"`{_NONE}` is no policy to change to: {_FROM_THE_FIRST}")
         luks = _luks()
         if policy == _policy(luks) and not _is_half_done(luks, policy):
             hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 from home import unlock_keys
 from home.control_client import ControlClient
@@ -93,11 +94,12 @@ def wanted_recipients(folder: Path, accounts: Accounts, least: int) -> Recipient
     return made
 
 
-def push_unlock(client: ControlClient, folder: Path, known: str) -> str:
+def push_unlock(client: ControlClient, folder: Path, known: str, disk: UUID | None) -> str:
     """Let the relay have the keys by which it helps to unlock the disk, or take them away.
 
     Args:
         known: what the relay has said of those that it has.
+        disk: home's. Keys for another one came with a backup, and would help whoever has stolen that disk.
 
     Returns:
         What it has at the end.
@@ -107,7 +109,7 @@ def push_unlock(client: ControlClient, folder: Path, known: str) -> str:
         ControlFailure: the relay cannot be asked, or does not take them.
     """
     keys = unlock_keys.read(folder)
-    wanted = keys.for_relay() if keys else None
+    wanted = keys.for_relay() if keys and keys.disk == disk else None
     if known == (wanted.digest if wanted else ""):
         return known
     answer = client.send("PUT", UNLOCK, wanted) if wanted else client.request("DELETE", UNLOCK)

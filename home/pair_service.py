@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from firstboot.data_place import read_record
+from firstboot.partitions import DiskError
 from home import pair_push, pairing_file, unlock_keys
 from home.boot_stage import BootStageError
 from home.bundle import Carried, NotInstalled, Older, bring, bring_first, has_none
@@ -55,6 +57,8 @@ _TELL = 5.0
 
 UNREADABLE = "replace: the file of the new relay's keys cannot be read, give it once more; nothing has changed"
 
+_STATE = Path("/state")
+
 _UNITS = ("darkpipe-drain.service",)
 """Read certificates and ids at their start (LoadCredential=)."""
 
@@ -65,12 +69,18 @@ class Service:
     Args:
         document: how far it is.
         folder: home's folder for pairing.
+        state: folder where `state` is mounted, which says which disk is home's.
     """
 
     def __init__(
-        self, document: Document, store: Store, folder: Path = FOLDER, clock: Callable[[], float] = time.monotonic
+        self,
+        document: Document,
+        store: Store,
+        folder: Path = FOLDER,
+        clock: Callable[[], float] = time.monotonic,
+        state: Path = _STATE,
     ) -> None:
-        self._store, self._folder, self._clock = store, folder, clock
+        self._store, self._folder, self._clock, self._state = store, folder, clock, state
         self._told = Told(written=time.monotonic(), stage=Stage.CALLING, relay=document.bootstrap.relay)
         self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart, clock)
         self._looked = self._pushed = -_PUSH
@@ -146,7 +156,8 @@ class Service:
             accounts, relay = read_accounts(self._store.accounts), self._relay()
             if accounts is None or relay is None:
                 return
-            wanted = (accounts, relay, self._unlock_keys())
+            disk = found.uuid if (found := read_record(self._state)) else None
+            wanted = (accounts, relay, self._unlock_keys(), disk)
             if wanted == self._pushed_for and now - self._pushed < self._pause:
                 return
             self._pushed, self._pushed_for, self._pause = now, wanted, _LOOK
@@ -157,12 +168,12 @@ class Service:
                 runs = bring(client, Carried.of_image(), lambda _: self._tell_meanwhile(), sleep=self._sleep)
                 self._told = replace_told(self._told, software=sentence(runs.bundle))
                 # A relay has to have software of today for it.
-                unlock = pair_push.push_unlock(client, self._folder, state.unlock)
+                unlock = pair_push.push_unlock(client, self._folder, state.unlock, disk)
                 self._told = replace_told(self._told, unlock=unlock)
             self._pause, self._trouble = _PUSH, ""
         except (
             *(ControlFailure, CertificateError, S3KeyError, QueueKeyError, StoreError, SiteError, BootStageError),
-            OSError,
+            *(DiskError, OSError),
         ) as error:
             if str(error) != self._trouble:
                 print(error, flush=True)

@@ -160,7 +160,8 @@ def test_the_relay_helps_to_unlock_until_home_takes_the_keys_away(home: Home) ->
 
     def push() -> None:
         with home.keeper.client(home.keeper.state.kept.base) as client:
-            push_unlock(client, home.folder, client.request("GET", "/state").message(AgentState).unlock)
+            known = client.request("GET", "/state").message(AgentState).unlock
+            push_unlock(client, home.folder, known, UUID(int=7))
 
     def ask(stage: BootStage, *words: str) -> str:
         return home.ends.home.run(*PYTHON, "-c", ASK, *words, stdin=stage.model_dump_json()).strip()

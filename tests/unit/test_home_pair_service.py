@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
+from uuid import UUID
 
 import pytest
 
 from builder.greeting import free_port
+from firstboot.data_place import Place, Record, keep_record
 from home import control_client, pair_keeper, pair_push, pair_service
 from home.bundle import Carried, Older
 from home.control_client import ControlClient
@@ -92,7 +95,7 @@ class Scene:
         (folder / WISHES).mkdir(parents=True)
         document = read_document(folder, store)
         assert document
-        service = _Service(document, store, folder, lambda: self.now)
+        service = _Service(document, store, folder, lambda: self.now, self.folder)
         service.scene = self
         service.start()
         self.service = service
@@ -428,6 +431,28 @@ def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> No
     waits = [after - before for before, after in itertools.pairwise(asked)]
     assert [wait >= 60 for wait in waits] == [True, False, True, True]
     assert scene.told[-1].software == "1" * 64
+
+
+def test_the_relay_is_told_of_the_disk_that_home_has(scene: Scene) -> None:
+    """A backup of another one brings keys with it, by which a stolen disk would open."""
+    asked: list[UUID | None] = []
+
+    def push_unlock(*given: Any) -> str:
+        asked.append(given[-1])
+        return ""
+
+    done = BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
+    scene.monkeypatch.setattr(pair_service, "bring", lambda *_, **__: done)
+    scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
+    scene.monkeypatch.setattr(_Service, "_relay", lambda _: SiteRelay(address="mx.example.com"))
+    scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
+    scene.monkeypatch.setattr(pair_push, "push", lambda *_: AgentState(1, "0" * 64, paired=True, clock=0, settings=1))
+    scene.monkeypatch.setattr(pair_push, "push_unlock", push_unlock)
+    scene.pair()
+    scene.wait(20)
+    keep_record(scene.folder, Record(place=Place.SYSTEM, uuid=UUID(int=7), encrypted=True))
+    scene.wait(20)
+    assert asked == [None, UUID(int=7)]
 
 
 def test_a_relay_that_was_built_anew_is_not_told_as_one_that_does_not_answer(scene: Scene) -> None:

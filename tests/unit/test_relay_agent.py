@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -33,7 +34,7 @@ from relay.retire import retire
 from relay.unlock import UnlockFolder
 from tests.machine.machine import wait_for
 from tests.unit.certificates import some_certificates
-from tests.unit.unlock_samples import some_unlock_keys
+from tests.unit.unlock_samples import DISK, some_unlock_keys
 
 _HOME = "a" * 32
 _KEYS = [f"{number:042d}A=" for number in range(10)]
@@ -381,21 +382,24 @@ def test_home_gives_and_takes_the_keys_that_help_to_unlock(
         def known() -> str:
             return client.request("GET", "/state").message(AgentState).unlock
 
-        assert push_unlock(client, folder, known()) == "" == known()
+        assert push_unlock(client, folder, known(), DISK) == "" == known()
         unlock_keys.write(keys, folder)
         used = len(relay.tunnel.used)
-        assert push_unlock(client, folder, known()) == keys.for_relay().digest == known()
+        assert push_unlock(client, folder, known(), DISK) == keys.for_relay().digest == known()
         assert len(relay.tunnel.used) == used + 1, "the peer is let in"
-        assert push_unlock(client, folder, known()) == known()
+        assert push_unlock(client, folder, known(), DISK) == known()
         assert len(relay.tunnel.used) == used + 1, "what it has is not brought again"
+        for another in (UUID(int=8), None):
+            assert push_unlock(client, folder, known(), another) == "" == known(), "of a disk that home has no more"
+        assert push_unlock(client, folder, known(), DISK) == keys.for_relay().digest == known()
         with monkeypatch.context() as patch:
             patch.setattr("relay.agent.apply_settings", _fails)
             (folder / unlock_keys.FILE).unlink()
             with pytest.raises(ControlFailure):
-                push_unlock(client, folder, known())
+                push_unlock(client, folder, known(), DISK)
     with relay.client(pins, counter.relay) as client:
         assert known() == UNFINISHED, "home comes again"
-        assert push_unlock(client, folder, known()) == "" == known()
+        assert push_unlock(client, folder, known(), DISK) == "" == known()
     assert UnlockFolder(tmp_path).read() is None
     with relay.client(None) as client, pytest.raises(ControlFailure):
         client.send("PUT", "/unlock", keys.for_relay())
