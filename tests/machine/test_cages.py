@@ -35,6 +35,7 @@ _PLACES = (
     _RELAY,
     "/state/unlock/relay.json",
     "/data/unlock/waiting.json",
+    "/state/data-disk.json",
 )
 """What darkpipe-settings.service reads and makes on a device that has settings, the key to the tunnel on one that has a
 relay, and what the relay helps to decrypt; planted here, for root's eyes only."""
@@ -59,6 +60,7 @@ _SECRETS = {
     "relay": _PLACES[3],
     "unlock": _PLACES[4],
     "waiting": _PLACES[5],
+    "disk": _PLACES[6],
     "planted": _PLANTED,
 }
 """What is to be kept apart; of several files, the first is looked for."""
@@ -101,7 +103,7 @@ _CAGES = [
     ("darkpipe-verdict", "", set()),
     ("darkpipe-ready", "", set()),
     ("darkpipe-drain", "", set()),  # systemd hands it copies of its keys
-    ("darkpipe-pair", "", {"site", "accounts", "users", "relay"}),  # what the relay is told follows from them
+    ("darkpipe-pair", "", {"site", "accounts", "users", "relay", "disk"}),  # what the relay is told follows from them
     (
         "darkpipe-desk",
         "",
@@ -110,11 +112,11 @@ _CAGES = [
     ("darkpipe-home-page", "", set()),
     ("darkpipe-preflight", "", {"key", "accounts", "users", "journal", "dkim", "relay"}),  # records are made of them
     # As darkpipe-apply, whose work it does after a change.
-    ("darkpipe-hand@", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock"}),
+    ("darkpipe-hand@", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock", "disk"}),
     ("darkpipe-firewall", "", set()),
     ("darkpipe-journal", "", set()),
     # It makes them all, before the others start, but that copy; here it shows that each of them can be found.
-    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock"}),
+    ("darkpipe-apply", "", set(_SECRETS) - {"planted", "srs-copy", "settings", "wifi", "login", "unlock", "disk"}),
     # Before them all as well. It has no right to read what users keep for themselves.
     ("darkpipe-settings", "", set(_SECRETS) - {"planted", "srs-copy", "mail", "queue", "bayes"}),
     ("darkpipe-relay-unlock", "", {"unlock"}),  # it has the network, and sees no disk
