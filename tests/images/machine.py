@@ -9,18 +9,29 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from builder.archive import Archive
+from builder.cache import Cache
 from builder.greeting import free_port, wait_for_greeting
+from builder.progress import Stages
+from builder.sandbox import remove_tree
+from builder.tools import EMULATOR, EMULATOR_ARM64, open_tools
 from tests.console import COMMAND_SECONDS, Console, Outcome, plain
 from tests.network.net import Namespace
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_BOOT_SECONDS = 600
+_BOOT_SECONDS = 1500
 
 
 def darkpipe(*arguments: str) -> str:
     """Run `darkpipe` as on a terminal where all is agreed to, and give what it printed; it must succeed."""
     command = [str(REPOSITORY / "darkpipe"), "--yes", *arguments]
     return subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True).stdout
+
+
+def install_emulator(profile: str) -> None:
+    """Install what emulates a device of a profile: in a network of the tests' own there is no archive."""
+    tools = EMULATOR_ARM64 if profile == "raspberrypi" else EMULATOR
+    open_tools(tools, Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
 
 
 class State(StrEnum):

@@ -28,7 +28,7 @@ from tests.chromium import BrowserError, Chromium, chromium
 from tests.images.conftest import PASSWORD, SITE
 from tests.images.correspondent import ADDRESS, FRIEND, SOURCE, Correspondent, correspondent
 from tests.images.locked import PASSPHRASE, Page
-from tests.images.machine import REPOSITORY, Machine, darkpipe, words_in
+from tests.images.machine import REPOSITORY, Machine, darkpipe, install_emulator, words_in
 from tests.images.provider import Provider, open_provider
 from tests.keyboard import fill, tab_to
 from tests.machine.conftest import root  # noqa: F401 (a fixture)
@@ -190,6 +190,7 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
     profile = request.config.getoption("--home-profile")
     build = ("build", str(site), "--profile", profile, "--output", str(scratch / "evening"))
     image = Path(darkpipe(*build).splitlines()[-1])
+    install_emulator(profile)
     with make_internet() as internet, ExitStack() as stack:
         (outside := scratch / "outside").mkdir()
         # Only when it is wanted: it is built first.

@@ -21,7 +21,7 @@ from builder.tools import host_architecture
 from tests import mail
 from tests.cloud.qemu import EmulatedVps
 from tests.images.conftest import PASSWORD, SITE
-from tests.images.machine import Machine, darkpipe
+from tests.images.machine import Machine, darkpipe, install_emulator
 from tests.images.provider import Provider, open_provider
 from tests.machine.machine import wait_for
 from tests.machine.relay import Sink
@@ -124,6 +124,7 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
     profile = request.config.getoption("--home-profile")
     built = darkpipe("build", str(site), "--profile", profile, "--output", str(scratch / "pair"))
     image = Path(built.splitlines()[-1])
+    install_emulator(profile)
     with make_internet() as internet, ExitStack() as stack:
         internet.router.add_address(FAMILIAR_ADDRESS)
         provider = stack.enter_context(open_provider(request, internet, _RELAY, scratch / "relay.log"))

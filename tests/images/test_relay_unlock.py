@@ -21,13 +21,12 @@ from builder.build import open_workshop
 from builder.cache import Cache
 from builder.progress import Stages
 from builder.sandbox import remove_tree
-from builder.tools import EMULATOR, EMULATOR_ARM64, open_tools
 from tests.cloud.root import RELAY_PACKAGES, CloudSystem, Suite, cloud_root
 from tests.cloud.seed import Seed
 from tests.cloud.vps import Vps
 from tests.images.conftest import SITE
 from tests.images.locked import SECONDS, Page, choose, confirm, shown_fingerprint
-from tests.images.machine import Machine, darkpipe
+from tests.images.machine import Machine, darkpipe, install_emulator
 from tests.machine.machine import unpack, wait_for, why_not
 from tests.network.conftest import scratch_folder
 from tests.network.internet import Site, make_internet
@@ -65,8 +64,7 @@ def pair(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -> I
     build = ("build", str(site), "--profile", profile, "--output", str(scratch / "relay-unlock"))
     image = Path(darkpipe(*build).splitlines()[-1])
     shop = open_workshop(Cache(Cache.default().root, remove_tree), Archive.from_environment(), Stages())
-    emulator = EMULATOR_ARM64 if profile == "raspberrypi" else EMULATOR
-    open_tools(emulator, shop.cache, shop.archive, shop.stages)  # there is no archive where the device is
+    install_emulator(profile)
     root = cloud_root(shop, CloudSystem(Suite.TRIXIE, installed=RELAY_PACKAGES))
     tree = unpack(root.tar, shop.cache.root / f"machine-{Suite.TRIXIE}")
     with make_internet() as internet, ExitStack() as stack:
