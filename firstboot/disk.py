@@ -284,7 +284,10 @@ def _encrypted_system_data(partition: Path, record: Record | None, policy: Unloc
     elif record.making:
         record = _settle(record, partition)
     elif container is None or container.uuid != record.uuid:
-        raise DiskError(f"{partition}, which held its data, is damaged: restore a backup, or write the image again")
+        raise DiskError(
+            f"{partition}, which held its data, has lost its head or is damaged: put a copy of the head back "
+            "(cryptsetup luksHeaderRestore), restore a backup, or write the image again"
+        )
     return record
 
 

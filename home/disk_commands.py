@@ -244,9 +244,10 @@ def _places() -> Places:
 
 
 def _is_half_done(luks: Luks, policy: str) -> bool:
-    """Tell whether the disk has a slot for the relay's help without that help, or less than a slot of anything."""
+    """Tell whether a policy that the disk has wants to be made whole, or to be rid of what a cut has left."""
     if policy == _Policy.RELAY:
-        return not helps(_record().uuid, _places())
+        several = sum(slot.use is Use.RELAY for slot in luks.slots()) > 1
+        return several or not helps(_record().uuid, _places())
     return policy == _Policy.PASSPHRASE and (bool(luks.half_made()) or is_left(_places()))
 
 

@@ -21,11 +21,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from home import preflight_job, relay_draft, trial_message
+from home import preflight_job, relay_begin, relay_draft, trial_message
 from home.command import EXPECTED, change
 from home.hand_questions import (
     QUESTION,
     AddUser,
+    BeginRelay,
     ClaimRelay,
     MakeRelay,
     PointRelay,
@@ -107,14 +108,8 @@ class Hand:
 
     def _do(self, question: Question) -> Mapping[str, Any]:
         match question:
-            case ShowRelay():
-                return {"relay": relay_draft.show(self.store, self.folder).model_dump(mode="json")}
-            case MakeRelay(ssh_key=key, anew=anew):
-                relay_draft.make(self.store, key, anew=anew, folder=self.folder)
-            case PointRelay(address=address):
-                relay_draft.point(self.store, address, self.folder)
-            case ClaimRelay():
-                return {"said": self.wish(Wish.AGAIN)}
+            case ShowRelay() | BeginRelay() | MakeRelay() | PointRelay() | ClaimRelay():
+                return self._do_relay(question)
             case StartPreflight():
                 self._start_preflight()
             case AddUser(address=address, password=password):
@@ -127,6 +122,20 @@ class Hand:
             case ShowTest():
                 told = trial_message.look(self.store)
                 return {"message": told and told.model_dump(mode="json")}
+        return {}
+
+    def _do_relay(self, question: ShowRelay | BeginRelay | MakeRelay | PointRelay | ClaimRelay) -> Mapping[str, Any]:
+        match question:
+            case ShowRelay():
+                return {"relay": relay_draft.show(self.store, self.folder).model_dump(mode="json")}
+            case BeginRelay(offline=offline, transport=transport):
+                relay_begin.begin(self.store, offline, transport, self.change)
+            case MakeRelay(ssh_key=key, anew=anew):
+                relay_draft.make(self.store, key, anew=anew, folder=self.folder)
+            case PointRelay(address=address):
+                relay_draft.point(self.store, address, self.folder)
+            case ClaimRelay():
+                return {"said": self.wish(Wish.AGAIN)}
         return {}
 
     def _start_preflight(self) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from model.site import OfflinePolicy, Transport
+
 _Line = Annotated[str, Field(max_length=1024)]
 
 
@@ -18,6 +20,14 @@ class ShowRelay(_Question):
     """Where the relay's user-data are, and their text if they are here."""
 
     do: Literal["show-relay"] = "show-relay"
+
+
+class BeginRelay(_Question):
+    """A relay for a device whose site names none."""
+
+    do: Literal["begin-relay"] = "begin-relay"
+    offline: OfflinePolicy
+    transport: Transport
 
 
 class MakeRelay(_Question):
@@ -89,7 +99,16 @@ class ShowTest(_Question):
 
 
 Question = (
-    ShowRelay | MakeRelay | PointRelay | ClaimRelay | StartPreflight | AddUser | SetPassword | SendTest | ShowTest
+    ShowRelay
+    | BeginRelay
+    | MakeRelay
+    | PointRelay
+    | ClaimRelay
+    | StartPreflight
+    | AddUser
+    | SetPassword
+    | SendTest
+    | ShowTest
 )
 
 QUESTION: TypeAdapter[Question] = TypeAdapter(Annotated[Question, Field(discriminator="do")])

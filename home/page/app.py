@@ -151,6 +151,7 @@ def make_app(
             Route("/dns/darkpipe.zone", page.inside(page.zone)),
             Route("/relay", page.inside(step.relay)),
             Route("/relay/live", page.inside(step.relay_live)),
+            Route("/relay/begin", page.inside(step.begin_relay), methods=["POST"]),
             Route("/relay/make", page.inside(step.make_relay), methods=["POST"]),
             Route("/relay/address", page.inside(step.point_relay), methods=["POST"]),
             Route("/relay/claim", page.inside(step.claim_relay), methods=["POST"]),

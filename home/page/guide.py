@@ -87,7 +87,7 @@ def relay_step(facts: Facts) -> Step:
     """Tell how far the relay is."""
     title, path = "Relay", "/relay"
     if not facts.relay:
-        return Step(title, Mark.NONE, "This device's site names none: mail to others waits here", path)
+        return Step(title, Mark.NONE, "This device has none: mail to others waits here", path)
     if facts.pairing is None:
         return Step(title, Mark.TROUBLE, "The service that speaks with it does not run", path)
     stage = facts.pairing.stage

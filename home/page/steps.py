@@ -13,10 +13,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from firstboot.page.site_form import SiteForm
 from home.administrator import Denied
 from home.desk_client import DeskClient
 from home.hand_questions import (
     AddUser,
+    BeginRelay,
     ClaimRelay,
     MakeRelay,
     PointRelay,
@@ -31,7 +33,7 @@ from home.trial_message import Fate
 from stack.passwords import SHORTEST
 from web.frame import OLD_FORM, Frame, sentence
 
-FIELDS = ("password", "again", "address", "ssh_key", "anew", "sender", "recipient")
+FIELDS = ("password", "again", "address", "ssh_key", "anew", "sender", "recipient", "offline", "transport")
 """Of the forms here."""
 
 _PROVIDERS = Path(__file__).resolve().parents[2] / "relay-cloudinit/providers.yaml"
@@ -64,6 +66,7 @@ class Steps:
             inside=True,
             view=view,
             step=relay_step(facts),
+            form=SiteForm((), {}),
             pairing=facts.pairing,
             rebuilt=facts.pairing is not None and facts.pairing.stage is Stage.REBUILT,
             providers=self._providers,
@@ -74,6 +77,15 @@ class Steps:
         """Show how far home and relay are, and nothing else."""
         facts = await run_in_threadpool(self._client.facts, session)
         return self._frame.render(request, "relay-live.html", step=relay_step(facts), pairing=facts.pairing)
+
+    async def begin_relay(self, request: Request, session: str) -> Response:
+        """Let a device have a relay whose site names none."""
+        return await self._changed(
+            request,
+            session,
+            lambda form: BeginRelay.model_validate({"offline": form["offline"], "transport": form["transport"]}),
+            self.relay,
+        )
 
     async def make_relay(self, request: Request, session: str) -> Response:
         """Make user-data."""

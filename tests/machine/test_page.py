@@ -158,12 +158,16 @@ def test_a_test_message_from_the_page(device: Machine) -> None:
 
 
 def test_a_user_and_a_relays_user_data_are_made_on_the_device(new_machine: Callable[[str], Machine]) -> None:
-    machine = new_machine(f"{SEED}relays: [{{address: mx.example.com, offline: tempfail}}]\n").start()
+    machine = new_machine(SEED).start()
     with machine.lan() as client:
         browser = _signed_in(machine, client)
         _done(browser, "/users/add", address="carol@example.com", password=PASSWORD, again=PASSWORD)
         assert "carol@example.com" in browser.get("/users")[1]
         assert "carol@example.com" in machine.run("doveadm", "user", "*")
+        assert "Have a relay" in browser.get("/relay")[1]
+        assert "outside" not in machine.run("postconf", "-h", "default_transport")
+        _done(browser, "/relay/begin", offline="tempfail", transport="wireguard")
+        assert "outside" in machine.run("postconf", "-h", "default_transport")
         assert "Nobody has ordered one" in browser.get()[1]
         assert "Mail is taken" not in browser.get()[1]
         _done(browser, "/relay/make", ssh_key="")

@@ -52,6 +52,16 @@ def device(tmp_path: Path) -> Hand:
     return Hand(store, store.data / "pairing", Changes(), started.append, lambda wish: f"{wish} is granted")
 
 
+def test_a_relay_is_begun_on_a_device_without_one(device: Hand) -> None:
+    asked = {"do": "begin-relay", "offline": "queue", "transport": "wireguard"}
+    assert "a relay in this device's site" in str(device.answer(asked)["refused"])
+    device.store.site.write_text(dump_site(site()))
+    assert device.answer({**asked, "offline": "perhaps"}) == {"refused": "this is no question"}
+    assert device.answer({"do": "show-relay"})["relay"]["origin"] == "nowhere"
+    assert device.answer(asked) == {}
+    assert device.answer({"do": "show-relay"})["relay"]["origin"] == "to make"
+
+
 def test_a_user_is_added_and_has_the_password(device: Hand) -> None:
     changes = device.change
     assert isinstance(changes, Changes)

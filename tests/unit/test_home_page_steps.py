@@ -34,6 +34,7 @@ _HERE = RelayView(
 )
 
 _FORMS: dict[str, dict[str, str]] = {
+    "/relay/begin": {"offline": "tempfail", "transport": "mtls"},
     "/relay/make": {"ssh_key": "ssh-ed25519 AAAA me", "anew": "yes"},
     "/relay/address": {"address": " 203.0.113.7 "},
     "/relay/claim": {},
@@ -43,6 +44,7 @@ _FORMS: dict[str, dict[str, str]] = {
     "/message/send": {"sender": "bob@example.com", "password": _SECRET, "recipient": "bob@example.net"},
 }
 _ASKED: dict[str, dict[str, Any]] = {
+    "/relay/begin": {"do": "begin-relay", "offline": "tempfail", "transport": "mtls"},
     "/relay/make": {"do": "make-relay", "ssh_key": "ssh-ed25519 AAAA me", "anew": True},
     "/relay/address": {"do": "point-relay", "address": "203.0.113.7"},
     "/relay/claim": {"do": "claim-relay"},
@@ -85,7 +87,7 @@ def test_what_is_refused_is_told_on_its_page_and_quotes_no_password(device: Devi
     answer = browser.post(path, **_FORMS[path])
     assert answer.status == 422
     assert 'role="alert">Found &lt;i&gt;this&lt;/i&gt;; expected that.</p>' in answer.text
-    assert f'action="{path}"' in answer.text or path in {"/relay/address", "/relay/claim"}
+    assert f'action="{path}"' in answer.text or path in {"/relay/begin", "/relay/address", "/relay/claim"}
     assert _SECRET not in answer.text
 
 
@@ -148,7 +150,7 @@ def test_the_user_data_stand_there_to_be_copied_as_they_are(device: Device) -> N
 @pytest.mark.parametrize(
     ("origin", "has", "has_not"),
     [
-        (Origin.NOWHERE, "has no <code>relays:</code>", '<form method="post" action="/relay'),
+        (Origin.NOWHERE, 'value="queue" required checked', "/relay/make"),
         (Origin.TO_MAKE, "Make the user-data</button>", 'name="anew"'),
         (Origin.ELSEWHERE, "./darkpipe user-data site.yaml", "textarea"),
         (Origin.SPENT, "this device has removed it", "textarea"),

@@ -1,0 +1,53 @@
+"""A relay for a device whose site names none: from now on it does, and all follows as if it always had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from home.command import ConsoleError
+from home.configure import known_accounts
+from home.store import Store
+from model.accounts import Accounts
+from model.document import check_values, dump_site, read_site
+from model.first_site import relays
+from model.problems import Kind, Refusal
+from model.site import OfflinePolicy, Site, Transport
+from stack.durable import write_atomically
+
+
+def begin(
+    store: Store,
+    offline: OfflinePolicy,
+    transport: Transport,
+    change: Callable[[Callable[[Accounts], Accounts]], object],
+) -> None:
+    """Let the device's site name a relay, by the name of its mail server, and bring into force what follows.
+
+    A power cut leaves a site that names none, or one that does, which the next start brings into force.
+
+    Args:
+        offline: what the relay does while the device is away.
+        transport: how the device reaches it.
+        change: changes the accounts, as the commands do.
+
+    Raises:
+        Refusal: there is a relay already, or the device was not set up.
+        SiteError, StoreError, OSError, and what `change` raises: the site is as it was.
+        home.command.ConsoleError: it was done.
+    """
+    with store.locked():
+        name, before = known_accounts(store).mx_host, read_site(store.site)
+        if before.relays:
+            raise Refusal(Kind.IN_USE, "a relay in this device's site", "a site without one", "go on with that relay")
+        data = before.model_dump(mode="json") | {"relays": relays(name, offline, transport)}
+        for finding in check_values(data):
+            raise Refusal(finding.kind, finding.found, finding.expected, finding.remedy)
+        content = store.site.read_bytes()
+        write_atomically(store.site, dump_site(Site.model_validate(data)).encode(), 0o600)
+    try:
+        change(lambda accounts: accounts)
+    except ConsoleError:
+        raise  # all is in force; of a password that was made, somebody has to hear
+    except BaseException:
+        write_atomically(store.site, content, 0o600)
+        raise
