@@ -38,7 +38,8 @@ UNLOCK = (
         UnlockPolicy.USB_KEY,
         "A key on a USB stick, or the passphrase",
         "The disk is encrypted. With the stick plugged in the device starts by itself; without it somebody types the "
-        "passphrase. Whoever takes device and stick together reads your mail.",
+        "passphrase. Whoever takes device and stick together reads your mail. Plug one in now that is formatted as "
+        "FAT32; what is on it stays.",
     ),
     Choice(
         UnlockPolicy.TPM2,
@@ -50,8 +51,8 @@ UNLOCK = (
     Choice(
         UnlockPolicy.RELAY,
         "The relay's help, or the passphrase",
-        "The disk is encrypted. The device starts by itself as long as its relay answers. Whoever takes it has one "
-        "that starts anywhere, until you switch the relay off.",
+        "The disk is encrypted. Once device and relay have paired, the device starts by itself as long as the relay "
+        "answers. Whoever takes it has one that starts anywhere, until you switch the relay off.",
     ),
     Choice(
         UnlockPolicy.NONE,
