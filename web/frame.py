@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ class Frame:
             "inside": inside,
             "path": request.url.path,
             "token": self._tokens.token(cookie),
+            # What was typed before and is shown again, by name of the field; nothing for all others.
+            "typed": defaultdict(str, getattr(request.state, "typed", {})),
         }
         response = HTMLResponse(self._templates.get_template(template).render(common, **values), status)
         response.set_cookie(COOKIE, cookie, path="/", secure=True, httponly=True, samesite="strict")

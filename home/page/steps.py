@@ -36,6 +36,9 @@ from web.frame import OLD_FORM, Frame, sentence
 FIELDS = ("password", "again", "address", "ssh_key", "anew", "sender", "recipient", "offline", "transport")
 """Of the forms here."""
 
+_STAYS = ("address", "ssh_key", "sender", "recipient")
+"""What was typed into these is there again beside what is wrong with it; no password is ever sent back."""
+
 _PROVIDERS = Path(__file__).resolve().parents[2] / "relay-cloudinit/providers.yaml"
 
 _Show = Callable[[Request, str, str, int], Awaitable[Response]]
@@ -177,6 +180,7 @@ class Steps:
         form = await self._frame.form(request)
         if form is None:
             return await show(request, session, OLD_FORM, 403)
+        request.state.typed = {name: form[name] for name in _STAYS}
         try:
             asked = question(form)
         except ValidationError:

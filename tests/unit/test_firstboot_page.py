@@ -70,7 +70,9 @@ def test_a_disk_is_made(device: Device) -> None:
     made = browser.post("/confirm", first=_GROUPS[1], second=_GROUPS[7].lower())
     assert (made.status, made.headers["location"]) == (303, "/")
     assert device.session.view().stage is Stage.OPEN
-    assert "is unlocked" in browser.get().text
+    after = browser.get().text
+    assert "is unlocked" in after
+    assert "the administrator's page is at this address" in after, "nobody else says what comes next"
 
 
 @pytest.mark.parametrize("device", ["new"], indirect=True)

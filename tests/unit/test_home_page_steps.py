@@ -89,6 +89,9 @@ def test_what_is_refused_is_told_on_its_page_and_quotes_no_password(device: Devi
     assert 'role="alert">Found &lt;i&gt;this&lt;/i&gt;; expected that.</p>' in answer.text
     assert f'action="{path}"' in answer.text or path in {"/relay/begin", "/relay/address", "/relay/claim"}
     assert _SECRET not in answer.text
+    if f'action="{path}"' in answer.text:
+        typed = [value for name, value in _FORMS[path].items() if name in {"address", "ssh_key", "recipient"}]
+        assert all(f'value="{value}"' in answer.text or f"selected>{value}<" in answer.text for value in typed)
 
 
 @pytest.mark.parametrize("path", _FORMS)
