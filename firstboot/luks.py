@@ -256,6 +256,17 @@ class Luks:
         }
         return {"segments": metadata["segments"], "digests": digests}
 
+    def volume_key(self, known: bytes) -> bytes:
+        """Give the key of the data, which whoever cannot open the container has not.
+
+        Raises:
+            LuksError: `known` opens nothing, or it cannot be read.
+        """
+        found = self._run(("luksDump", "--dump-volume-key", "--key-file", "{0}", str(self.partition)), (known,))
+        if not (digits := re.search(r"^MK dump:((?:\s+[0-9a-f]{2})+)\s*\Z", found, re.MULTILINE)):
+            raise LuksError("cryptsetup luksDump tells no key")
+        return bytes.fromhex(digits[1])
+
     def name_unnamed(self, key: bytes, use: Use) -> Slot | None:
         """Say what a key's slot is for, if a power cut came before that; None when the key opens no such slot.
 

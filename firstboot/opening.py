@@ -68,7 +68,7 @@ class _Opening:
             give_relay(luks, self.record.uuid, recovery.disk_key, data)
         if self.record.tpm2:
             tell("giving a key to the TPM")
-            want_tpm(luks)
+            want_tpm(luks, recovery.disk_key)
             give_tpm(self.tpm, recovery.disk_key, new=True)
         self.vault.finish()
         keep_record(state, self.record.model_copy(update={"making": ""}))

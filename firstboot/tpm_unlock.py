@@ -1,11 +1,15 @@
 """The policy `tpm2`: a key in one of the disk's slots, sealed to this device's TPM and to how it was started.
 
-A token in the disk's head keeps what was sealed; a token without it is the wish for one. The passphrase always works,
-since a TPM may die, be reset, or refuse for hours after some power cuts (its lockout).
+A token in the disk's head keeps what was sealed; a token without it is the wish for one. A wish proves that it was made
+by who can open the disk: else whoever had it in hand could have a key sealed, and take the device that then starts by
+itself. The passphrase always works, since a TPM may die, be reset, or refuse for hours after some power cuts (its
+lockout).
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +21,8 @@ from firstboot.measuring import Measurements, What, measure_disk, measure_pendin
 from firstboot.tpm import BOUND, OURS, Sealer, Tpm, TpmError, expect_power_cut, open_tpm, read
 
 _KEY_BYTES = 32
-_SEALED, _STATE = "sealed", "measured"
+_SEALED, _STATE, _WISH = "sealed", "measured", "wish"
+_WISHED = b"darkpipe: unlock: tpm2"
 
 NOTHING_SEALED = "nothing is sealed to this device's TPM yet"
 
@@ -119,15 +124,23 @@ class TpmUnlock:
             known: a key that opens the disk.
 
         Raises:
-            TpmError: this start is not one to be sealed to, or the TPM refuses; nothing was changed.
+            TpmError: this start is not one to be sealed to, nobody who can open the disk has wished for it, or the TPM
+                refuses; nothing was changed.
             LuksError: the key cannot be added.
         """
         self._check()
+        wish = _wish(self.luks, known)
+        wishes = (str(token.fields.get(_WISH, "")) for token in self.luks.tokens(Use.TPM2))
+        if not any(hmac.compare_digest(wish.encode(), found.encode()) for found in wishes):
+            raise TpmError(
+                "the head of the disk asks for it, and it was not written there by anybody who can open the disk: "
+                "SOMEBODY MAY HAVE HAD THE DISK IN HAND. `darkpipe disk change-policy passphrase` takes it away"
+            )
         key = self.make_key()
         sealed = self.sealer.seal(key)
         if self._unseal(sealed) != key:
             raise TpmError("the TPM does not give back what was sealed a moment ago")
-        fields = {_SEALED: sealed, _STATE: self._state()}
+        fields = {_SEALED: sealed, _STATE: self._state(), _WISH: wish}
         old = {token.number for token in self.luks.tokens(Use.TPM2)}
         self.luks.keep_token(Use.TPM2, (), fields, None)
         (made,) = (token for token in self.luks.tokens(Use.TPM2) if token.number not in old)
@@ -200,13 +213,20 @@ def wants_tpm(luks: Luks) -> bool:
     return bool(luks.tokens(Use.TPM2))
 
 
-def want_tpm(luks: Luks) -> None:
+def want_tpm(luks: Luks, known: bytes) -> None:
     """Make `tpm2` the policy of a disk; a key is sealed at the next start, when somebody has typed a passphrase.
 
+    Args:
+        known: a key that opens the disk.
+
     Raises:
-        LuksError: it cannot be kept.
+        LuksError: it does not, or the wish cannot be kept.
     """
-    luks.keep_token(Use.TPM2, (), {}, None)
+    luks.keep_token(Use.TPM2, (), {_WISH: _wish(luks, known)}, None)
+
+
+def _wish(luks: Luks, known: bytes) -> str:
+    return hmac.new(luks.volume_key(known), _WISHED, hashlib.sha256).hexdigest()
 
 
 def forget_tpm(luks: Luks) -> None:

@@ -269,8 +269,7 @@ def _add_relay(luks: Luks) -> None:
 def _want_tpm(luks: Luks) -> None:
     if unfit := why_unfit(open_tpm()):
         raise Refused(f"{unfit}; nothing was changed")
-    _known_key(luks, _ask(_THAT_WORKS))
-    want_tpm(luks)
+    want_tpm(luks, _known_key(luks, _ask(_THAT_WORKS)))
     click.echo("At the next start somebody types the passphrase once more; then the TPM is given a key of its own.")
 
 

@@ -93,7 +93,7 @@ def house(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("PATH", f"{wrapper.parent}:/usr/sbin:/usr/bin:/sbin:/bin")
     monkeypatch.delenv("RECORD", raising=False)
     luks = _container(tmp_path / "disk", _PASSPHRASE)
-    want_tpm(luks)
+    want_tpm(luks, _PASSPHRASE)
     tpm = Swtpm(tmp_path / "tpm")
     yield House(tpm, tmp_path / "disk", tmp_path, str(creds))
     tpm.off()
@@ -219,6 +219,29 @@ def test_another_devices_tpm_does_not_unlock_it_and_can_be_given_a_key(sealed: H
         assert sealed.start().unlock() is not None
     finally:
         other.tpm.off()
+
+
+@pytest.mark.parametrize(
+    "planted", [{}, {"wish": "0" * 64}, {"wish": "another disk's"}], ids=["none", "zeros", "copied"]
+)
+def test_a_wish_that_a_thief_has_planted_is_not_granted(house: House, tmp_path: Path, planted: dict[str, str]) -> None:
+    """Who had the disk in hand, and wants the whole device to start by itself when he takes it later."""
+    if planted.get("wish") == "another disk's":
+        other = _container(tmp_path / "other", _PASSPHRASE)
+        want_tpm(other, _PASSPHRASE)
+        planted = dict(other.tokens(Use.TPM2)[0].fields)
+    luks = Luks(house.disk)
+    forget_tpm(luks)
+    luks.keep_token(Use.TPM2, (), planted, None)
+    before = house.disk.read_bytes()
+    start = house.start()
+    assert start.unlock() is not None
+    with pytest.raises(TpmError, match="SOMEBODY MAY HAVE HAD THE DISK IN HAND"):
+        start.renew(_PASSPHRASE)
+    assert house.disk.read_bytes() == before
+    want_tpm(luks, _PASSPHRASE)
+    start.renew(_PASSPHRASE)
+    assert house.start().unlock() is None, "the control: the owner's own is"
 
 
 def test_power_cuts_while_a_passphrase_is_asked_for_do_not_lock_it_out_either(sealed: House) -> None:

@@ -23,6 +23,9 @@ PASSPHRASE, RECOVERY = b"eleven quiet geese", b"recovery"
 """What opens `a_container`."""
 
 
+VOLUME_KEY = "LUKS header information\nMK bits:       \t32\nMK dump:\t0a 0b \n\t\t0c 0d \n"
+
+
 class Header2:
     """A cryptsetup(8) with one container, which knows slots, tokens and keys."""
 
@@ -54,7 +57,8 @@ class Header2:
                 status = int(self.full)
                 Path(words[words.index("--header-backup-file") + 1]).write_bytes(b"he" if self.full else b"head")
             case "luksDump":
-                out = json.dumps({"keyslots": self._keyslots(), "tokens": self.tokens})
+                status = 2 if secrets and secrets[0] not in self.slots.values() else 0
+                out = VOLUME_KEY if secrets else json.dumps({"keyslots": self._keyslots(), "tokens": self.tokens})
             case "open":
                 status = 0 if self.slots[int(words[words.index("--key-slot") + 1])] == secrets[0] else 2
         return subprocess.CompletedProcess(words, status, out, "what went wrong")
@@ -162,6 +166,15 @@ def test_a_full_head_is_told(header: Header2, luks: Luks) -> None:
     header.slots |= dict.fromkeys(range(32), b"another")
     with pytest.raises(LuksError, match=r"32 keys.*revoke"):
         luks.add(b"another", b"new", Use.PASSPHRASE, _COSTS)
+
+
+def test_the_volume_key_is_had_by_who_can_open_it(luks: Luks, header: Header2) -> None:
+    assert luks.volume_key(b"passphrase") == bytes.fromhex("0a0b0c0d")
+    assert "passphrase" not in header.calls[-1]
+    with pytest.raises(LuksError, match="luksDump failed"):
+        luks.volume_key(b"wrong")
+    with pytest.raises(LuksError, match="tells no key"):
+        Luks(luks.partition, lambda words, _: subprocess.CompletedProcess(words, 0, "0a 0b", "")).volume_key(b"")
 
 
 def test_what_fails_is_told(luks: Luks) -> None:
