@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 PORT = 443
+
+PATIENCE = 20.0
+"""Seconds that a browser has to send a request: who connects and says nothing would take the place of others."""
 
 
 def listening_socket(port: int) -> socket.socket:
@@ -22,6 +27,31 @@ def listening_socket(port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port))  # noqa: S104
 
 
+class Impatient(H11Protocol):
+    """HTTP on one connection, which ends when a request does not arrive."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and look at the clock."""
+        super().connection_made(transport)
+        self._wait()
+
+    def _wait(self) -> None:
+        self.loop.call_later(PATIENCE, self._judge, self.cycle)
+
+    def _judge(self, before: RequestResponseCycle | None) -> None:
+        if self.transport.is_closing():
+            return
+        now: RequestResponseCycle | None = self.cycle
+        if now is before and (now is None or now.more_body or self._is_half_asked(now)):
+            self.transport.close()
+        else:
+            self._wait()
+
+    def _is_half_asked(self, last: RequestResponseCycle) -> bool:
+        """Tell whether a next request has begun: nothing else ends the wait for one."""
+        return last.response_complete and self.timeout_keep_alive_task is None
+
+
 def server(app: ASGIApp, certificate: Path | None) -> uvicorn.Server:
     """Make the server.
 
@@ -31,7 +61,7 @@ def server(app: ASGIApp, certificate: Path | None) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         ssl_certfile=str(certificate) if certificate else None,
-        http="h11",
+        http=Impatient,
         ws="none",
         loop="asyncio",
         lifespan="off",

@@ -170,6 +170,34 @@ def test_what_names_a_length_and_comes_in_chunks_is_not_read(device: Device) -> 
     assert b" 411 " in answer.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        [],
+        [b"GET / HTTP/1.1\r\nHost: "],
+        [b"POST /unlock HTTP/1.1\r\nHost: 192.168.1.20\r\nContent-Length: 9\r\n\r\nt"],
+        [b"GET /page.js HTTP/1.1\r\nHost: 192.168.1.20\r\n\r\n", b"GET /"],
+    ],
+)
+def test_who_does_not_ask_takes_nobodys_place(
+    device: Device, begun: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.server.PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = server(device.browser.app, None)
+        thread = threading.Thread(target=made.run, args=([listening],), daemon=True)
+        thread.start()
+        with socket.create_connection(listening.getsockname(), timeout=3) as stranger:
+            for part in begun:
+                stranger.sendall(part)
+                if part is not begun[-1]:
+                    assert stranger.recv(65536)
+            while stranger.recv(4096):
+                pass
+        made.should_exit = True
+        thread.join(10)
+
+
 def test_nothing_foreign_is_loaded_or_frames_it(device: Device) -> None:
     answer = device.browser.get()
     assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self'")
