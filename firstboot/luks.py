@@ -199,9 +199,11 @@ class Luks:
         Raises:
             LuksError: the header cannot be read.
         """
-        stretched = {int(number): slot["kdf"] for number, slot in self._metadata()["keyslots"].items()}
-        nameless = [slot.number for slot in self.slots() if slot.use is None]
-        return tuple(number for number in nameless if stretched[number].get("iterations") == _CHEAP_PASSES)
+        slots, stretched = self.slots(), self._metadata()["keyslots"]
+        if all(slot.use is not Use.RECOVERY for slot in slots):
+            return ()  # one of them may be the recovery secret's
+        nameless = [slot.number for slot in slots if slot.use is None]
+        return tuple(one for one in nameless if stretched[str(one)]["kdf"].get("iterations") == _CHEAP_PASSES)
 
     def tokens(self, use: Use) -> tuple[Token, ...]:
         """List the tokens of a use.

@@ -152,12 +152,16 @@ def test_a_cut_while_a_key_is_removed_leaves_none_without_a_name(header: Header2
     assert changes == ["luksKillSlot", "token"], "a cut between the two leaves a name of nothing"
 
 
-def test_what_a_cut_has_left_is_told_from_a_passphrase(luks: Luks) -> None:
+def test_what_a_cut_has_left_is_told_from_a_passphrase(header: Header2, luks: Luks) -> None:
     assert luks.half_made() == ()
     stick = luks.add_unnamed(b"recovery", b"of the stick", None)
     typed = luks.add_unnamed(b"recovery", b"by hand", _COSTS)
     assert [slot.number for slot in luks.slots() if slot.use is None] == [stick, typed]
     assert luks.half_made() == (stick,)
+    name = next(number for number, token in header.tokens.items() if token["type"] == Use.RECOVERY)
+    taken = header.tokens.pop(name)
+    assert luks.half_made() == (), "whoever takes its name away does not have the recovery secret destroyed"
+    header.tokens[name] = taken
     assert luks.name_unnamed(b"of the stick", Use.USB_KEY) == Slot(stick, Use.USB_KEY)
     assert luks.half_made() == ()
 
