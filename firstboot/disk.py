@@ -67,6 +67,9 @@ _DISKS_ARE_THERE = 20.0
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
 
+FOLDERS = ("unlock",)
+"""On `state`: what a service binds into its cage has to be there before (systemd.exec(5): BindPaths=)."""
+
 _SYSTEM_PARTITION = "system"
 """Stands for the system disk's own data partition, which needs no identifier to be found."""
 
@@ -93,6 +96,7 @@ def prepare_state(disk: Disk) -> None:
     if first:
         announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk.existing("state"), _STATE, FileSystem.EXT4, "noatime")
+    make_folders(_STATE)
     _keep_machine_id(_STATE / "machine-id")
     if tpm := open_tpm():
         try:
@@ -100,6 +104,16 @@ def prepare_state(disk: Disk) -> None:
         except (TpmError, OSError) as error:
             # Then nothing is unsealed, or sealed, at this start.
             print(f"the settings cannot be measured: {error}", file=sys.stderr)
+
+
+def make_folders(state: Path) -> None:
+    """Make the folders that services see of `state`; doing it again is harmless.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    for name in FOLDERS:
+        (state / name).mkdir(mode=0o700, exist_ok=True)
 
 
 def prepare_data(disk: Disk) -> None:

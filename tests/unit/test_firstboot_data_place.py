@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from firstboot.unlock_socket import Asking
 from model.document import SEED_NAME, read_site
 from model.layout import FileSystem, Layout, Table
 from model.site import DataDisk, UnlockPolicy
+from tests.tiers import REPOSITORY
 from tests.unit.power_cut import at_every_step
 from tests.unit.test_firstboot_superblock import superblock as _superblock
 
@@ -536,3 +538,17 @@ def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], e
     assert world.find().record == Record(place=Place.OTHER, uuid=_OURS, encrypted=encrypted)
     assert [text for text in world.told if "IT IS NOT ENCRYPTED" in text] == world.told
     assert bool(world.told) is not encrypted
+
+
+def test_folders_that_services_see_of_state_are_there(tmp_path: Path) -> None:
+    """A unit that binds one which is missing does not start, not even what would make it (systemd.exec(5))."""
+    firstboot_disk.make_folders(tmp_path)
+    firstboot_disk.make_folders(tmp_path)
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in tmp_path.iterdir())
+    units = "\n".join(path.read_text() for path in (REPOSITORY / "components").glob("*/units/*"))
+    bound = set(re.findall(r"^Bind(?:ReadOnly)?Paths=/state/(\S+)$", units, re.MULTILINE))
+    assert bound - {_OF_THE_PAGE} == {path.name for path in tmp_path.iterdir()}
+
+
+_OF_THE_PAGE = "page"
+"""It comes with its certificate (`firstboot/page/certificate.py`), before any service that sees it."""
