@@ -33,6 +33,10 @@ _LOOK_AGAIN = 5.0
 """Seconds between two looks at whether home has paired."""
 
 
+class OtherTunnelError(BootStageError):
+    """The tunnel to the relay is none by which it could help; the text says so."""
+
+
 @dataclass(frozen=True)
 class Places:
     """Where all of it lies.
@@ -71,7 +75,7 @@ def paired(folder: Path = FOLDER) -> Document:
             "home has not paired with a relay yet, which would help to unlock the disk: `darkpipe pair`"
         )
     if not isinstance(document.bootstrap, HomeEnd):
-        raise BootStageError(
+        raise OtherTunnelError(
             "the tunnel to the relay is OpenVPN's (transport: mtls); the relay unlocks by WireGuard's only"
         )
     return document
@@ -251,9 +255,13 @@ def keep_up(tell: Callable[[str], object] = print, places: Places = _PLACES, pau
     seen: object = None
     while is_paired(places.pairing) and seen != (now := _mark(places.pairing / STATE_FILE)):
         seen = now
-        if finish(tell, places):
-            tell("the relay helps to unlock the disk from now on")
-        follow(places)
+        try:
+            if finish(tell, places):
+                tell("the relay helps to unlock the disk from now on")
+            follow(places)
+        except OtherTunnelError as error:
+            # Trying again would not help; another relay, or another policy, does.
+            tell(str(error))
 
 
 def _mark(path: Path) -> object:

@@ -295,6 +295,28 @@ def test_a_tunnel_over_tcp_is_refused(luks: Luks, folder: Path) -> None:
         _add(luks, folder)
 
 
+@pytest.mark.usefixtures("relay", "shipped")
+@pytest.mark.parametrize("state", ["helps", "waits"])
+def test_a_relay_over_tcp_in_place_of_the_one_that_helped_is_told_once(luks: Luks, folder: Path, state: str) -> None:
+    """It is no fault that trying again would mend."""
+    if state == "helps":
+        _add(luks, folder)
+    else:
+        _made_for_the_relay(luks, folder)
+    document = pairing_file.read(folder / STATE_FILE)
+    assert document is not None
+    other = make_bootstrap(Relay(address="192.0.2.1", transport=Transport.MTLS)).home
+    pairing_file.write(folder / STATE_FILE, replace(document, bootstrap=other))
+    told: list[str] = []
+    relay_policy.keep_up(told.append, _places(folder) if state == "helps" else _whole(folder), 0.01)
+    assert len(told) == 1
+    assert "OpenVPN" in told[0]
+
+
+def _whole(folder: Path) -> Places:
+    return Places(folder, folder / "stage.json", folder / VOLUME)
+
+
 def test_the_key_unlocks_as_if_it_was_typed_and_no_other_does(luks: Luks) -> None:
     luks.add(RECOVERY, b"k" * 32, Use.RELAY, None)
     vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
