@@ -27,7 +27,6 @@ from model.document import SEED_NAME, SiteError, dump_site, read_site
 from model.report import annotate
 from model.site import Disk as Wish
 from model.site import Site, UnlockPolicy
-from model.supported import working_choices
 from stack.durable import write_atomically
 
 _LOOK_AGAIN = 1.0
@@ -164,11 +163,6 @@ class Door:
 
 
 def policies_here() -> tuple[UnlockPolicy, ...]:
-    """Give the ways to unlock the data disk that this device has and that work today, in the model's order."""
-    works = working_choices(("disk", "unlock"))
+    """Give the ways to unlock the data disk that this device has, in the model's order."""
     tpm = open_tpm() is not None
-    return tuple(
-        policy
-        for policy in UnlockPolicy
-        if (works is None or policy in works) and (tpm or policy is not UnlockPolicy.TPM2)
-    )
+    return tuple(policy for policy in UnlockPolicy if tpm or policy is not UnlockPolicy.TPM2)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from firstboot.partitions import DiskError, run
 from model.layout import Layout
+from stack.durable import sync_file
 
 _SECTOR = 512
 _ALIGNMENT = 2**20 // _SECTOR
@@ -112,7 +113,7 @@ def grow_last(device: Path, layout: Layout) -> Change | None:
         # Whoever sees the disk change while sfdisk writes it waits for the lock (udev does).
         quiet = ("--quiet", "--lock=yes", "--no-reread", "--no-tell-kernel", "--wipe=never", "--wipe-partitions=never")
         run("sfdisk", *quiet, "-N", str(change.number), str(device), stdin=f",{change.size}\n")
-        _flush(device)
+        sync_file(device)
     return wanted[-1] if wanted else None
 
 
@@ -124,11 +125,3 @@ def tell_kernel(device: Path, number: int) -> None:
 def _size(device: Path) -> int:
     with device.open("rb") as file:
         return file.seek(0, os.SEEK_END)
-
-
-def _flush(device: Path) -> None:
-    descriptor = os.open(device, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from firstboot.luks import Luks
 from firstboot.unlocking import Refused
-from stack.durable import sync_folder
+from stack.durable import sync_file, sync_folder
 
 
 def copy_head(luks: Luks, file: Path, *, data: Path, state: Path) -> None:
@@ -32,16 +32,8 @@ def copy_head(luks: Luks, file: Path, *, data: Path, state: Path) -> None:
     partial.unlink(missing_ok=True)
     try:
         luks.backup(partial)
-        _sync(partial)
+        sync_file(partial)
         partial.rename(folder / file.name)
         sync_folder(folder)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

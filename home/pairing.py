@@ -350,7 +350,7 @@ def _end(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
 _ENDED = (
     f"the keys were not changed: the relay has answered that it would, {TRIES} times, and never came to the new ones. "
     "Both go on with the keys that they have. The relay's log tells why: journalctl -u darkpipe-agent. Home tries "
-    "again a day later and after its next start; `darkpipe relay rotate-keys` does so at once"
+    "again a day later; `darkpipe relay rotate-keys` does so at once"
 )
 
 

@@ -48,6 +48,15 @@ def write_synced(path: Path, content: bytes, mode: int, owner: tuple[int, int] |
         os.fsync(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make what somebody else has written to a file or device durable (fsync(2))."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable: a rename or a new file is safe only then (fsync(2))."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -3,7 +3,7 @@
 A quarter of an hour on an emulated processor, therefore only when asked for:
 
     ./dev test images -- -k encrypted_disk --encrypted-disk
-    ./dev test images -- -k encrypted_disk --encrypted-disk --home-profile raspberrypi     # half an hour
+    ./dev test images -- -k encrypted_disk --encrypted-disk --home-profile raspberrypi
 """
 
 from __future__ import annotations

@@ -1,0 +1,459 @@
+"""Where data lies, acted on: a device with disks of files that is started, asked, cut off and started again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from firstboot import disk as firstboot_disk
+from firstboot import door as firstboot_door
+from firstboot.data_place import (
+    Place,
+    Record,
+    keep_record,
+    read_record,
+    read_seed,
+)
+from firstboot.disk import Found, find_data
+from firstboot.door import Door
+from firstboot.making import ensure_file_system
+from firstboot.other_disks import OtherDisk, Volume
+from firstboot.partitions import Disk, DiskError
+from firstboot.site_asking import SiteSession
+from firstboot.superblock import read_btrfs
+from firstboot.unlock_socket import Asking
+from model.document import SEED_NAME, read_site
+from model.layout import FileSystem, Layout, Table
+from model.site import DataDisk, UnlockPolicy
+from tests.tiers import REPOSITORY
+from tests.unit.power_cut import at_every_step
+from tests.unit.test_firstboot_superblock import superblock as _superblock
+
+_OURS, _THEIRS = uuid.UUID(int=1), uuid.UUID(int=2)
+_EMPTY = OtherDisk(Path("/dev/sda"), "Ultra Fit", 32 * 10**9, usb=True)
+_VOLUME = Volume(Path("/dev/sdb1"), _OURS)
+_DATA = OtherDisk(Path("/dev/sdb"), "T7", 10**12, usb=True, content="1 partition", volumes=(_VOLUME,))
+_STRANGER = replace(_DATA, device=Path("/dev/sdd"), volumes=(Volume(Path("/dev/sdd1"), _THEIRS),))
+_PHOTOS = OtherDisk(Path("/dev/sde"), "Elements", 10**12, usb=True, content="1 partition (ntfs “Photos”)")
+
+_STICK = Path("/dev/sda")
+_PART = "0f0f0f0f-0000-4000-8000-000000000001"
+
+
+@dataclass
+class World:
+    """A device at its first start, and what is plugged in.
+
+    Args:
+        stick: the USB disk: empty, half made with a seed, or whole.
+        made: how often systemd-repart(8) was called.
+        asked: what was wrong with the seed, each time when a person was asked for a site.
+        meanwhile: what people do then.
+    """
+
+    folder: Path
+    wish: str = "usb"
+    encrypted: bool = False
+    seed: uuid.UUID | None = None
+    whole: bool = False
+    made: int = 0
+    plugged: tuple[OtherDisk, ...] = ()
+    told: list[str] = field(default_factory=list)
+    has_boot: bool = True
+    asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[SiteSession], object] = lambda _: None
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def start(self) -> Path:
+        return self.find().partition
+
+    def find(self) -> Found:
+        with self.door() as door:
+            return find_data(_OwnDisk(self.folder / "disk", _LAYOUT), door)
+
+    def door(self) -> Door:
+        @contextmanager
+        def boot(*, writable: bool) -> Iterator[Path | None]:
+            del writable
+            yield self.folder / "boot" if self.has_boot else None
+
+        @contextmanager
+        def socket(asking: Asking, fingerprint: str) -> Iterator[Callable[[Asking], None]]:
+            assert fingerprint == "AB"
+            self.asked.append(asking.view().text)
+            assert isinstance(asking, SiteSession)
+            self.change()
+            self.meanwhile(asking)
+            yield lambda _: None
+
+        return Door(self.state, boot, socket, lambda: tuple(UnlockPolicy), self.told.append)
+
+    def other_disks(
+        self, system: Path, *, closely: bool, seed: uuid.UUID | None = None, bare: bool = False
+    ) -> tuple[OtherDisk, ...]:
+        assert not closely or bare == self.encrypted
+        assert system == self.folder / "disk"
+        stick = _EMPTY
+        if self.seed and self.whole and self.encrypted:
+            unrecorded = closely and seed == self.seed
+            stick = replace(stick, content="1 partition", unfinished=unrecorded, partitions={_PART: Path("/dev/sda1")})
+        elif self.seed and self.whole:
+            volume = Volume(Path("/dev/sda1"), uuid.uuid5(self.seed, "file system"))
+            stick = replace(stick, content="1 partition", volumes=(volume,))
+        elif self.seed:
+            stick = replace(stick, content="gpt", unfinished=seed == self.seed)
+        disks = (stick, *self.plugged)
+        return disks if closely else tuple(replace(disk, content="", unfinished=False) for disk in disks)
+
+    def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool, bare: bool = False) -> None:
+        assert device == _STICK
+        assert bare == self.encrypted
+        assert unfinished == (self.seed is not None)
+        assert read_seed(self.state) == seed
+        self.made += 1
+        self.change()  # the file system is made
+        self.seed = seed
+        self.change()  # a part of the table is written
+        self.whole = True
+        self.change()
+
+    def change(self) -> None:
+        """Do what a power cut can come before."""
+        (self.folder / "changes").open("w").close()
+        with (self.folder / "changes").open() as file:
+            os.fsync(file.fileno())
+
+    def mkfs(self, *argv: str) -> str:
+        assert argv[-1] == str(self.folder / "data")
+        block = bytearray(_superblock(1, 0))
+        block[32:48], block[299:312] = uuid.uuid4().bytes, b"darkpipe-data"
+        Path(argv[-1]).write_bytes(bytes(65536) + block)
+        self.change()
+        return ""
+
+
+class _OwnDisk(Disk):
+    """The system's own disk, whose data partition is a file."""
+
+    def partition(self, name: str) -> Path | None:
+        return self.device.with_name(name)
+
+
+_LAYOUT = Layout(table=Table.DOS, boot="boot", partitions={"data": 8}, formats={"data": FileSystem.BTRFS})
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    """Makes worlds; the one that was made last counts."""
+    numbers = itertools.count()
+
+    def make(wish: str, *, encrypted: bool = False) -> World:
+        folder = tmp_path / f"{next(numbers)}"
+        world = World(folder, wish, encrypted)
+        for name in ("state", "boot"):
+            Path.mkdir(folder / name, parents=True)
+        (folder / "data").write_bytes(bytes(2**20))
+        if wish:
+            (folder / "boot" / SEED_NAME).write_text(
+                _SEED.replace("system", wish).replace("none", "passphrase" if encrypted else "none")
+            )
+
+        for name, value in {
+            "_STATE": world.state,
+            "announce": world.told.append,
+            "check_head": lambda _: None,
+            "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
+            "find_other_disks": world.other_disks,
+            "make_usb_disk": world.make_usb_disk,
+            "run": lambda *_: "",
+        }.items():
+            monkeypatch.setattr(firstboot_disk, name, value)
+        return world
+
+    monkeypatch.setattr(time, "monotonic", lambda: 3600.0)
+    monkeypatch.setattr(firstboot_door, "ensure_page_certificate", lambda _: "AB")
+    monkeypatch.setattr(firstboot_door, "_LOOK_AGAIN", 0.01)
+    return make
+
+
+_SEED = """\
+version: 1
+domains: [example.com]
+disk: {unlock: none, data: system}
+users: [{address: alice@example.com}]
+"""
+
+
+def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("usb")]
+    most = 0
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        assert world.start() == Path("/dev/sda1")
+        assert world.seed is not None
+        record = Record(place=Place.OTHER, uuid=uuid.uuid5(world.seed, "file system"))
+        assert read_record(world.state) == record
+        # From now on the stick counts, and no other.
+        world.plugged = (_STRANGER,)
+        assert world.start() == Path("/dev/sda1")
+        most = max(most, world.made)
+        worlds.append(new_world("usb"))
+    assert most == 2
+
+
+def test_a_power_cut_at_any_step_of_making_data_on_the_own_disk(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("system")]
+    cuts = 0
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        data = world.folder / "data"
+        assert world.start() == data
+        found, record = read_btrfs(data), read_record(world.state)
+        assert found is not None
+        assert record == Record(place=Place.SYSTEM, uuid=found.uuid)
+        assert world.start() == data
+        assert read_btrfs(data) == found, "what was made once stays"
+        assert world.made == 0
+        worlds.append(new_world("system"))
+        cuts += 1
+    assert cuts > 4
+
+
+def test_without_a_boot_partition_nothing_is_decided(new_world: Callable[[str], World]) -> None:
+    world = new_world("")
+    world.has_boot = False
+    assert world.start() == world.folder / "data"
+    assert read_record(world.state) is None
+    assert world.asked == []
+    world.has_boot = True
+    (world.folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", "usb"))
+    assert world.start() == Path("/dev/sda1")
+
+
+def answering(**answers: str) -> Callable[[SiteSession], object]:
+    """Give somebody who answers the page, with the code of the console."""
+    given = {"domains": "example.com", "owner": "alice@example.com", "unlock": "none", **answers}
+    return lambda asking: asking.take(given, asking.code.shown)
+
+
+def test_without_a_seed_a_person_is_asked_and_the_answer_is_the_seed(new_world: Callable[[str], World]) -> None:
+    world = new_world("")
+    (world.folder / "boot/site.yaml.txt").write_text("version: 1")
+    world.meanwhile = answering(data="usb")
+    assert world.start() == Path("/dev/sda1"), "it decides by the answer"
+    assert "site.yaml.txt" in world.asked[0]
+    assert read_site(world.folder / "boot" / SEED_NAME).users[0].address == "alice@example.com"
+    world.start()
+    assert len(world.asked) == 1, "it is asked once"
+
+
+def test_a_power_cut_while_a_person_answers(new_world: Callable[[str], World]) -> None:
+    worlds = [new_world("")]
+    worlds[-1].meanwhile = answering()
+    asked = set()
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        assert world.start() == world.folder / "data"
+        assert read_site(world.folder / "boot" / SEED_NAME).disk.unlock is UnlockPolicy.NONE
+        asked.add(len(world.asked))
+        worlds.append(new_world(""))
+        worlds[-1].meanwhile = answering()
+    assert asked == {1, 2}, "before the answer is kept it is asked again, afterwards never"
+
+
+def test_with_a_wrong_seed_nothing_is_touched_until_there_is_a_right_one(new_world: Callable[[str], World]) -> None:
+    world = new_world("moon")
+    seed = world.folder / "boot" / SEED_NAME
+    before = seed.read_text()
+
+    def look(asking: SiteSession) -> None:
+        assert list(world.state.iterdir()) == []
+        assert (world.folder / "data").read_bytes() == bytes(2**20)
+        assert seed.read_text() == before
+        answering()(asking)
+
+    world.meanwhile = look
+    assert world.start() == world.folder / "data"
+    assert "line 3: found the text `moon`" in world.asked[0]
+    assert "replaces the file" in world.asked[0]
+    assert "E1" in world.told[0], "the console shows it in its place"
+    assert read_site(seed).disk.data is DataDisk.SYSTEM
+
+
+def test_a_disk_with_a_devices_mail_needs_no_answer(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world("")
+    looks = itertools.count()
+
+    def seen() -> frozenset[tuple[str, str]]:
+        if next(looks) == 1:  # while a person is asked
+            world.plugged = (_DATA,)
+        return frozenset({(str(len(world.plugged)), "")})
+
+    monkeypatch.setattr(firstboot_disk, "known_devices", seen)
+    assert world.start() == _VOLUME.partition
+    assert (len(world.asked), world.made) == (1, 0)
+
+
+def test_data_that_has_gone_is_not_made_anew(new_world: Callable[[str], World]) -> None:
+    world = new_world("system")
+    world.start()
+    (world.folder / "data").write_bytes(bytes(2**20))
+    with pytest.raises(DiskError, match="damaged"):
+        world.start()
+    assert (world.folder / "data").read_bytes() == bytes(2**20)
+
+
+def test_it_waits_and_says_so_once_until_the_disk_is_there(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world("usb")
+    world.plugged = (replace(_EMPTY, device=Path("/dev/sdz")),)
+    looks = []
+
+    def unplug_in_the_end(_: object) -> None:
+        looks.append(len(world.told))
+        if len(looks) == 3:
+            world.plugged = ()
+
+    monkeypatch.setattr(firstboot_disk, "_wait_for_change", unplug_in_the_end)
+    assert world.start() == Path("/dev/sda1")
+    assert looks == [1, 1, 1]
+    assert "several USB disks are empty" in world.told[0]
+
+
+def test_disks_that_come_late_are_waited_for(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that was started a moment ago decides nothing that a disk still to come could change."""
+    world = new_world("system")
+    now = itertools.count(5.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+
+    def sleep(_: float) -> None:
+        world.seed, world.whole = _OURS, True  # the disk of an earlier device
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert world.start() == Path("/dev/sda1")
+    assert world.told == []
+
+
+def _container(path: Path, of: uuid.UUID, label: str) -> None:
+    """Write what tells a LUKS2 container: magic, version, label and identifier of its header."""
+    block = bytearray(2**20)
+    block[:8] = b"LUKS\xba\xbe\x00\x02"
+    block[24 : 24 + len(label)] = label.encode()
+    block[168:204] = str(of).encode()
+    path.write_bytes(block)
+
+
+def test_a_power_cut_at_any_step_before_a_usb_disk_is_encrypted(new_world: Callable[..., World]) -> None:
+    """Whatever was written, the partition is found again as one on which nothing of worth is."""
+    worlds = [new_world("usb", encrypted=True)]
+    cuts = 0
+
+    def start() -> Path:
+        return worlds[-1].start()
+
+    for _ in at_every_step(start):
+        world = worlds[-1]
+        world.plugged = (_PHOTOS, _STRANGER) if read_record(world.state) else (_PHOTOS,)
+        found = world.find()
+        assert found.partition == Path("/dev/sda1")
+        assert found.record is not None
+        assert (found.record.place, found.record.encrypted, found.record.making) == (Place.OTHER, True, _PART)
+        assert read_record(world.state) == found.record
+        assert world.find() == found, "what was decided once stays"
+        worlds.append(new_world("usb", encrypted=True))
+        cuts += 1
+    assert cuts > 8
+
+
+def test_the_own_disk_is_encrypted_instead_of_formatted(new_world: Callable[..., World]) -> None:
+    world = new_world("system", encrypted=True)
+    data = world.folder / "data"
+    found = world.find()
+    assert (found.partition, found.record) == (data, read_record(world.state))
+    assert found.record is not None
+    assert found.record.making == "system"
+    assert data.read_bytes() == bytes(2**20), "until somebody has chosen a passphrase"
+    # A header that is half made, or made and not finished, changes nothing about that.
+    _container(data, found.record.uuid, "")
+    assert world.find() == found
+    # The label is written last; the power went before that was recorded.
+    _container(data, found.record.uuid, "darkpipe-data")
+    settled = world.find()
+    assert settled.record == found.record.model_copy(update={"making": ""}) == read_record(world.state)
+    assert world.find() == settled
+
+
+def test_an_encrypted_disk_that_is_another_one_or_gone_is_not_made_anew(new_world: Callable[..., World]) -> None:
+    world = new_world("system", encrypted=True)
+    keep_record(world.state, Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True))
+    for content in (_OURS, _THEIRS, None):
+        _container(world.folder / "data", content or _OURS, "darkpipe-data")
+        if content is None:
+            (world.folder / "data").write_bytes(bytes(2**20))
+        if content == _OURS:
+            assert world.start() == world.folder / "data"
+            continue
+        before = (world.folder / "data").read_bytes()
+        with pytest.raises(DiskError, match="damaged"):
+            world.start()
+        assert (world.folder / "data").read_bytes() == before
+
+
+def test_a_finished_container_on_the_own_disk_is_adopted(new_world: Callable[..., World]) -> None:
+    """A system partition that has lost its memory must not cost the mail."""
+    world = new_world("system", encrypted=True)
+    _container(world.folder / "data", _OURS, "darkpipe-data")
+    assert world.find().record == Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], encrypted: bool) -> None:
+    world = new_world("system", encrypted=True)
+    world.plugged = (replace(_DATA, volumes=(replace(_VOLUME, encrypted=encrypted),)),)
+    assert world.find().record == Record(place=Place.OTHER, uuid=_OURS, encrypted=encrypted)
+    assert [text for text in world.told if "IT IS NOT ENCRYPTED" in text] == world.told
+    assert bool(world.told) is not encrypted
+
+
+def test_folders_that_services_see_of_state_are_there(tmp_path: Path) -> None:
+    """A unit that binds one which is missing does not start, not even what would make it (systemd.exec(5))."""
+    firstboot_disk.make_folders(tmp_path)
+    firstboot_disk.make_folders(tmp_path)
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in tmp_path.iterdir())
+    units = "\n".join(path.read_text() for path in (REPOSITORY / "components").glob("*/units/*"))
+    bound = set(re.findall(r"^Bind(?:ReadOnly)?Paths=/state/(\S+)$", units, re.MULTILINE))
+    assert bound - {_OF_THE_PAGE} == {path.name for path in tmp_path.iterdir()}
+
+
+_OF_THE_PAGE = "page"
+"""It comes with its certificate (`firstboot/page/certificate.py`), before any service that sees it."""
