@@ -3,198 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from firstboot import disk as firstboot_disk
-from firstboot import door as firstboot_door
 from firstboot.data_place import (
     Place,
     Record,
     keep_record,
     read_record,
-    read_seed,
 )
-from firstboot.disk import Found, find_data
-from firstboot.door import Door
-from firstboot.making import ensure_file_system
-from firstboot.other_disks import OtherDisk, Volume
-from firstboot.partitions import Disk, DiskError
+from firstboot.partitions import DiskError
 from firstboot.site_asking import SiteSession
 from firstboot.superblock import read_btrfs
-from firstboot.unlock_socket import Asking
 from model.document import SEED_NAME, read_site
-from model.layout import FileSystem, Layout, Table
 from model.site import DataDisk, UnlockPolicy
 from tests.tiers import REPOSITORY
+from tests.unit.disk_world import DATA, EMPTY, OURS, PART, PHOTOS, SEED, STRANGER, THEIRS, VOLUME, World, world_maker
 from tests.unit.power_cut import at_every_step
-from tests.unit.test_firstboot_superblock import superblock as _superblock
-
-_OURS, _THEIRS = uuid.UUID(int=1), uuid.UUID(int=2)
-_EMPTY = OtherDisk(Path("/dev/sda"), "Ultra Fit", 32 * 10**9, usb=True)
-_VOLUME = Volume(Path("/dev/sdb1"), _OURS)
-_DATA = OtherDisk(Path("/dev/sdb"), "T7", 10**12, usb=True, content="1 partition", volumes=(_VOLUME,))
-_STRANGER = replace(_DATA, device=Path("/dev/sdd"), volumes=(Volume(Path("/dev/sdd1"), _THEIRS),))
-_PHOTOS = OtherDisk(Path("/dev/sde"), "Elements", 10**12, usb=True, content="1 partition (ntfs “Photos”)")
-
-_STICK = Path("/dev/sda")
-_PART = "0f0f0f0f-0000-4000-8000-000000000001"
-
-
-@dataclass
-class World:
-    """A device at its first start, and what is plugged in.
-
-    Args:
-        stick: the USB disk: empty, half made with a seed, or whole.
-        made: how often systemd-repart(8) was called.
-        asked: what was wrong with the seed, each time when a person was asked for a site.
-        meanwhile: what people do then.
-    """
-
-    folder: Path
-    wish: str = "usb"
-    encrypted: bool = False
-    seed: uuid.UUID | None = None
-    whole: bool = False
-    made: int = 0
-    plugged: tuple[OtherDisk, ...] = ()
-    told: list[str] = field(default_factory=list)
-    has_boot: bool = True
-    asked: list[str] = field(default_factory=list)
-    meanwhile: Callable[[SiteSession], object] = lambda _: None
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state"
-
-    def start(self) -> Path:
-        return self.find().partition
-
-    def find(self) -> Found:
-        with self.door() as door:
-            return find_data(_OwnDisk(self.folder / "disk", _LAYOUT), door)
-
-    def door(self) -> Door:
-        @contextmanager
-        def boot(*, writable: bool) -> Iterator[Path | None]:
-            del writable
-            yield self.folder / "boot" if self.has_boot else None
-
-        @contextmanager
-        def socket(asking: Asking, fingerprint: str) -> Iterator[Callable[[Asking], None]]:
-            assert fingerprint == "AB"
-            self.asked.append(asking.view().text)
-            assert isinstance(asking, SiteSession)
-            self.change()
-            self.meanwhile(asking)
-            yield lambda _: None
-
-        return Door(self.state, boot, socket, lambda: tuple(UnlockPolicy), self.told.append)
-
-    def other_disks(
-        self, system: Path, *, closely: bool, seed: uuid.UUID | None = None, bare: bool = False
-    ) -> tuple[OtherDisk, ...]:
-        assert not closely or bare == self.encrypted
-        assert system == self.folder / "disk"
-        stick = _EMPTY
-        if self.seed and self.whole and self.encrypted:
-            unrecorded = closely and seed == self.seed
-            stick = replace(stick, content="1 partition", unfinished=unrecorded, partitions={_PART: Path("/dev/sda1")})
-        elif self.seed and self.whole:
-            volume = Volume(Path("/dev/sda1"), uuid.uuid5(self.seed, "file system"))
-            stick = replace(stick, content="1 partition", volumes=(volume,))
-        elif self.seed:
-            stick = replace(stick, content="gpt", unfinished=seed == self.seed)
-        disks = (stick, *self.plugged)
-        return disks if closely else tuple(replace(disk, content="", unfinished=False) for disk in disks)
-
-    def make_usb_disk(self, device: Path, seed: uuid.UUID, *, unfinished: bool, bare: bool = False) -> None:
-        assert device == _STICK
-        assert bare == self.encrypted
-        assert unfinished == (self.seed is not None)
-        assert read_seed(self.state) == seed
-        self.made += 1
-        self.change()  # the file system is made
-        self.seed = seed
-        self.change()  # a part of the table is written
-        self.whole = True
-        self.change()
-
-    def change(self) -> None:
-        """Do what a power cut can come before."""
-        (self.folder / "changes").open("w").close()
-        with (self.folder / "changes").open() as file:
-            os.fsync(file.fileno())
-
-    def mkfs(self, *argv: str) -> str:
-        assert argv[-1] == str(self.folder / "data")
-        block = bytearray(_superblock(1, 0))
-        block[32:48], block[299:312] = uuid.uuid4().bytes, b"darkpipe-data"
-        Path(argv[-1]).write_bytes(bytes(65536) + block)
-        self.change()
-        return ""
-
-
-class _OwnDisk(Disk):
-    """The system's own disk, whose data partition is a file."""
-
-    def partition(self, name: str) -> Path | None:
-        return self.device.with_name(name)
-
-
-_LAYOUT = Layout(table=Table.DOS, boot="boot", partitions={"data": 8}, formats={"data": FileSystem.BTRFS})
 
 
 @pytest.fixture
 def new_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
-    """Makes worlds; the one that was made last counts."""
-    numbers = itertools.count()
-
-    def make(wish: str, *, encrypted: bool = False) -> World:
-        folder = tmp_path / f"{next(numbers)}"
-        world = World(folder, wish, encrypted)
-        for name in ("state", "boot"):
-            Path.mkdir(folder / name, parents=True)
-        (folder / "data").write_bytes(bytes(2**20))
-        if wish:
-            (folder / "boot" / SEED_NAME).write_text(
-                _SEED.replace("system", wish).replace("none", "passphrase" if encrypted else "none")
-            )
-
-        for name, value in {
-            "_STATE": world.state,
-            "announce": world.told.append,
-            "check_head": lambda _: None,
-            "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
-            "find_other_disks": world.other_disks,
-            "make_usb_disk": world.make_usb_disk,
-            "run": lambda *_: "",
-        }.items():
-            monkeypatch.setattr(firstboot_disk, name, value)
-        return world
-
-    monkeypatch.setattr(time, "monotonic", lambda: 3600.0)
-    monkeypatch.setattr(firstboot_door, "ensure_page_certificate", lambda _: "AB")
-    monkeypatch.setattr(firstboot_door, "_LOOK_AGAIN", 0.01)
-    return make
-
-
-_SEED = """\
-version: 1
-domains: [example.com]
-disk: {unlock: none, data: system}
-users: [{address: alice@example.com}]
-"""
+    return world_maker(tmp_path, monkeypatch)
 
 
 def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str], World]) -> None:
@@ -211,7 +48,7 @@ def test_a_power_cut_at_any_step_of_making_a_usb_disk(new_world: Callable[[str],
         record = Record(place=Place.OTHER, uuid=uuid.uuid5(world.seed, "file system"))
         assert read_record(world.state) == record
         # From now on the stick counts, and no other.
-        world.plugged = (_STRANGER,)
+        world.plugged = (STRANGER,)
         assert world.start() == Path("/dev/sda1")
         most = max(most, world.made)
         worlds.append(new_world("usb"))
@@ -247,7 +84,7 @@ def test_without_a_boot_partition_nothing_is_decided(new_world: Callable[[str], 
     assert read_record(world.state) is None
     assert world.asked == []
     world.has_boot = True
-    (world.folder / "boot" / SEED_NAME).write_text(_SEED.replace("system", "usb"))
+    (world.folder / "boot" / SEED_NAME).write_text(SEED.replace("system", "usb"))
     assert world.start() == Path("/dev/sda1")
 
 
@@ -313,11 +150,11 @@ def test_a_disk_with_a_devices_mail_needs_no_answer(
 
     def seen() -> frozenset[tuple[str, str]]:
         if next(looks) == 1:  # while a person is asked
-            world.plugged = (_DATA,)
+            world.plugged = (DATA,)
         return frozenset({(str(len(world.plugged)), "")})
 
     monkeypatch.setattr(firstboot_disk, "known_devices", seen)
-    assert world.start() == _VOLUME.partition
+    assert world.start() == VOLUME.partition
     assert (len(world.asked), world.made) == (1, 0)
 
 
@@ -334,7 +171,7 @@ def test_it_waits_and_says_so_once_until_the_disk_is_there(
     new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = new_world("usb")
-    world.plugged = (replace(_EMPTY, device=Path("/dev/sdz")),)
+    world.plugged = (replace(EMPTY, device=Path("/dev/sdz")),)
     looks = []
 
     def unplug_in_the_end(_: object) -> None:
@@ -357,7 +194,7 @@ def test_disks_that_come_late_are_waited_for(
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
 
     def sleep(_: float) -> None:
-        world.seed, world.whole = _OURS, True  # the disk of an earlier device
+        world.seed, world.whole = OURS, True  # the disk of an earlier device
 
     monkeypatch.setattr(time, "sleep", sleep)
     assert world.start() == Path("/dev/sda1")
@@ -383,11 +220,11 @@ def test_a_power_cut_at_any_step_before_a_usb_disk_is_encrypted(new_world: Calla
 
     for _ in at_every_step(start):
         world = worlds[-1]
-        world.plugged = (_PHOTOS, _STRANGER) if read_record(world.state) else (_PHOTOS,)
+        world.plugged = (PHOTOS, STRANGER) if read_record(world.state) else (PHOTOS,)
         found = world.find()
         assert found.partition == Path("/dev/sda1")
         assert found.record is not None
-        assert (found.record.place, found.record.encrypted, found.record.making) == (Place.OTHER, True, _PART)
+        assert (found.record.place, found.record.encrypted, found.record.making) == (Place.OTHER, True, PART)
         assert read_record(world.state) == found.record
         assert world.find() == found, "what was decided once stays"
         worlds.append(new_world("usb", encrypted=True))
@@ -415,12 +252,12 @@ def test_the_own_disk_is_encrypted_instead_of_formatted(new_world: Callable[...,
 
 def test_an_encrypted_disk_that_is_another_one_or_gone_is_not_made_anew(new_world: Callable[..., World]) -> None:
     world = new_world("system", encrypted=True)
-    keep_record(world.state, Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True))
-    for content in (_OURS, _THEIRS, None):
-        _container(world.folder / "data", content or _OURS, "darkpipe-data")
+    keep_record(world.state, Record(place=Place.SYSTEM, uuid=OURS, encrypted=True))
+    for content in (OURS, THEIRS, None):
+        _container(world.folder / "data", content or OURS, "darkpipe-data")
         if content is None:
             (world.folder / "data").write_bytes(bytes(2**20))
-        if content == _OURS:
+        if content == OURS:
             assert world.start() == world.folder / "data"
             continue
         before = (world.folder / "data").read_bytes()
@@ -432,15 +269,15 @@ def test_an_encrypted_disk_that_is_another_one_or_gone_is_not_made_anew(new_worl
 def test_a_finished_container_on_the_own_disk_is_adopted(new_world: Callable[..., World]) -> None:
     """A system partition that has lost its memory must not cost the mail."""
     world = new_world("system", encrypted=True)
-    _container(world.folder / "data", _OURS, "darkpipe-data")
-    assert world.find().record == Record(place=Place.SYSTEM, uuid=_OURS, encrypted=True)
+    _container(world.folder / "data", OURS, "darkpipe-data")
+    assert world.find().record == Record(place=Place.SYSTEM, uuid=OURS, encrypted=True)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], encrypted: bool) -> None:
     world = new_world("system", encrypted=True)
-    world.plugged = (replace(_DATA, volumes=(replace(_VOLUME, encrypted=encrypted),)),)
-    assert world.find().record == Record(place=Place.OTHER, uuid=_OURS, encrypted=encrypted)
+    world.plugged = (replace(DATA, volumes=(replace(VOLUME, encrypted=encrypted),)),)
+    assert world.find().record == Record(place=Place.OTHER, uuid=OURS, encrypted=encrypted)
     assert [text for text in world.told if "IT IS NOT ENCRYPTED" in text] == world.told
     assert bool(world.told) is not encrypted
 

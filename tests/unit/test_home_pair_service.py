@@ -1,4 +1,4 @@
-"""darkpipe-pair with a real relay's agent: whatever is refused is told in words at home, and in the relay's log."""
+"""darkpipe-pair with a real relay's agent: keys that change, relays that change, and what home tells of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -17,287 +16,25 @@ from uuid import UUID
 
 import pytest
 
-from builder.greeting import free_port
 from firstboot.data_place import Place, Record, keep_record
-from home import control_client, pair_keeper, pair_push, pair_service
+from home import pair_keeper, pair_push, pair_service
 from home.bundle import Carried, Older
-from home.control_client import ControlClient
 from home.control_errors import Unreachable
-from home.pair_commands import in_words
-from home.pair_diagnosis import Around
-from home.pair_service import Service, read_document, serve
-from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish
+from home.pair_service import serve
+from home.pair_state import REPLACEMENT, WISHES, Stage, Wish
 from home.pairing import TRIES, Kept, Own, offer_of
 from home.relay_half import DRAFT
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
-from model.pairing import WIREGUARD_TURNS, AgentState, Counter, Offer
+from model.pairing import WIREGUARD_TURNS, AgentState, Offer
 from model.site import Relay as SiteRelay
-from model.tunnel import HomeEnd
-from relay import pairing_file
-from relay.keeper import Folders
-from relay.pairing import LAPSE, Heard, Keys
-from relay.pairing import Kept as RelayKept
-from tests.unit.certificates import some_certificates
-from tests.unit.pairing_world import bootstrap_keys, make_own
-from tests.unit.test_relay_agent import Relay
-
-_ANSWERS = Around("mx.example.com", ("192.0.2.1",), answers=True)
-"""A relay that is there, and whose WireGuard is silent."""
-
-
-class _Service(Service):
-    """Pairing at work, whose tunnel is up when both ends have keys that belong together."""
-
-    scene: Scene
-
-    def _is_up(self) -> bool:
-        scene, keys = self.scene, self._keeper.keys
-        if scene.away:
-            return False
-        assert scene.relay.agent
-        state = scene.relay.agent._keeper.state
-        used = state.kept.base if scene.stays else state.in_use
-        own = keys.own.public if keys else scene.home_public
-        return (own, self._keeper.end.relay_key) == (used.home_key, used.own_public)
-
-
-@dataclass
-class Scene:
-    """A home and a relay that have one bootstrap.
-
-    Args:
-        home_public: home's public key in the bootstrap.
-        around: what home sees when the tunnel is down.
-        away: whether the relay is.
-        stays: whether the relay's tunnel never takes other keys.
-    """
-
-    folder: Path
-    relay: Relay
-    monkeypatch: pytest.MonkeyPatch
-    home_public: str = field(default_factory=lambda: bootstrap_keys(mtls=False)[1])
-    around: Around = _ANSWERS
-    now: float = 1000.0
-    away: bool = False
-    stays: bool = False
-    told: list[Told] = field(default_factory=list)
-    service: Service | None = None
-
-    def start(self, home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> None:
-        own, _, _, relay_public = bootstrap_keys(mtls=False)
-        addresses = {"home4": home4, "relay4": relay4, "home6": "fd99::2", "relay6": "fd99::1"}
-        end = {"private_key": own, "relay_key": relay_public, "relay": "mx.example.com", "addresses": addresses}
-        store = Store(self.folder / "data")
-        store.tunnel.parent.mkdir(parents=True)
-        store.tunnel.write_text(HomeEnd.model_validate(end).model_dump_json())
-        folder = self.folder / "pairing"
-        (folder / WISHES).mkdir(parents=True)
-        document = read_document(folder, store)
-        assert document
-        service = _Service(document, store, folder, lambda: self.now, self.folder)
-        service.scene = self
-        service.start()
-        self.service = service
-
-    def wait(self, seconds: int) -> None:
-        assert self.service
-        for _ in range(seconds):
-            self.now += 1
-            self.relay.wait(1)
-            self.service.step()
-
-    def wish(self, wish: Wish) -> None:
-        (self.folder / "pairing" / WISHES / wish).touch()
-
-    def pair(self) -> None:
-        self.start()
-        self.wait(15)
-        assert self.is_at(Stage.PAIRED)
-
-    def is_at(self, stage: Stage) -> bool:
-        return self.told[-1].stage is stage
-
-    @property
-    def words(self) -> str:
-        """All that `darkpipe pair` has shown."""
-        return " ".join(line for told in self.told for line in in_words(told))
+from tests.unit.pairing_scene import ANSWERS, PairService, Scene, make_relay_anew, pairing_scene
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    folders = Folders(tmp_path / "relay")
-    for name in ("agent", "control", "config"):
-        (folders.base / name).mkdir(parents=True)
-    _, home_public, own, public = bootstrap_keys(mtls=False)
-    kept = RelayKept("b" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
-    pairing_file.write(folders.state, kept)
-    relay = Relay(folders, free_port())
-    monkeypatch.setattr("relay.agent_api.monotonic", lambda: relay.now)
-    relay.start()
-    made = Scene(tmp_path, relay, monkeypatch)
-    stand_ins = {
-        "has_none": lambda _: False,
-        "home_networks": list,
-        "look_around": lambda *_, paired, mtls: replace(made.around, paired=paired, mtls=mtls),
-        "read_tunnel": lambda: None,
-        "tell": made.told.append,
-        "_restart": lambda: None,
-    }
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(pair_service, name, stand_in)
-    monkeypatch.setattr(pair_keeper, "home_networks", list)
-    monkeypatch.setattr(pair_keeper, "make_own", lambda _, pair, mtls: make_own(*pair))
-    monkeypatch.setattr(
-        pair_keeper, "ControlClient", lambda place, us, pins: ControlClient(("127.0.0.1", place[1]), us, pins)
-    )
-    # The port is the agent's own elsewhere; here it is one that is free.
-    monkeypatch.setattr(pair_service, "Keeper", partial(pair_keeper.Keeper, port=relay.port))
-    yield made
-    relay.stop()
-
-
-def _second_claimant(scene: Scene) -> None:
-    certificate = some_certificates()[0][1]
-    offer = Offer("c" * 32, 0, f"{9:042d}E=", certificate, "10.200.0.1", "10.200.0.0", int(time.time()))
-    with scene.relay.client(None) as client:
-        client.send("POST", "/exchange", offer).message(Counter)
-    scene.start()
-    scene.wait(int(WIREGUARD_TURNS.relay) + 10)
-
-
-def _old_user_data(scene: Scene) -> None:
-    scene.home_public = f"{8:042d}E="
-    scene.start()
-    scene.wait(20)
-
-
-def _replayed_user_data(scene: Scene) -> None:
-    scene.pair()
-    _make_relay_anew(scene)
-    scene.wait(5)
-    scene.wish(Wish.AGAIN)
-    scene.wait(5)
-
-
-def _other_protocol(scene: Scene) -> None:
-    scene.monkeypatch.setattr(control_client, "PROTOCOL", 9)
-    scene.start()
-    scene.wait(5)
-
-
-def _changed_relay_key(scene: Scene) -> None:
-    scene.pair()
-    kept = pairing_file.read(scene.relay.folders.state)
-    assert kept
-    other = next(pem for pem, _ in some_certificates() if pem != kept.base.own_pem)
-    scene.relay.stop()
-    pairing_file.write(scene.relay.folders.state, replace(kept, base=replace(kept.base, own_pem=other)))
-    scene.relay.start()
-    scene.wish(Wish.ROTATE)
-    scene.wait(5)
-
-
-def _clocks_apart(scene: Scene) -> None:
-    scene.monkeypatch.setattr(pair_keeper, "offer_of", lambda kept, own, clock: offer_of(kept, own, clock + 9000))
-    scene.start()
-    scene.wait(5)
-
-
-def _address_clash(scene: Scene) -> None:
-    scene.start("10.0.3.1", "10.0.3.0")
-    scene.wait(15)
-    assert scene.is_at(Stage.PAIRED)  # with others
-
-
-def _fenced(scene: Scene) -> None:
-    scene.pair()
-    assert scene.relay.agent
-    scene.relay.agent._keeper.happen(Heard(3))
-    scene.wish(Wish.ROTATE)
-    scene.wait(5)
-
-
-def _ipv6_only(scene: Scene) -> None:
-    scene.home_public = ""
-    scene.around = Around("mx.example.com", ("2001:db8::1",), ipv6=False)
-    scene.start()
-    scene.wait(20)
-
-
-def _udp_blocked(scene: Scene) -> None:
-    scene.home_public = ""
-    scene.start()
-    scene.wait(20)
-
-
-def _make_relay_anew(scene: Scene) -> None:
-    """Put a relay there as the user-data make it."""
-    scene.relay.stop()
-    _, home_public, own, public = bootstrap_keys(mtls=False)
-    fresh = RelayKept("d" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
-    pairing_file.write(scene.relay.folders.state, fresh)
-    scene.relay.start()
-
-
-_NOT_SEEN = ""
-"""WireGuard drops it, if it ever leaves home; of what is dropped, relay.callers tells."""
-
-_REFUSALS: dict[Callable[[Scene], None], tuple[str, str]] = {
-    _second_claimant: ("another home has claimed this relay", "refused home: another home has claimed this relay"),
-    _old_user_data: ("from other or older user-data", _NOT_SEEN),
-    _replayed_user_data: ("a relay answers that was built anew from the same user-data", _NOT_SEEN),
-    _other_protocol: ("the relay speaks version", "refused a request of home: home speaks version 9 of the protocol"),
-    _changed_relay_key: ("This is not the relay that home was paired with", "refused somebody in the tunnel"),
-    _clocks_apart: ("the clocks of home and relay are", "refused home: the clocks of home and relay are"),
-    _address_clash: ("are in the relay's own network 10.0.0.0/16", "refused home: the addresses 10.0.3.1 and 10.0.3.0"),
-    _fenced: ("another device that was restored from its backup", "refused a request of home: this home has epoch 0"),
-    _ipv6_only: ("has IPv6 addresses only, and home has no IPv6", _NOT_SEEN),
-    _udp_blocked: ("blocks UDP port 51820", _NOT_SEEN),
-}
-"""What refuses, with the words at home (`darkpipe pair`, or the log for what home mends itself), and at the relay."""
-
-
-@pytest.mark.parametrize("refusal", _REFUSALS, ids=lambda refusal: refusal.__name__.strip("_"))
-def test_what_is_refused_is_told_on_both_sides(
-    scene: Scene, refusal: Callable[[Scene], None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    at_home, at_the_relay = _REFUSALS[refusal]
-    refusal(scene)
-    scene.relay.stop()  # what it has to say about its last connections, it has said then
-    logs = capsys.readouterr()
-    assert at_home in scene.words or at_home in logs.out
-    assert at_the_relay in logs.err
-    assert ("refused" in logs.err) is bool(at_the_relay)
-    assert "Traceback" not in logs.err + logs.out
-
-
-def test_a_refused_home_pairs_when_the_other_one_has_gone(scene: Scene) -> None:
-    _second_claimant(scene)
-    scene.wait(int(LAPSE) + 100)
-    assert scene.is_at(Stage.PAIRED)
-    assert scene.told[-1].trouble == ""
-
-
-def test_a_relay_built_anew_is_claimed_by_the_second_consent_only(scene: Scene) -> None:
-    scene.pair()
-    scene.wish(Wish.AGAIN)
-    scene.wait(2)
-    assert "was not built anew" in scene.told[-1].wish
-    _make_relay_anew(scene)
-    scene.wait(5)
-    assert scene.is_at(Stage.SILENT)
-    scene.wish(Wish.AGAIN)
-    scene.wait(5)
-    assert "home looks" in scene.told[-1].wish
-    scene.wait(100)
-    assert scene.is_at(Stage.REBUILT)
-    assert scene.relay.agent
-    assert scene.relay.agent._keeper.state.kept.home == ""
-    scene.wish(Wish.AGAIN)
-    scene.wait(15)
-    assert scene.is_at(Stage.PAIRED)
-    assert scene.told[-1].relay_id == "d" * 32
+    with pairing_scene(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def test_what_cannot_be_granted_is_said(scene: Scene) -> None:
@@ -423,7 +160,7 @@ def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> No
 
     scene.monkeypatch.setattr(pair_service, "bring", bring)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
-    scene.monkeypatch.setattr(_Service, "_relay", lambda _: SiteRelay(address="mx.example.com"))
+    scene.monkeypatch.setattr(PairService, "_relay", lambda _: SiteRelay(address="mx.example.com"))
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
     scene.monkeypatch.setattr(pair_push, "push", lambda *_: AgentState(1, "0" * 64, paired=True, clock=0, settings=1))
     scene.pair()
@@ -444,7 +181,7 @@ def test_the_relay_is_told_of_the_disk_that_home_has(scene: Scene) -> None:
     done = BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
     scene.monkeypatch.setattr(pair_service, "bring", lambda *_, **__: done)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
-    scene.monkeypatch.setattr(_Service, "_relay", lambda _: SiteRelay(address="mx.example.com"))
+    scene.monkeypatch.setattr(PairService, "_relay", lambda _: SiteRelay(address="mx.example.com"))
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
     scene.monkeypatch.setattr(pair_push, "push", lambda *_: AgentState(1, "0" * 64, paired=True, clock=0, settings=1))
     scene.monkeypatch.setattr(pair_push, "push_unlock", push_unlock)
@@ -457,8 +194,8 @@ def test_the_relay_is_told_of_the_disk_that_home_has(scene: Scene) -> None:
 
 def test_a_relay_that_was_built_anew_is_not_told_as_one_that_does_not_answer(scene: Scene) -> None:
     scene.pair()
-    scene.around = replace(_ANSWERS, answers=False)
-    _make_relay_anew(scene)
+    scene.around = replace(ANSWERS, answers=False)
+    make_relay_anew(scene)
     scene.wait(30)
     assert "does not answer at all" in scene.told[-1].trouble
     scene.wish(Wish.AGAIN)
