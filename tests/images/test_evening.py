@@ -9,6 +9,7 @@ Both machines are emulated, and the steps follow each other: an hour and more, o
 
 from __future__ import annotations
 
+import base64
 import imaplib
 import re
 import ssl
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.bootstrap import keys_folder
 from builder.tools import host_architecture
 from tests import mail
 from tests.accessible import faults
@@ -65,10 +67,12 @@ class Evening:
     """All that there is on this evening.
 
     Args:
+        site: the file of the image's Site.
         user_data: what the relay is made of when the image has brought the other half; else empty.
         records: names and texts of the TXT records that were published.
     """
 
+    site: Path
     internet: Internet
     provider: Provider
     home: Machine
@@ -128,6 +132,11 @@ class Evening:
         self.show("The disk is locked")
         fill(self.browser, ("passphrase", PASSPHRASE))
         self.home.up()
+
+    def wait_until_paired(self) -> None:
+        """Wait until home says that it and its relay are paired."""
+        paired = 'darkpipe pair --json | grep --quiet \'"stage": "paired"\''
+        wait_for(lambda: self.home.run(paired).status == 0, "home and relay are paired", _PATIENCE)
 
     def make_user_data(self) -> str:
         """Have the page make user-data for a new relay, and copy them."""
@@ -202,7 +211,7 @@ def evening(request: pytest.FixtureRequest, scratch: Path, password_hash: str) -
         home = Machine(image, scratch / "home.img", place=internet.router)
         home.boot()
         stack.callback(home.off)
-        yield Evening(internet, provider, home, browser, friend, user_data)
+        yield Evening(site, internet, provider, home, browser, friend, user_data)
 
 
 @pytest.fixture
@@ -220,8 +229,7 @@ def test_a_seed_in_full_asks_nothing(evening: Evening) -> None:
     evening.home.up()
     evening.point_resolver()
     evening.provider.rent(evening.user_data)
-    paired = 'darkpipe pair --json | grep --quiet \'"stage": "paired"\''
-    wait_for(lambda: evening.home.run(paired).status == 0, "home and relay are paired", _PATIENCE)
+    evening.wait_until_paired()
     evening.publish("\n".join(evening.home.lines("darkpipe dns zone")))
     assert evening.home.run("darkpipe dns check").status == 0
 
@@ -369,14 +377,20 @@ def test_what_comes_while_home_is_off_is_kept_and_arrives_once(evening: Evening)
     assert evening.count(subject) == 1
 
 
-def test_a_destroyed_relay_is_replaced(in_browser: Evening) -> None:
-    """By one with other keys, from other user-data of the page."""
-    evening = in_browser
+def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
+    """By one with other keys, from other user-data: the page's, or for a seed that asks nothing the builder's."""
     evening.provider.destroy()
-    text = evening.make_user_data()
-    fill(evening.browser, ("address", _RELAY.address))
-    evening.provider.rent(text)
-    evening.show("Home and relay are paired", "/relay")
+    if evening.user_data:
+        evening.user_data = darkpipe("user-data", str(evening.site), "--renew")
+        evening.provider.rent(evening.user_data)
+        keys = base64.b64encode(next(keys_folder(evening.site).glob("*.json")).read_bytes()).decode()
+        evening.home.lines(f"echo {keys} | base64 -d | darkpipe relay replace --yes")
+        evening.wait_until_paired()
+    else:
+        text = evening.make_user_data()
+        fill(evening.browser, ("address", _RELAY.address))
+        evening.provider.rent(text)
+        evening.show("Home and relay are paired", "/relay")
     evening.fetch(evening.send())
 
 
