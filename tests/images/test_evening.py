@@ -48,8 +48,9 @@ _PATIENCE = 1800.0
 
 _REVERSE = "1.18.198.in-addr.arpa"
 _ZONES = ("example.com", "example.org", _REVERSE)
-_UNBOUND = "/data/darkpipe/config/current/unbound/unbound.conf"
+_UNBOUND = "/run/resolver-of-the-tests.conf"
 _RESOLVER = (
+    'include: "/etc/unbound/unbound.conf"',
     "server:",
     '    module-config: "iterator"',
     f'    local-zone: "{_REVERSE}" nodefault',
@@ -89,9 +90,13 @@ class Evening:
         return f"https://127.0.0.1:{self.home.page}"
 
     def point_resolver(self) -> None:
-        """Have the device's resolver ask the tests' Internet, which is not signed, for its names."""
-        lines = " ".join(f"'{line}'" for line in _RESOLVER)
-        self.home.lines(f"printf '%s\\n' {lines} >>{_UNBOUND} && systemctl restart unbound && echo done")
+        """Have the device's resolver ask the tests' Internet, which is not signed; until the next start."""
+        start = ("[Service]", "ExecStart=", f"ExecStart=/usr/sbin/unbound -d -p -c {_UNBOUND}")
+        for path, lines in {_UNBOUND: _RESOLVER, "/run/systemd/system/unbound.service.d/tests.conf": start}.items():
+            content = base64.b64encode("\n".join(lines).encode()).decode()
+            self.home.lines(f"mkdir -p {Path(path).parent} && echo {content} | base64 -d >{path} && echo done")
+        self.home.lines("systemctl daemon-reload && systemctl restart unbound && echo done")
+        self.home.lines("getent ahostsv4 ns1.example.net")
 
     def show(self, expected: str, path: str = "") -> None:
         """Open the page until it shows a text: the device may be starting."""
@@ -125,13 +130,12 @@ class Evening:
 
     def unlock(self) -> None:
         """Type the passphrase into the page, and wait until the device is up."""
-        if self.user_data:
-            self.home.up()
-            return
-        self.internet.router.call(Page, self.home.page)  # the page is there
-        self.show("The disk is locked")
-        fill(self.browser, ("passphrase", PASSPHRASE))
+        if not self.user_data:
+            self.internet.router.call(Page, self.home.page)  # the page is there
+            self.show("The disk is locked")
+            fill(self.browser, ("passphrase", PASSPHRASE))
         self.home.up()
+        self.point_resolver()
 
     def wait_until_paired(self) -> None:
         """Wait until home says that it and its relay are paired."""
