@@ -78,7 +78,7 @@ class BlockMap:
 
 _TEMPLATE = """\
 <?xml version="1.0" ?>
-<!-- Block map of the unpacked image: `bmaptool copy` and `darkpipe flash` write and check the mapped blocks only. -->
+<!-- Block map of the unpacked image: `bmaptool copy` and `./darkpipe flash` write and check the mapped blocks only. -->
 <bmap version="2.0">
     <ImageSize>{size}</ImageSize>
     <BlockSize>{block}</BlockSize>

@@ -80,7 +80,7 @@ def build_image(
 
     Args:
         output: the folder in which the result's folder is made.
-        written: the site as its file has it, before passwords were asked for; `darkpipe why` compares it.
+        written: the site as its file has it, before passwords were asked for; `./darkpipe why` compares it.
         refresh: look at Debian's archive, however fresh the last look is.
         held: the packages to take; None takes what the archive has.
 

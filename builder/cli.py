@@ -96,7 +96,7 @@ def schema() -> None:
     "lock_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Take exactly the packages of this file of `darkpipe lock`.",
+    help="Take exactly the packages of this file of `./darkpipe lock`.",
 )
 @click.option(
     "--packages",

@@ -101,7 +101,7 @@ def build_in_container(
     Args:
         site: as its file has it; None for an image without one.
         seed: of the image.
-        options: further arguments of `darkpipe build`.
+        options: further arguments of `./darkpipe build`.
         output: the folder in which the result's folder is made.
 
     Returns:
@@ -127,7 +127,7 @@ def lock_in_container(options: Sequence[Argument], stages: Stages) -> str:
     """Make a lock in a container; gives its text.
 
     Args:
-        options: arguments of `darkpipe lock` but the file.
+        options: arguments of `./darkpipe lock` but the file.
 
     Raises:
         BuildError: something that the user can act on.

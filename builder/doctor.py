@@ -202,12 +202,12 @@ def _archive(host: Host) -> Iterator[Finding]:
 
 
 def _kvm(host: Host) -> Iterator[Finding]:
-    slow = "(`darkpipe boot` then emulates, which takes minutes instead of seconds; building does not need it)"
+    slow = "(`./darkpipe boot` then emulates, which takes minutes instead of seconds; building does not need it)"
     match host.kvm:
         case Kvm.WORKS:
             yield Finding("virtual machines", Verdict.FINE, "KVM works")
         case Kvm.OPENS:
-            yield Finding("virtual machines", Verdict.FINE, "/dev/kvm opens; the first `darkpipe boot` will try it")
+            yield Finding("virtual machines", Verdict.FINE, "/dev/kvm opens; the first `./darkpipe boot` will try it")
         case Kvm.BROKEN:
             remedy = f"switch on virtualisation in the firmware, or nested virtualisation in the host {slow}"
             yield Finding("virtual machines", Verdict.WARNING, "/dev/kvm opens, but runs no machine", remedy)

@@ -47,7 +47,7 @@ class Machine:
     """What to start.
 
     Args:
-        folder: a result of `darkpipe build`.
+        folder: a result of `./darkpipe build`.
         forwards: local ports that lead to the machine.
         disk: file that keeps the machine's disk; None throws all changes away.
         size: of a new disk, in bytes.

@@ -78,7 +78,7 @@ class Host:
         processors: how many we may use.
         speed_seconds: what a fixed piece of work takes on one processor.
         archive: why the package archive does not answer; empty when it does.
-        kvm: for `darkpipe boot`.
+        kvm: for `./darkpipe boot`.
         has_tools: whether the build tools are installed.
         layer_age: seconds since the last look at the archive; None when there is no package layer in the cache.
     """

@@ -1,4 +1,4 @@
-"""The questions of `darkpipe init`: each says what it means, and each answer is checked by the model at once."""
+"""The questions of `./darkpipe init`: each says what it means, and each answer is checked by the model at once."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def _relay(primary: str) -> Question:
         "Relay (Enter: none)",
         f"{_description(Site, 'relays')} While home is away it asks senders to try again, and stores nothing. "
         f"{_description(Relay, 'address')}",
-        f"mx.{primary}, if you are to rent a server, which `darkpipe user-data` makes a relay. Enter for a trial.",
+        f"mx.{primary}, if you are to rent a server, which `./darkpipe user-data` makes a relay. Enter for a trial.",
         _DONE,
     )
 

@@ -49,7 +49,7 @@ def find_image(folder: Path) -> Path:
     if not images and (parts := sorted({path.parent.name for path in folder.glob("*/*.img.*")})):
         raise BuildError(f"{folder} is a release of several platforms", f"name one of its folders: {', '.join(parts)}")
     if len(images) != 1:
-        raise BuildError(f"{folder} holds {len(images)} images", "name a folder that `darkpipe build` printed")
+        raise BuildError(f"{folder} holds {len(images)} images", "name a folder that `./darkpipe build` printed")
     return images[0]
 
 

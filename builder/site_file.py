@@ -15,7 +15,9 @@ from model.document import parse_site
 from model.site import Disk, Site, User
 
 _WIDTH = 100
-_HEADER = "Made by `darkpipe init`. `darkpipe check` tells mistakes at their lines, `darkpipe schema` prints all keys."
+_HEADER = (
+    "Made by `./darkpipe init`. `./darkpipe check` tells mistakes at their lines, `./darkpipe schema` prints all keys."
+)
 
 
 def site_text(site: Site) -> str:

@@ -28,7 +28,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BuildError(f"{folder} has no manifest: {error}", "name a folder that `darkpipe build` printed") from error
+        raise BuildError(
+            f"{folder} has no manifest: {error}", "name a folder that `./darkpipe build` printed"
+        ) from error
     if not isinstance(manifest, dict):
         raise BuildError(f"{folder / MANIFEST_NAME} is no manifest", "copy or build the image again")
     return manifest

@@ -15,7 +15,7 @@ from builder.sandbox import Sandbox
 
 
 class Stage(StrEnum):
-    """The stages of a build, in their order; the values are the cache's folders and the words of `darkpipe why`."""
+    """The stages of a build, in their order; the values are the cache's folders and the words of `./darkpipe why`."""
 
     TOOLS = "tools"
     PACKAGES = "packages"

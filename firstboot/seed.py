@@ -112,7 +112,7 @@ def take_tunnel(boot: Path, kept: Path) -> Taken:
         kept: file that holds it from then on.
 
     Raises:
-        SeedError: it is not what `darkpipe build` has written; it stays where it is.
+        SeedError: it is not what `./darkpipe build` has written; it stays where it is.
     """
     return _take(boot / HOME_FILE, kept, _check_tunnel)
 

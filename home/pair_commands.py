@@ -166,8 +166,8 @@ def read_bootstrap(content: bytes) -> AnyHome:
         return parse_home_end(data.get("home", data))
     except (ValueError, AttributeError):
         raise click.ClickException(
-            "found no bootstrap on standard input, expected the file that `darkpipe user-data` has made in the folder "
-            "with the keys, such as home.keys/mx.example.com.json"
+            "found no bootstrap on standard input, expected the file that `./darkpipe user-data` has made in the "
+            "folder with the keys, such as home.keys/mx.example.com.json"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A site made of what a person has answered: to `darkpipe init`, or on the page of a device that has brought none."""
+"""A site made of what a person has answered: to `./darkpipe init`, or on the page of a device that has brought none."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _OPTIONS = (
     *("--no-sandbox", "--ignore-certificate-errors", "--no-proxy-server"),
 )
 _PATIENCE = 30.0
-_KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowDown": (40, "")}
+_KEYS = {"Backspace": (8, ""), "Tab": (9, ""), "Enter": (13, "\r"), "ArrowDown": (40, "")}
 _SHIFT = 8
 
 
@@ -107,7 +107,7 @@ class Chromium:
         return str(self.look("document.body.innerText"))
 
     def press(self, key: str, *, back: bool = False) -> None:
-        """Press a key, Tab, Enter or ArrowDown; Tab goes `back` with Shift."""
+        """Press a key, Backspace, Tab, Enter or ArrowDown; Tab goes `back` with Shift."""
         code, text = _KEYS[key]
         event = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": _SHIFT if back else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **event)

@@ -20,6 +20,8 @@ from tests.simulation.command import simulation
 from tests.tiers import TIERS, run_tiers, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+OWN_TESTS = ("evening", "foreign", "fresh", "pair", "relay", "reproducible")
+"""What `./dev test` runs by commands of their own, with their own options."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +52,7 @@ def run_tests(pytest_arguments: tuple[str, ...], tiers: tuple[str, ...]) -> None
     Examples:
       ./dev test
       ./dev test unit
-      ./dev test images -- -k reboot -x
+      ./dev test images -- -k first_start -x
       ./dev test fresh --help
       ./dev test reproducible --help
       ./dev test foreign --help
@@ -127,7 +129,7 @@ def main() -> None:
         ours, pytest_arguments = ours[:cut], ours[cut + 1 :]
     # The launcher takes --yes anywhere on the line; here it means nothing more.
     ours = [argument for argument in ours if argument != "--yes"]
-    if ours[:2] in [["test", name] for name in ("evening", "foreign", "fresh", "pair", "relay", "reproducible")]:
+    if ours[:2] in [["test", name] for name in OWN_TESTS]:
         ours = ours[1:]
     dev.main(ours, prog_name="dev", obj=tuple(pytest_arguments))
 

@@ -1,4 +1,4 @@
-"""A small image with its map and sums, as `darkpipe build` lays them out."""
+"""A small image with its map and sums, as `./darkpipe build` lays them out."""
 
 from __future__ import annotations
 

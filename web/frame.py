@@ -9,9 +9,10 @@ from typing import Any
 
 import jinja2
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from web.guard import COOKIE, Guard, Tokens
@@ -91,7 +92,21 @@ def guarded_app(routes: Sequence[Route], hostname: Callable[[], str]) -> Starlet
     return Starlette(
         routes=[*routes, Route("/style.css", _style), Route("/page.js", _script)],
         middleware=[Middleware(Guard, hostname=hostname)],
+        exception_handlers={404: _astray, 405: _astray},
     )
+
+
+async def _astray(request: Request, error: Exception) -> Response:
+    """Lead a browser to a page: it has the address of a form, or of a page that this address showed at another time.
+
+    A telephone that opens its tabs again asks for the address of the form that was sent last; and while the disk is
+    locked, none of the administrator's pages is there.
+    """
+    assert isinstance(error, HTTPException)
+    if "text/html" not in request.headers.get("accept", ""):
+        return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+    place = request.url.path.rpartition("/")[0] if error.status_code == 405 else ""
+    return RedirectResponse(place or "/", 303)
 
 
 def sentence(error: Exception) -> str:

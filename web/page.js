@@ -2,7 +2,7 @@
 "use strict";
 
 const EVERY = 5000; // ms
-const MOST = 120; // turns: somebody who has left the page open is signed out in the end
+const MOST = 240; // turns: somebody who has left the page open is signed out in the end
 
 const copiers = document.querySelectorAll("[data-copy]");
 for (const button of copiers) {
@@ -33,11 +33,20 @@ for (const part of document.querySelectorAll("[data-live]")) {
   }, EVERY);
 }
 
-if (document.querySelector("[data-reload]")) {
-  const wait = () => setTimeout(() => {
+const waiting = document.querySelector("[data-reload]");
+if (waiting) {
+  let turns = 0;
+  const place = waiting.dataset.reload;
+  const look = async () => {
     const typing = [...document.querySelectorAll("input:not([type=hidden])")].some(field => field.value);
-    if (typing || document.hidden) wait();
-    else location.replace(location.pathname);
-  }, EVERY);
-  wait();
+    if (!typing && !document.hidden) {
+      const answer = await fetch(place).catch(() => null);
+      const text = answer && answer.ok ? await answer.text() : "";
+      // While nothing has changed, nobody is interrupted who reads, or has it read to them.
+      const now = new DOMParser().parseFromString(text, "text/html").querySelector("[data-reload]");
+      if (text && now?.textContent !== waiting.textContent) return location.replace(place);
+    }
+    if (++turns < MOST) setTimeout(look, EVERY);
+  };
+  setTimeout(look, EVERY);
 }

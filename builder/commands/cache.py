@@ -1,4 +1,4 @@
-"""`darkpipe cache`: what the cache holds, and making it smaller."""
+"""`./darkpipe cache`: what the cache holds, and making it smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkpipe doctor`: can this computer build, and if not, why."""
+"""`./darkpipe doctor`: can this computer build, and if not, why."""
 
 from __future__ import annotations
 

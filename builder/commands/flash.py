@@ -1,4 +1,4 @@
-"""`darkpipe flash`: an image onto a disk."""
+"""`./darkpipe flash`: an image onto a disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 @click.option("--confirm", metavar="NAME", help="Instead of typing it: the disk's name, such as sdb.")
 @click.option("--plain-file", is_flag=True, help="DEVICE is a file, made in the image's size when it is missing.")
 def flash(image: Path, device: Path, force: bool, confirm: str | None, plain_file: bool) -> None:
-    """Write an IMAGE (a folder of `darkpipe build`) to the disk DEVICE, and read it back.
+    """Write an IMAGE (a folder of `./darkpipe build`) to the disk DEVICE, and read it back.
 
     Everything on the disk is lost. One that is in use (mounted, swap, LVM, encryption, RAID) or too small is refused,
     and one above 2 TB without --force. Model, size and serial number are shown, and the disk's name must be typed.

@@ -1,4 +1,4 @@
-"""`darkpipe imager`: what the Raspberry Pi Imager needs to write an image with its user's settings."""
+"""`./darkpipe imager`: what the Raspberry Pi Imager needs to write an image with its user's settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import click
     help="Folder for the file; default: beside FOLDER, or beside the release that it is in.",
 )
 def imager(folder: Path, url: str | None, output: Path | None) -> None:
-    """Write the file by which the Raspberry Pi Imager offers the image in a FOLDER of `darkpipe build`.
+    """Write the file by which the Raspberry Pi Imager offers the image in a FOLDER of `./darkpipe build`.
 
     Open it in the Imager: by a double click (since its version 2.0.3) or with `rpi-imager --repo FILE`. Unlike an image
     that is chosen by hand, one that is offered in this way can be given a host name, a user, Wi-Fi, an SSH key, a time

@@ -1,4 +1,4 @@
-"""`darkpipe init`: a new site.yaml from questions, or from flags alone."""
+"""`./darkpipe init`: a new site.yaml from questions, or from flags alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def init(
     """Make a site file; SITE is site.yaml when it is not named, and is never overwritten.
 
     Asks for what the flags do not say; Enter takes the answer in brackets. Without a terminal it asks nothing and takes
-    the defaults. Every answer is checked at once, by the same rules as `darkpipe check`.
+    the defaults. Every answer is checked at once, by the same rules as `./darkpipe check`.
 
     \b
     Examples:

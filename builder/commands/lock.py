@@ -1,4 +1,4 @@
-"""`darkpipe lock`: the exact packages of a profile, to hold a release to."""
+"""`./darkpipe lock`: the exact packages of a profile, to hold a release to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 def lock(profile: str, output: Path | None, refresh: bool) -> None:
     """Record name, version, architecture and sha256 of all Debian packages that a build takes.
 
-    Installs the packages if they are not at hand. `darkpipe build --lock FILE` then takes exactly these, or fails and
+    Installs the packages if they are not at hand. `./darkpipe build --lock FILE` then takes exactly these, or fails and
     names those that are not to be had any more. Every result's folder holds the lock of its image as well.
 
     \b

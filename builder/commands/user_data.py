@@ -1,4 +1,4 @@
-"""`darkpipe user-data`: the text that makes a relay of a VPS."""
+"""`./darkpipe user-data`: the text that makes a relay of a VPS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkpipe verify` and `darkpipe sign`: a result's folder and its signature."""
+"""`./darkpipe verify` and `./darkpipe sign`: a result's folder and its signature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.argument("folder", type=_FOLDER)
 @click.option("--allowed-signers", type=_FILE, metavar="FILE", help="Who may have signed, as ssh-keygen(1) reads it.")
 def verify(folder: Path, allowed_signers: Path | None) -> None:
-    """Check everything that a FOLDER of `darkpipe build` says, and say what that proves.
+    """Check everything that a FOLDER of `./darkpipe build` says, and say what that proves.
 
     Checks the sums, the signature when --allowed-signers is given, the block map and the partitions against the image,
     the root file system against the root hash in kernel and manifest, and lock and bill of materials against the
@@ -56,7 +56,7 @@ def verify(folder: Path, allowed_signers: Path | None) -> None:
     "--key", type=_FILE, required=True, metavar="FILE", help="An SSH key; the public part of one in an agent."
 )
 def sign(folder: Path, key: Path) -> None:
-    """Sign a FOLDER of `darkpipe build`: SHA256SUMS.sig appears in it.
+    """Sign a FOLDER of `./darkpipe build`: SHA256SUMS.sig appears in it.
 
     The sums are checked first. docs/releases.md says how to keep the key.
 

@@ -1,4 +1,4 @@
-"""`darkpipe why`: why a stage was made, or would be."""
+"""`./darkpipe why`: why a stage was made, or would be."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def in_words(verdict: Verdict) -> str:
             lines.append("It was made because there was none before.")
     elif verdict.fate is Fate.FOLLOWS:
         names = " and ".join(f"the {cause.label.lower()}" for cause in verdict.causes)
-        commands = ", ".join(f"`darkpipe why {cause}`" for cause in verdict.causes)
+        commands = ", ".join(f"`./darkpipe why {cause}`" for cause in verdict.causes)
         lines = [f"{label}: depends on what comes of {names}, which the next build makes; see {commands}."]
     elif verdict.before is None:
         lines = [f"{label}: the next build makes it, since it was never made here before."]

@@ -1,1 +1,1 @@
-"""Comparing two images or results to the byte, and naming what differs: `darkpipe diff`."""
+"""Comparing two images or results to the byte, and naming what differs: `./darkpipe diff`."""

@@ -1,4 +1,4 @@
-"""Two results of `darkpipe build`, compared file by file."""
+"""Two results of `./darkpipe build`, compared file by file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compare(first: Path, second: Path, cache: Cache, tools: Sandbox) -> list[str
     """Name what differs between two results or two images; nothing when they are equal to the byte.
 
     Args:
-        first: a folder that `darkpipe build` has made, with one result or all, or an image.
+        first: a folder that `./darkpipe build` has made, with one result or all, or an image.
         second: likewise.
 
     Raises:

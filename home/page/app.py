@@ -33,6 +33,8 @@ SESSION = "__Host-darkpipe-session"
 _HERE = Path(__file__).parent
 _FIELDS = ("code", *FIELDS)
 
+_NOT_DONE = "You are not signed in, or not any more. What you have sent was not done: sign in, and send it again."
+
 _Answer = Callable[[Request, str], Awaitable[Response]]
 
 
@@ -49,6 +51,8 @@ class Page:
             try:
                 return await answer(request, _session(request))
             except SignedOut:
+                if request.method == "POST":
+                    return await self._outside(request, _NOT_DONE, status=403)
                 return await self._outside(request)
             except Denied as error:
                 return self._frame.render(request, "trouble.html", sentence(error), status=503)

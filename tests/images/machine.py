@@ -47,7 +47,7 @@ class Machine:
     """A device that runs a built image; its disk lives in a file and survives `off()`.
 
     Args:
-        folder: what `darkpipe build` printed.
+        folder: what `./darkpipe build` printed.
         disk: the file with its disk.
         size: of a new disk, in units of 10^9 bytes.
         offline: whether there is a network behind it.

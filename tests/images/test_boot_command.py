@@ -1,4 +1,4 @@
-"""`darkpipe boot` as a script uses it."""
+"""`./darkpipe boot` as a script uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkpipe diff` on a real image: one flipped byte anywhere is found, and named by what lies there."""
+"""`./darkpipe diff` on a real image: one flipped byte anywhere is found, and named by what lies there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks with an MBR, whose tables the real sfdisk has made, as the builder plans and `darkpipe diff` reads them."""
+"""Disks with an MBR, whose tables the real sfdisk has made, as the builder plans and `./darkpipe diff` reads them."""
 
 from __future__ import annotations
 

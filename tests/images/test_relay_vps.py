@@ -67,7 +67,7 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
 
 @pytest.fixture(scope="module")
 def relay(suite: Suite, architecture: Architecture, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    """A machine that got what `darkpipe user-data` prints."""
+    """A machine that got what `./darkpipe user-data` prints."""
     scratch = tmp_path_factory.mktemp("relay")
     site = scratch / "site.yaml"
     site.write_text(SITE_TEXT, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The result's folder: what bmaptool and an SPDX library say about it, and the faults that `darkpipe verify` finds."""
+"""The result's folder: what bmaptool and an SPDX library say of it, and the faults that `./darkpipe verify` finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkpipe doctor` on computers that really lack something: made by dropping it from a process of ours."""
+"""`./darkpipe doctor` on computers that really lack something: made by dropping it from a process of ours."""
 
 from __future__ import annotations
 

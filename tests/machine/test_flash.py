@@ -1,4 +1,4 @@
-"""`darkpipe flash` on real block devices: loop devices of the kernel that the tests run on."""
+"""`./darkpipe flash` on real block devices: loop devices of the kernel that the tests run on."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from firstboot.console_code import ConsoleCode
 from firstboot.page.app import make_app as make_unlock_app
@@ -34,6 +34,7 @@ from tests.unit.page_samples import FRESH, TROUBLED, checked, facts, message, pa
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
 from tests.unit.test_home_page import Device
 from tests.unit.test_home_page_steps import _HERE
+from web import frame
 from web.server import listening_socket, server
 
 _PICTURES = REPOSITORY / "out/screenshots"
@@ -49,7 +50,7 @@ class Place:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.app: Starlette | None = None
+        self.app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -81,7 +82,7 @@ def browser(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @contextmanager
-def _served(app: Starlette, place: Place) -> Iterator[str]:
+def _served(app: ASGIApp, place: Place) -> Iterator[str]:
     place.app = app
     yield place.address
 
@@ -101,6 +102,16 @@ def device(tmp_path: Path) -> Iterator[Device]:
     made = Device(tmp_path / "run/control", status=TROUBLED, rows=[checked("good"), checked("wrong", type="TXT")])
     with serve_questions(made.desk.answer, made.path, None):
         yield made
+
+
+def _heard(app: Starlette, asked: list[str]) -> ASGIApp:
+    """Take note of what is asked for."""
+
+    async def heard(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await app(scope, receive, send)
+
+    return heard
 
 
 def _looked_at(browser: Chromium, name: str) -> None:
@@ -224,6 +235,33 @@ def test_the_steps_are_taken_by_keyboard(browser: Chromium, device: Device, plac
         browser.open(f"{address}/message")
         fill(browser, ("password", "correct horse"), ("recipient", "alice@example.net"))
         assert device.asked[-1]["recipient"] == "alice@example.net"
+
+
+def test_a_page_that_waits_stays_until_something_has_changed(
+    browser: Chromium, device: Device, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has it read is not interrupted, and whoever types loses nothing."""
+    monkeypatch.setattr(frame, "_SCRIPT", frame._SCRIPT.replace(b"EVERY = 5000", b"EVERY = 300"))
+    device.facts = facts(message=message(Fate.QUEUED))
+    asked: list[str] = []
+    with _served(_heard(device.app(), asked), place) as address:
+        browser.open(address)
+        _claim(browser, device.gate.code)
+        browser.open(f"{address}/message")
+        browser.look("window.before = true")
+        asked.clear()
+        _wait(lambda: "/message" in asked, "the page asks whether something has changed")
+        assert browser.look("window.before") is True
+        device.facts = facts(message=message(Fate.SENT))
+        tab_to(browser, "input recipient")
+        browser.type("a")
+        asked.clear()
+        time.sleep(1.5)
+        assert (asked, browser.look("window.before")) == ([], True)
+        browser.select_all()
+        with browser.loading():
+            browser.press("Backspace")
+        assert "The other server has taken it" in browser.text
 
 
 def test_a_session_ends_and_a_forgotten_password_begins_anew(browser: Chromium, device: Device, place: Place) -> None:

@@ -1,4 +1,4 @@
-"""From `darkpipe user-data` to a message, with a relay that cloud-init has made and a home from its seed."""
+"""From `./darkpipe user-data` to a message, with a relay that cloud-init has made and a home from its seed."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def record(image: Path, scratch: Path, password: str, rng: random.Random, say: C
     """Start a device for the first time and let it live, logged.
 
     Args:
-        image: a result of `darkpipe build`, whose seed has Alice with a known password and Bob with one to be made.
+        image: a result of `./darkpipe build`, whose seed has Alice with a known password and Bob with one to be made.
         scratch: a folder for disks; it stays needed for trials.
         password: Alice's.
         rng: makes the letters.

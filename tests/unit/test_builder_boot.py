@@ -1,4 +1,4 @@
-"""Options of `darkpipe boot`, and waiting for a greeting."""
+"""Options of `./darkpipe boot`, and waiting for a greeting."""
 
 from __future__ import annotations
 

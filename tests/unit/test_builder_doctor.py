@@ -1,4 +1,4 @@
-"""What `darkpipe doctor` says about computers that lack one thing each; tests/machine tries some of them for real."""
+"""What `./darkpipe doctor` says about computers that lack one thing each; tests/machine tries some of them for real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkpipe init`: its questions on a scripted terminal, its flags, and the file that it writes."""
+"""`./darkpipe init`: its questions on a scripted terminal, its flags, and the file that it writes."""
 
 from __future__ import annotations
 

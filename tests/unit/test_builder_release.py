@@ -216,7 +216,7 @@ def test_bill_of_materials_is_valid_spdx(tmp_path: Path) -> None:
 
 
 def _release_folder(folder: Path) -> Path:
-    """A release of two results, as `darkpipe build --all` lays it out."""
+    """A release of two results, as `./darkpipe build --all` lays it out."""
     manifests = {}
     for profile in ("raspberrypi", "x64"):
         part = folder / f"darkpipe-0.1.0-{profile}-abc"

@@ -123,6 +123,25 @@ def test_a_form_of_another_site_is_not_heard(device: Device) -> None:
     assert device.disk.tried == [_GOOD]
 
 
+@pytest.mark.parametrize("path", ["/unlock", "/choose", "/users", "/dns/check"])
+def test_an_address_of_another_page_of_the_device_leads_to_this_one(device: Device, path: str) -> None:
+    """Whoever has the administrator's page open while the device starts anew finds the locked disk there."""
+    assert "The disk is locked" in device.browser.walk(path).text
+    assert "The disk is locked" in device.browser.walk("/users/add", "POST").text
+    assert device.disk.tried == []
+
+
+@pytest.mark.parametrize("stage", [Stage.TAKEN, Stage.WORKING, Stage.OPEN])
+def test_what_goes_on_by_itself_takes_no_page_away_from_who_has_it_read(device: Device, stage: Stage) -> None:
+    """WCAG 2.2, failure F41: no page loads itself anew by the clock. Without scripts a link does it."""
+    device.session._stage = stage
+    text = device.browser.get().text
+    assert "http-equiv" not in text
+    assert 'data-reload="/"' in text
+    assert '<a href="/">Look again</a>' in text
+    assert re.findall(r"<script[^>]*>", text) == ['<script src="/page.js" defer>']
+
+
 def test_another_name_is_not_served(device: Device) -> None:
     answer = device.browser.get(host="evil.example")
     assert (answer.status, "<form" in answer.text) == (421, False)

@@ -243,6 +243,30 @@ def test_a_link_changes_nothing(device: Device, path: str) -> None:
     assert not _is_outside(browser.get())
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/sign-in", "How the device is"),
+        ("/users/add", "Give one another password"),
+        ("/message/send", "A test message"),
+        ("/preflight/start", "Can mail come and go?"),
+        ("/nothing", "How the device is"),
+        ("//evil.example/", "How the device is"),
+    ],
+)
+def test_an_address_without_a_page_leads_to_one(device: Device, path: str, shown: str) -> None:
+    """A telephone that opens its tabs again asks for the address of the form that was sent last."""
+    browser = device.enter()
+    assert shown in browser.walk(path).text
+    assert device.asked == []
+    assert 'action="/sign-in"' in device.another().walk(path).text
+
+
+def test_a_form_of_the_page_that_unlocked_the_disk_leads_to_the_page_that_is_there_now(device: Device) -> None:
+    answer = device.browser.walk("/unlock", "POST")
+    assert (answer.status, "Nobody looks after this device" in answer.text) == (200, True)
+
+
 @pytest.mark.parametrize("host", ["evil.example", "192.168.1.20.evil.example", "darkpipe.evil.example", ""])
 def test_another_name_is_not_served(device: Device, host: str) -> None:
     browser = device.enter()

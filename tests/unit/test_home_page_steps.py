@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from firstboot.questions import ask, serve_questions
+from home.administrator import IDLE
 from home.desk_facts import DnsSeen, Watched
 from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
@@ -109,6 +110,18 @@ def test_a_form_of_another_site_or_without_a_session_changes_nothing(device: Dev
     assert device.asked == []
 
 
+@pytest.mark.parametrize("path", _FORMS)
+def test_who_was_signed_out_meanwhile_hears_that_nothing_was_done(device: Device, path: str) -> None:
+    browser = device.enter()
+    browser.get(path.rpartition("/")[0])
+    device.now += IDLE + 1
+    answer = browser.post(path, **_FORMS[path])
+    assert (answer.status, 'action="/sign-in"' in answer.text) == (403, True)
+    assert "What you have sent was not done" in answer.text
+    assert "was not done" not in browser.get("/users").text
+    assert device.asked == []
+
+
 @pytest.mark.parametrize("path", ["/relay", "/relay/live", "/preflight", "/users", "/message"])
 def test_nobody_without_a_session_sees_a_step(device: Device, path: str) -> None:
     device.relay = _HERE
@@ -198,12 +211,13 @@ def test_a_preflight_under_way_is_waited_for_and_not_begun_twice(device: Device)
     device.facts = facts(preflight=preflight(None, finished_at=None, steps=()), preflight_runs=True)
     text = browser.get("/preflight").text
     assert "under way" in text
-    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in text
+    assert 'data-reload="/preflight"' in text
+    assert '<a href="/preflight">Look again</a>' in text
     assert 'action="/preflight/start"' not in text
     device.facts = facts(preflight=preflight(Outcome.WRONG))
     text = browser.get("/preflight").text
     assert "Something keeps mail away" in text
-    assert "http-equiv" not in text
+    assert "data-reload" not in text
     assert "Port 25 to the world" in text
     device.facts = facts(preflight=preflight(None, steps=(), error="accounts.json is damaged"))
     assert "accounts.json is damaged" in browser.get("/preflight").text
@@ -215,11 +229,12 @@ def test_what_became_of_the_message_stands_there_with_the_servers_words(device: 
     text = browser.get("/message").text
     assert "451 4.7.1 &lt;b&gt;Greylisted&lt;/b&gt;" in text
     assert "will be tried again" in text
-    assert 'http-equiv="refresh"' in text
+    assert 'data-reload="/message"' in text
+    assert '<a href="/message">Look again</a>' in text
     device.facts = facts(message=message(Fate.SENT))
     text = browser.get("/message").text
     assert "The other server has taken it" in text
-    assert "http-equiv" not in text
+    assert "data-reload" not in text
 
 
 def test_the_guide_says_what_comes_next_until_all_is_done(device: Device) -> None:
