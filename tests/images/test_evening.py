@@ -36,6 +36,7 @@ from tests.keyboard import fill, tab_to
 from tests.machine.conftest import root  # noqa: F401 (a fixture)
 from tests.machine.machine import wait_for
 from tests.network.internet import Internet, Site, make_internet
+from tests.network.names import ROOT
 from tests.signatures import judge
 
 pytestmark = pytest.mark.skipif(host_architecture() != "amd64", reason="the emulator runs on amd64")
@@ -48,17 +49,18 @@ _PATIENCE = 1800.0
 
 _REVERSE = "1.18.198.in-addr.arpa"
 _ZONES = ("example.com", "example.org", _REVERSE)
-_UNBOUND = "/run/resolver-of-the-tests.conf"
-_RESOLVER = (
-    'include: "/etc/unbound/unbound.conf"',
-    "server:",
-    '    module-config: "iterator"',
-    f'    local-zone: "{_REVERSE}" nodefault',
-    "stub-zone:",
-    '    name: "."',
-    "    stub-addr: 203.0.113.53",
-)
+_UNBOUND = "/run/resolver-of-the-tests"
+_RESOLVER = f"""\
+sed -e 's|/usr/share/dns/root.hints|{_UNBOUND}.hints|' -e 's|trust-anchor-file:.*|module-config: "iterator"|' \
+/etc/unbound/unbound.conf >{_UNBOUND}.conf && \
+echo 'server: local-zone: "{_REVERSE}" nodefault' >>{_UNBOUND}.conf && \
+printf '. 300 NS a.root-servers.example.\\na.root-servers.example. 300 A {ROOT}\\n' >{_UNBOUND}.hints"""
 """The root of the tests is not signed, and has one server."""
+
+_UNIT = f"""\
+mkdir -p /run/systemd/system/unbound.service.d && \
+printf '[Service]\\nExecStart=\\nExecStart=/usr/sbin/unbound -d -p -c {_UNBOUND}.conf\\n' \
+>/run/systemd/system/unbound.service.d/tests.conf"""
 
 _PICTURES = REPOSITORY / "out/screenshots"
 
@@ -91,11 +93,7 @@ class Evening:
 
     def point_resolver(self) -> None:
         """Have the device's resolver ask the tests' Internet, which is not signed; until the next start."""
-        start = ("[Service]", "ExecStart=", f"ExecStart=/usr/sbin/unbound -d -p -c {_UNBOUND}")
-        for path, lines in {_UNBOUND: _RESOLVER, "/run/systemd/system/unbound.service.d/tests.conf": start}.items():
-            content = base64.b64encode("\n".join(lines).encode()).decode()
-            self.home.lines(f"mkdir -p {Path(path).parent} && echo {content} | base64 -d >{path} && echo done")
-        self.home.lines("systemctl daemon-reload && systemctl restart unbound && echo done")
+        self.home.lines(f"{_RESOLVER} && {_UNIT} && systemctl daemon-reload && systemctl restart unbound && echo done")
         self.home.lines("getent ahostsv4 ns1.example.net")
 
     def show(self, expected: str, path: str = "") -> None:
