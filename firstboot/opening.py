@@ -17,6 +17,7 @@ from firstboot.partitions import DiskError, run
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.relay_key import give_relay
+from firstboot.seed import SeedError
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
@@ -175,8 +176,8 @@ def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> 
         else:
             tpm.measure(pending=True)
             why = tpm.unlock()
-    except (TpmError, LuksError, OSError) as error:
-        why = str(error)
+    except (TpmError, LuksError, SeedError, DiskError, OSError) as error:
+        why = str(error).rstrip(".")
     if why is None:
         print("the disk for the mail was unlocked by the TPM", flush=True)
         return True

@@ -15,11 +15,10 @@ from enum import StrEnum
 from firstboot.console_code import ConsoleCode, WrongCode
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret, ask_for, is_typed_back, make_secret
-from firstboot.vault import PassphraseError, check_passphrase
+from firstboot.vault import LONGEST, PassphraseError, check_passphrase
 
 _FREE_GUESSES = 3
 _LONGEST_WAIT = 60.0
-_LONGEST_TYPED = 1024
 
 
 class Stage(StrEnum):
@@ -125,7 +124,7 @@ class Session:
                 except WrongCode as error:
                     raise Refused(str(error)) from None
             try:
-                chosen = check_passphrase(passphrase[:_LONGEST_TYPED])
+                chosen = check_passphrase(passphrase)
             except PassphraseError as error:
                 raise Refused(str(error)) from None
             self._chosen = chosen, self._new_secret()
@@ -171,7 +170,7 @@ class Session:
                 self._heard()
             self._text = "trying"
             try:
-                right = self._unlock(typed[:_LONGEST_TYPED])
+                right = self._unlock(typed[:LONGEST])
             except LuksError as error:
                 raise Refused(str(error)) from error
             finally:

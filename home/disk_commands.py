@@ -20,7 +20,7 @@ from firstboot.recovery_keys import is_recovery_secret_of
 from firstboot.relay_key import WaitingKeyError, waits
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import forget_tpm, want_tpm, wants_tpm, why_unfit
-from firstboot.unlock_dialog import Dialog, Tty
+from firstboot.unlock_dialog import Dialog, GoneError, Tty
 from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
 from firstboot.usb_key import StickError, Sticks, add_stick
@@ -388,7 +388,7 @@ def _luks() -> Luks:
 
 
 def _ask(question: str) -> str:
-    answer = Tty().ask(question, hidden=True, until=lambda: False)
-    if answer is None:
-        raise Refused("nothing was typed; nothing was changed")
-    return answer
+    try:
+        return Tty().ask(question, hidden=True, until=lambda: False) or ""
+    except GoneError:
+        raise Refused("nothing was typed; nothing was changed") from None

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from firstboot import questions
+from firstboot import questions, unlock_dialog
 from firstboot.console_code import ConsoleCode
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret
-from firstboot.unlock_dialog import Dialog
+from firstboot.unlock_dialog import Dialog, GoneError, Tty
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Refused, Session, Stage
+from firstboot.vault import relay_words
 
 _GOOD = "correct horse battery"
 _SECRET = RecoverySecret(bytes(16))
@@ -85,7 +87,15 @@ def test_a_new_disk_is_made_once_the_secret_was_typed_back(disk: Disk) -> None:
 
 @pytest.mark.parametrize(
     ("passphrase", "complaint"),
-    [("short", "5 characters"), (f" {_GOOD}", "space"), (f"{_GOOD}\0", "does not show"), (str(_SECRET), "of your own")],
+    [
+        ("short", "5 characters"),
+        (f" {_GOOD}", "space"),
+        (f"{_GOOD}\0", "does not show"),
+        (str(_SECRET), "of your own"),
+        ("x" * 1025, "1025 characters; a passphrase has 1024 or fewer"),
+        (b"f\xfcr elf stille G\xe4nse".decode(errors="replace"), "other than UTF-8"),
+        (relay_words(bytes(32)), "begins with darkpipe-relay:"),
+    ],
 )
 def test_a_passphrase_that_is_none_is_refused(disk: Disk, passphrase: str, complaint: str) -> None:
     session = disk.session(new=True)
@@ -316,3 +326,35 @@ def test_the_console_notices_that_somebody_else_was_faster(
 
     with serve(session, "", path, group=None):
         assert talk(Slow(None))
+
+
+@pytest.mark.parametrize("answers", [(), (_GOOD,), (_GOOD, _GOOD), (_GOOD, _GOOD, _GROUPS[1])])
+def test_a_conversation_ends_when_nobody_types_any_more(
+    disk: Disk, path: Path, talk: Callable[[Screen], bool], answers: tuple[str, ...]
+) -> None:
+    """SSH without a terminal has an end of its input; asking on and on would fill whatever takes the questions."""
+
+    class Ended(Screen):
+        def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
+            if not self.answers:
+                raise GoneError
+            return super().ask(question, hidden=hidden, until=until)
+
+    with serve(disk.session(new=True), "", path, group=None):
+        assert not talk(Ended(*answers))
+    assert disk.made == []
+    with serve(disk.session(new=False), "", path, group=None):
+        assert not talk(Ended())
+
+
+def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(unlock_dialog, "_LOOK_AGAIN", 0.01)
+        os.write(sending, b"quiet geese\n")
+        assert Tty().ask("Passphrase:", hidden=True, until=lambda: False) == "quiet geese"
+        assert Tty().ask("Passphrase:", hidden=True, until=lambda: True) is None
+        os.close(sending)
+        with pytest.raises(GoneError):
+            Tty().ask("Passphrase:", hidden=True, until=lambda: False)

@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 
 from firstboot.cipher import AES_XTS
-from firstboot.luks import Costs, Luks, LuksError, Slot, Use
+from firstboot.costs import Costs
+from firstboot.luks import Luks, LuksError, Slot, Use
 from firstboot.stick_unlock import give_stick, watch_sticks
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import StickError, Sticks, add_stick, find_fats

@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 
 from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
+from firstboot.costs import Costs
 from firstboot.data_place import Place, Record, keep_record
-from firstboot.luks import Costs, Luks, Slot, Use
+from firstboot.luks import Luks, Slot, Use
 from firstboot.recovery import RecoverySecret
-from firstboot.unlock_dialog import Tty
+from firstboot.unlock_dialog import GoneError, Tty
 from home import boot_stage, disk_commands
 from home.cli import main
 from model.site import Relay
@@ -54,7 +55,9 @@ class Device:
     def _ask(self, _question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
         assert hidden, "nobody reads it over somebody's shoulder"
         assert not until()
-        return self.answers.pop(0) if self.answers else None
+        if not self.answers:
+            raise GoneError
+        return self.answers.pop(0)
 
 
 @pytest.fixture
