@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import darkpipe
+from firstboot.imager import read_imager
 from home.cli import main as on_device
 from tests.dev import OWN_TESTS, dev
 from tests.documents import Call, anchors, broken_links, calls, fault
@@ -36,6 +37,16 @@ def test_messages_and_help_name_commands_that_are_there() -> None:
     found, number = judged([*files, REPOSITORY / "tests/dev.py", *(REPOSITORY / "tests").glob("*/command.py")])
     assert found == []
     assert number > 200
+
+
+def test_the_login_of_the_first_evening_is_taken() -> None:
+    text = (REPOSITORY / "docs/first-evening.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(#cloud-config\n.*?)```", text, re.DOTALL)
+    settings = read_imager({"user-data": shown.encode()}).settings
+    assert settings.ssh
+    assert settings.login
+    assert settings.login.name == "alice"
+    assert settings.login.keys
 
 
 @pytest.mark.parametrize(
