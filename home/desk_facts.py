@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from home import trial_message
 from home.configure import known_accounts
 from home.dns_judges import Outcome
 from home.pair_state import Told, read_told
-from home.preflight_job import RESULT, Preflight, boot_id, read_preflight
+from home.preflight_job import Preflight, boot_id, read_preflight
+from home.seen import PREFLIGHT, DnsSeen, keep_dns, read_dns, relay_name
 from home.store import Store
 from model.account_rules import owners
 from model.accounts import Accounts
-from model.document import read_site
-from stack.durable import write_atomically
 
 
 class _Fact(BaseModel):
@@ -37,24 +35,6 @@ class User(_Fact):
     address: str
     is_admin: bool
     has_password: bool
-
-
-class DnsSeen(_Fact):
-    """What the last check of the records has found.
-
-    Args:
-        at: when.
-        outcomes: how many records stand how.
-    """
-
-    at: datetime
-    outcomes: dict[Outcome, int]
-
-    @property
-    def worst(self) -> Outcome:
-        """The worst of them."""
-        found = (each for each, number in self.outcomes.items() if number)
-        return max(found, key=lambda each: each.rank, default=Outcome.UNKNOWN)
 
 
 class Facts(_Fact):
@@ -102,19 +82,14 @@ class Watched:
         """
         found = self._records(check)
         if check:
-            outcomes = Counter(Outcome(row["outcome"]) for row in found["records"])
-            outcomes[Outcome.UNKNOWN] += len(found["unknown"])
-            seen = DnsSeen(at=self._wall(), outcomes=dict(outcomes))
-            write_atomically(self._path, seen.model_dump_json().encode() + b"\n", 0o600)
+            outcomes = [Outcome(row["outcome"]) for row in found["records"]]
+            keep_dns(self._path, [*outcomes, *(Outcome.UNKNOWN for _ in found["unknown"])], self._wall())
         return found
 
     @property
     def seen(self) -> DnsSeen | None:
-        """What it was; None when nobody has looked, or when the file says nothing that this version understands."""
-        try:
-            return DnsSeen.model_validate_json(self._path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
+        """What it was; None when nobody has looked."""
+        return read_dns(self._path)
 
 
 def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Facts:
@@ -127,12 +102,11 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         Refusal: the device was not set up.
         OSError, StoreError, SiteError: a file cannot be used.
     """
-    preflight, message = read_preflight(store.data / RESULT), trial_message.read_told(store)
+    preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
-    site = read_site(store.site) if store.site.exists() else None
     return Facts(
-        relay=site.relays[0].address if site and site.relays else "",
+        relay=relay_name(store),
         pairing=read_told(),
         dns=dns,
         preflight=preflight,

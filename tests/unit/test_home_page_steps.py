@@ -11,11 +11,12 @@ import pytest
 
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE
-from home.desk_facts import DnsSeen, Watched
+from home.desk_facts import Watched
 from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
+from home.seen import DnsSeen
 from home.trial_message import Fate
 from tests.unit.browser import HOST
 from tests.unit.page_samples import FRESH, NOW, checked, facts, message, pairing, preflight, status
