@@ -273,6 +273,14 @@ class Luks:
         uses = {slot: known[token["type"]] for token in tokens for slot in token["keyslots"]}
         return tuple(Slot(int(number), uses.get(number)) for number in sorted(metadata["keyslots"], key=int))
 
+    def salts(self) -> dict[int, str]:
+        """Give each slot's salt, which is random and goes with its key.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        return {int(number): str(slot["kdf"]["salt"]) for number, slot in self._metadata()["keyslots"].items()}
+
     def fits(self, key: bytes, use: Use) -> bool:
         """Tell whether a key opens one of the slots for a use; nothing is opened.
 

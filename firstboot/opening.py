@@ -64,7 +64,7 @@ class _Opening:
         run("sync", "--file-system", str(data))
         luks = self.vault.luks
         if self.record.usb_key:
-            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce)
+            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce, data)
         if self.record.relay:
             give_relay(luks, self.record.uuid, recovery.disk_key, data)
         if self.record.tpm2:

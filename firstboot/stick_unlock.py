@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
+from firstboot.key_notes import note_key, today
 from firstboot.luks import Luks, LuksError, Use
 from firstboot.partitions import DiskError, run
 from firstboot.unlocking import Session
@@ -59,6 +61,7 @@ def give_stick(
     sticks: Sticks,
     tell: Callable[[str], object],
     announce: Callable[[str], object],
+    data: Path,
 ) -> None:
     """Put a key for a new disk on the stick that is plugged in; without one the passphrase has to do until later.
 
@@ -67,10 +70,12 @@ def give_stick(
         known: a key that opens it.
         tell: is told what is going on.
         announce: is told, for whoever sits at the device, when it was not done.
+        data: folder where the disk is mounted.
     """
     tell("putting a key on the USB stick")
     try:
-        add_stick(luks, disk, known, sticks)
+        slot = add_stick(luks, disk, known, sticks)
+        note_key(luks, slot.number, data, today(), sticks)
     except (StickError, LuksError, DiskError, OSError, subprocess.CalledProcessError) as error:
         text = str(error).rstrip(".")
         announce(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
@@ -74,7 +75,12 @@ class Header2:
 
     def _keyslots(self) -> dict[str, Any]:
         cheap, dear = {"type": "pbkdf2", "iterations": 1000}, {"type": "argon2id", "time": 4}
-        return {str(slot): {"kdf": cheap if slot in self.cheap else dear} for slot in self.slots}
+        kinds = {slot: cheap if slot in self.cheap else dear for slot in self.slots}
+        return {str(slot): {"kdf": {**kind, "salt": self._salt(slot)}} for slot, kind in kinds.items()}
+
+    def _salt(self, slot: int) -> str:
+        # Each key has another one, wherever it is.
+        return hashlib.sha256(self.slots[slot]).hexdigest()
 
 
 def a_container(header: Header2) -> Luks:

@@ -264,6 +264,50 @@ def test_keys_that_change_meanwhile_are_followed(luks: Luks, folder: Path, monke
     assert followed == [3], "until nothing changes any more"
 
 
+@pytest.mark.usefixtures("shipped")
+def test_what_a_command_ends_meanwhile_does_not_come_back(
+    luks: Luks, folder: Path, relay: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home asks the relay, or for its address, in a service of its own while somebody chooses the passphrase alone."""
+    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    encrypt = relay.encrypt
+
+    def ended(key: bytes, *rest: object) -> str:
+        forget_relay(places)
+        return encrypt(key, *rest)
+
+    _made_for_the_relay(luks, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(boot_stage, "encrypt", ended)
+        assert not finish(lambda _: None, places)
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
+
+    def done(key: bytes, *rest: object) -> str:
+        monkeypatch.setattr(boot_stage, "encrypt", encrypt)
+        assert finish(lambda _: None, places)
+        return encrypt(key, *rest)
+
+    _made_again(luks, folder)
+    monkeypatch.setattr(boot_stage, "encrypt", done)
+    assert not finish(lambda _: None, places)
+    assert helps(CONTAINER, places), "a command that was as far is no end"
+
+    def moved(*_: object) -> tuple[str, ...]:
+        forget_relay(places)
+        return ("192.0.2.2",)
+
+    monkeypatch.setattr(relay_policy, "look_up", moved)
+    follow(places)
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
+
+
+def _made_again(luks: Luks, folder: Path) -> None:
+    for slot in luks.slots():
+        if slot.use is Use.RELAY:
+            luks.remove(slot.number)
+    _made_for_the_relay(luks, folder)
+
+
 def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
     (folder / VOLUME).mkdir()
     (folder / VOLUME / "waiting.json").write_text(json.dumps({"disk": str(CONTAINER), "key": "zz"}))
