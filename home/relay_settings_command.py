@@ -19,7 +19,7 @@ from model.site import Relay, Site
 def relay_settings(file: str | None, as_json: bool) -> None:
     """Show what this device's site says of its relay, or take `relays` from a SITE file, `-` for standard input.
 
-    Of the file nothing else is taken. The relay hears of it within seconds, or when it answers again. Another
+    Of the file nothing else is taken. The relay hears of it within half a minute, or when it answers again. Another
     relay, or another transport, is no setting: see `darkpipe relay replace`.
 
     \b

@@ -12,7 +12,7 @@ from builder.cli import darkpipe
 from firstboot.imager import read_imager
 from home.cli import main as on_device
 from tests.dev import OWN_TESTS, dev
-from tests.documents import Call, anchors, broken_links, calls, fault
+from tests.documents import Call, anchors, broken_links, calls, fault, missing_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -24,6 +24,16 @@ FOLDERS = ("bootstrap", "builder", "components", "examples", "firstboot", "home"
 def test_links_lead_to_files_and_headings() -> None:
     faults = {document.name: broken_links(document) for document in DOCUMENTS}
     assert {name: found for name, found in faults.items() if found} == {}
+
+
+def test_documents_name_files_that_are_there(tmp_path: Path) -> None:
+    faults = {document.name: missing_files(document, REPOSITORY) for document in DOCUMENTS}
+    assert {name: found for name, found in faults.items() if found} == {}
+    (tmp_path / "text.md").write_text("`home/drain.py`, `home/dr.py` and\n`relay/nothing/`, `example.net/home`\n")
+    assert missing_files(tmp_path / "text.md", REPOSITORY) == [
+        "line 1: there is no home/dr.py",
+        "line 2: there is no relay/nothing/",
+    ]
 
 
 def test_documents_name_commands_that_are_there() -> None:
