@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +17,9 @@ from firstboot.usb_key import StickError, Sticks, add_stick
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
+
+_PATIENCE = 10.0
+"""Seconds for which a stick that is being read may keep the mail waiting, so as not to stay mounted."""
 
 
 def watch_sticks(
@@ -48,6 +53,24 @@ def watch_sticks(
                 # The page and the console are still there.
                 print(f"no stick can be tried: {error}", flush=True)
         session.finished.wait(_LOOK_AGAIN)
+
+
+@contextmanager
+def watching(
+    session: Session,
+    luks: Luks,
+    disk: UUID,
+    sticks: Sticks,
+    devices: Callable[[], object],
+    settle: Callable[[], object] = lambda: run("udevadm", "settle"),
+) -> Iterator[None]:
+    """Do so beside the block, after which no stick is read any more, unless one hangs."""
+    thread = threading.Thread(target=watch_sticks, args=(session, luks, disk, sticks, devices, settle), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(_PATIENCE)
 
 
 def _try(session: Session, luks: Luks, key: bytes) -> bool:

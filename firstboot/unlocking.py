@@ -6,6 +6,7 @@ anything made. One that is there: somebody types passphrase or recovery secret; 
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -202,7 +203,7 @@ class Session:
         self._text = text
 
     def _fail(self, error: Exception) -> None:
-        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {error}"
+        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {_words(error)}"
         self.finished.set()
 
     def _must_be(self, *stages: Stage) -> None:
@@ -227,6 +228,12 @@ class Session:
             yield
         finally:
             self._busy.release()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error.cmd[0]} failed: {str(error.output or '').strip()}"
+    return str(error)
 
 
 _NOT_NOW = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,8 @@ _OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, TpmError, OSE
 _NONE = "none"
 """Of an unencrypted disk."""
 
+_user = os.geteuid
+
 
 class _DiskRefused(click.ClickException):
     exit_code = 1
@@ -50,6 +53,9 @@ class _DiskRefused(click.ClickException):
 
 @contextmanager
 def _in_words() -> Iterator[None]:
+    if _user() != 0:
+        words = click.get_current_context().command_path.split()[1:]
+        raise _DiskRefused(f"This is for root: sudo darkpipe {' '.join(words)}")
     try:
         yield
     except subprocess.CalledProcessError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -238,6 +239,35 @@ def test_what_is_no_question_is_refused(disk: Disk, path: Path, line: bytes) -> 
             connection.shutdown(socket.SHUT_WR)
             assert b"refused" in connection.makefile("rb").readline()
         assert UnlockClient(path).see().view.stage is Stage.LOCKED, "it goes on"
+
+
+def test_who_asks_hears_that_darkpipe_has_failed(
+    disk: Disk, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer at all is what a disk gives that is not locked any more."""
+
+    def fail(_: str) -> bool:
+        raise ZeroDivisionError(_GOOD)
+
+    monkeypatch.setattr(disk, "unlock", fail)
+    with serve(disk.session(new=False), "", path, group=None):
+        with pytest.raises(Refused, match=r"DarkPipe itself has failed \(ZeroDivisionError\)"):
+            UnlockClient(path).unlock(_GOOD)
+        assert UnlockClient(path).see().view.stage is Stage.LOCKED, "it goes on"
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError in test_firstboot_unlocking.py" in told
+    assert _GOOD not in told, "what was typed is in no log"
+
+
+def test_a_tool_that_fails_while_the_disk_is_made_is_told_in_its_own_words(disk: Disk) -> None:
+    def fail(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, ("mkfs.btrfs", "--quiet"), "ERROR: not enough space\n")
+
+    session = Session(new=True, make=fail, unlock=disk.unlock, clock=lambda: 0.0, asked=lambda: (1, 2))
+    secret = session.choose(_GOOD, "", stranger=False)
+    with pytest.raises(Refused, match=r"^the disk cannot be made: mkfs.btrfs failed: ERROR: not enough space$"):
+        session.confirm(secret.groups[:2])
+    assert session.view().stage is Stage.FAILED
 
 
 class Screen:

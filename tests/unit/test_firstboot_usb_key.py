@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from firstboot.cipher import AES_XTS
 from firstboot.costs import Costs
 from firstboot.key_notes import read_notes
 from firstboot.luks import Luks, LuksError, Slot, Use
-from firstboot.stick_unlock import give_stick, watch_sticks
+from firstboot.stick_unlock import give_stick, watch_sticks, watching
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import StickError, Sticks, add_stick, find_fats, find_model
 from stack.stack import Stack
@@ -224,6 +226,26 @@ def test_a_stick_that_is_plugged_in_later_unlocks(luks: Luks, plugged: Plugged) 
     watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, lambda: None)
     assert looks == 2
     assert session.view().stage is Stage.OPEN
+
+
+def test_no_stick_stays_mounted_when_somebody_else_was_faster(luks: Luks, plugged: Plugged) -> None:
+    """The service goes on to the mail, and ends; nobody would unmount the stick until the next start."""
+    _add(luks, plugged)
+    session, mounted, left = _session([]), threading.Event(), []
+
+    @contextmanager
+    def slow(stick: Path, *, writable: bool) -> Iterator[Path]:
+        mounted.set()
+        session.finished.wait(5)
+        time.sleep(0.05)
+        yield stick
+        left.append(writable)
+
+    sticks = Sticks(lambda: tuple(plugged.folders), slow)
+    with watching(session, luks, CONTAINER, sticks, lambda: 1, lambda: None):
+        assert mounted.wait(5)
+        session.unlock("right", stranger=False)
+    assert left == [False]
 
 
 def test_without_a_slot_for_it_no_stick_is_mounted(luks: Luks, plugged: Plugged) -> None:

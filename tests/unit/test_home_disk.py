@@ -49,6 +49,7 @@ class Device:
         monkeypatch.setattr(disk_commands, "_MAPPED", folder)
         monkeypatch.setattr(disk_commands, "_LOCK", folder / "lock")
         monkeypatch.setattr(disk_commands, "today", lambda: "2026-11-26")
+        monkeypatch.setattr(disk_commands, "_user", lambda: 0)
         monkeypatch.setattr(disk_commands, "mapped_partition", lambda: Path("/dev/sda1"))
         monkeypatch.setattr(disk_commands, "Luks", lambda _: self.luks)
         monkeypatch.setattr(Tty, "ask", self._ask)
@@ -427,3 +428,11 @@ def test_a_disk_that_is_being_made_is_left_alone(device: Device, tmp_path: Path)
         refused = device.run("disk", *words, answers=(_OLD,))
         assert (refused.exit_code, "not made yet" in refused.output) == (1, True), refused.output
     assert len(device.header.calls) == before
+
+
+@pytest.mark.parametrize("words", [("disk", "unlock"), ("disk", "status"), ("recovery", "check"), ("disk", "add-key")])
+def test_who_is_not_root_is_told_so(device: Device, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]) -> None:
+    """Else `unlock`, whom the socket does not hear, would say that nothing is locked."""
+    monkeypatch.setattr(disk_commands, "_user", lambda: 1000)
+    refused = device.run(*words)
+    assert (refused.exit_code, f"for root: sudo darkpipe {' '.join(words)}" in refused.output) == (1, True)
