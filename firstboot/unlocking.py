@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from firstboot.console_code import ConsoleCode, WrongCode
+from firstboot.console_code import ConsoleCode, WrongCode, too_many
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret, ask_for, is_typed_back, make_secret
 from firstboot.vault import LONGEST, PassphraseError, check_passphrase
@@ -98,6 +98,8 @@ class Session:
         self._failures = 0
         self._quiet_until = 0.0
         self._busy = threading.Lock()
+        self.patience = 10.0
+        """Seconds to wait while another answer is tried."""
 
     def view(self) -> View:
         """Give what is to be seen now."""
@@ -212,7 +214,7 @@ class Session:
 
     def _heard(self) -> None:
         if (wait := self._quiet_until - self._clock()) > 0:
-            raise Refused(f"too many wrong answers: wait {wait:.0f} seconds")
+            raise Refused(too_many(wait))
 
     def _failed(self, stranger: bool) -> None:
         self._failures += stranger
@@ -221,9 +223,9 @@ class Session:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        # argon2id would otherwise take the memory of several.
-        if not self._busy.acquire(blocking=False):
-            raise Refused("somebody else's answer is being tried at this moment: again in some seconds")
+        # argon2id would otherwise take the memory of several. Who presses a button twice waits for the first answer.
+        if not self._busy.acquire(timeout=self.patience):
+            raise Refused("another answer is being tried at this moment: again in some seconds")
         try:
             yield
         finally:

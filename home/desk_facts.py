@@ -47,6 +47,7 @@ class Facts(_Fact):
         preflight: the last one; None without.
         preflight_runs: whether it is under way.
         message: what became of the test message; None without one.
+        message_stays: whether that went to a mailbox here, which shows nothing of the way out.
     """
 
     relay: str
@@ -56,6 +57,7 @@ class Facts(_Fact):
     preflight_runs: bool
     users: tuple[User, ...]
     message: trial_message.Told | None
+    message_stays: bool = False
 
 
 class Watched:
@@ -105,15 +107,21 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
     preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
+    accounts = known_accounts(store)
     return Facts(
         relay=relay_name(store),
         pairing=read_told(),
         dns=dns,
         preflight=preflight,
         preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
-        users=users(known_accounts(store)),
+        users=users(accounts),
         message=message,
+        message_stays=message is not None and _domain(message) in {domain.name for domain in accounts.domains},
     )
+
+
+def _domain(told: trial_message.Told) -> str:
+    return told.message.recipient.rpartition("@")[2]
 
 
 def users(accounts: Accounts) -> tuple[User, ...]:

@@ -134,6 +134,8 @@ def _message(facts: Facts) -> Step:
     if facts.message is None:
         return Step(title, Mark.TO_DO, "None was sent", path)
     to = facts.message.message.recipient
+    if facts.message_stays:
+        return Step(title, Mark.TO_DO, f"It went to {to}, on this device: send one elsewhere", path)
     return {
         Fate.SENT: Step(title, Mark.DONE, f"The server of {to} has taken it", path),
         Fate.QUEUED: Step(title, Mark.WAITING, f"It is on its way to {to}", path),

@@ -103,7 +103,9 @@ def test_a_form_of_another_site_or_without_a_session_changes_nothing(device: Dev
     body = urlencode({"token": browser.token, **_FORMS[path]}).encode()
     assert browser.send("POST", path, {**_OWN, "origin": "https://evil.example"}, body).status == 403
     forged = urlencode({"token": "0" * 64, **_FORMS[path]}).encode()
-    assert browser.send("POST", path, _OWN, forged).status == 403
+    old = browser.send("POST", path, _OWN, forged)
+    assert (old.status, "This form was too old" in old.text, _SECRET in old.text) == (403, True, False)
+    assert path != "/users/add" or 'value="carol@example.com"' in old.text, "what was typed stays"
     assert browser.get(path).status == 405
     stranger = device.another("192.168.1.66")
     stranger.get()
@@ -236,6 +238,19 @@ def test_what_became_of_the_message_stands_there_with_the_servers_words(device: 
     text = browser.get("/message").text
     assert "The other server has taken it" in text
     assert "data-reload" not in text
+
+
+def test_a_message_to_this_device_itself_is_no_proof(device: Device) -> None:
+    """Whoever has a new address likes to write to it first."""
+    browser = device.enter()
+    device.facts = facts(message=message(Fate.SENT), message_stays=True)
+    text = browser.get("/message").text
+    assert "never left this device" in text
+    assert "The other server has taken it" not in text
+    step = next(step for step in steps(status(), device.facts) if step.title == "Test message")
+    assert (step.mark, "send one elsewhere" in step.text) == (Mark.TO_DO, True)
+    device.facts = facts(message=message(Fate.SENT))
+    assert "never left this device" not in browser.get("/message").text
 
 
 def test_the_guide_says_what_comes_next_until_all_is_done(device: Device) -> None:
