@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from firstboot.page.certificate import fingerprint
 from home import trial_message
 from home.configure import known_accounts
 from home.dns_judges import Outcome
@@ -19,6 +20,7 @@ from home.seen import PREFLIGHT, DnsSeen, keep_dns, read_dns, relay_name
 from home.store import Store
 from model.account_rules import owners
 from model.accounts import Accounts
+from stack.certificate import CertificateError
 
 
 class _Fact(BaseModel):
@@ -35,6 +37,18 @@ class User(_Fact):
     address: str
     is_admin: bool
     has_password: bool
+
+
+class Door(_Fact):
+    """Where mail apps come in.
+
+    Args:
+        host: the name of the mail server for them.
+        fingerprint: of its certificate, SHA-256; empty without one that can be read.
+    """
+
+    host: str
+    fingerprint: str
 
 
 class Facts(_Fact):
@@ -56,6 +70,7 @@ class Facts(_Fact):
     preflight: Preflight | None
     preflight_runs: bool
     users: tuple[User, ...]
+    door: Door
     message: trial_message.Told | None
     message_stays: bool = False
 
@@ -104,6 +119,7 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         Refusal: the device was not set up.
         OSError, StoreError, SiteError: a file cannot be used.
     """
+    accounts = known_accounts(store)
     preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
@@ -115,6 +131,7 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         preflight=preflight,
         preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
         users=users(accounts),
+        door=door(accounts, store.certificate),
         message=message,
         message_stays=message is not None and _domain(message) in {domain.name for domain in accounts.domains},
     )
@@ -122,6 +139,22 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
 
 def _domain(told: trial_message.Told) -> str:
     return told.message.recipient.rpartition("@")[2]
+
+
+def door(accounts: Accounts, certificate: Path) -> Door:
+    """Tell where mail apps come in.
+
+    Args:
+        certificate: the file with the mail server's.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        shown = fingerprint(certificate.read_text(encoding="ascii", errors="replace"))
+    except (FileNotFoundError, CertificateError):
+        shown = ""  # the status tells of it
+    return Door(host=accounts.mail_host, fingerprint=shown)
 
 
 def users(accounts: Accounts) -> tuple[User, ...]:

@@ -133,7 +133,14 @@ class Steps:
         """Show who has a mailbox."""
         facts = await run_in_threadpool(self._client.facts, session)
         return self._frame.render(
-            request, "users.html", complaint, status=status, inside=True, users=facts.users, shortest=SHORTEST
+            request,
+            "users.html",
+            complaint,
+            status=status,
+            inside=True,
+            users=facts.users,
+            door=facts.door,
+            shortest=SHORTEST,
         )
 
     async def add_user(self, request: Request, session: str) -> Response:
