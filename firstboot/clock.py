@@ -17,7 +17,7 @@ from firstboot.console import announce
 _CLOCKS = Path("/sys/class/rtc")
 _EPOCH = Path("/usr/lib/clock-epoch")
 """Has the time of the image, which no clock that goes can be behind (systemd(1))."""
-_SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")
+SYNCHRONIZED = Path("/run/systemd/timesync/synchronized")
 """systemd-timesyncd(8) makes it when a server has set the clock."""
 
 _PATIENCE = 60.0
@@ -63,7 +63,7 @@ def wait_for_time(
     *,
     clocks: Path = _CLOCKS,
     epoch: Path = _EPOCH,
-    synchronized: Path = _SYNCHRONIZED,
+    synchronized: Path = SYNCHRONIZED,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class ConsoleCode:
             return
         with self._one:
             if (wait := self._quiet_until - self._clock()) > 0:
-                raise WrongCode(f"too many wrong answers: wait {wait:.0f} seconds")
+                raise WrongCode(too_many(wait))
             if secrets.compare_digest(bare_code(typed).encode(), self._text.encode()):
                 return
             self._failures += 1
@@ -61,6 +62,16 @@ class ConsoleCode:
                 self._quiet_until = self._clock() + min(2.0**longer, _LONGEST_WAIT)
         where = "in your file on the boot partition" if self.own else "on the device's console"
         raise WrongCode(f"{WRONG}: it stands {where}")
+
+
+def too_many(wait: float) -> str:
+    """Say that somebody has guessed too often.
+
+    Args:
+        wait: seconds until the next guess is heard; whoever waits for as many as are named does not come too early.
+    """
+    seconds = math.ceil(wait)
+    return f"too many wrong answers: wait {seconds} second{'s' if seconds > 1 else ''}"
 
 
 def bare_code(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from firstboot.cipher import Cipher
+from firstboot.costs import Costs, argon2id
 from firstboot.luks_head import why_not_ours
 
 MAPPED = Path("/dev/mapper/darkpipe-data")
@@ -27,18 +28,19 @@ MAPPED = Path("/dev/mapper/darkpipe-data")
 _WRONG_KEY, _NO_MEMORY = 2, 3
 """Exit statuses of cryptsetup(8)."""
 
-_LEAST_MEMORY, _MOST_MEMORY = 64 * 1024, 512 * 1024
-_PASSES = 4
 _CHEAP_PASSES = 1000
 _CHEAP = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", str(_CHEAP_PASSES))
 """For keys of 128 bits and more: trying them all is hopeless, however fast it goes."""
-_MOST_LANES = 4
 _MOST_SLOTS = 32
 """Of one container (LUKS2 On-Disk Format 1.1.1, §3.2)."""
 
 
 class LuksError(Exception):
     """cryptsetup failed; the text says how."""
+
+
+class _TooLittleMemoryError(LuksError):
+    """Whether the key is right, nobody can tell on this device."""
 
 
 class Use(StrEnum):
@@ -51,19 +53,7 @@ class Use(StrEnum):
     TPM2 = "darkpipe-tpm2"
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What one guess of a passphrase costs (argon2id, RFC 9106).
-
-    Args:
-        memory: in KiB.
-        passes: over that memory.
-        lanes: computed at once.
-    """
-
-    memory: int
-    passes: int
-    lanes: int
+_TYPED = (Use.PASSPHRASE, Use.RECOVERY)
 
 
 @dataclass(frozen=True)
@@ -81,20 +71,6 @@ class Slot:
 
     number: int
     use: Use | None
-
-
-def choose_costs(meminfo: str, processors: int) -> Costs:
-    """Set the costs by the device, never by a measurement: a first start on a slow day must not make a weak disk.
-
-    A quarter of the memory, so that the device can always unlock it, and never more than 512 MiB, so that a smaller one
-    can that the disk is plugged into one day. Four passes over 64 MiB are the least (RFC 9106 §4 takes three for that).
-
-    Args:
-        meminfo: the text of /proc/meminfo (proc_meminfo(5)).
-    """
-    found = re.search(r"^MemTotal:\s+(\d+) kB$", meminfo, re.MULTILINE)
-    memory = int(found[1]) // 4 if found else 0
-    return Costs(max(_LEAST_MEMORY, min(memory, _MOST_MEMORY)), _PASSES, max(1, min(processors, _MOST_LANES)))
 
 
 Tool = Callable[[Sequence[str], Sequence[bytes]], "subprocess.CompletedProcess[str]"]
@@ -172,7 +148,7 @@ class Luks:
         if not free:
             raise LuksError(f"the disk has {_MOST_SLOTS} keys, and room for no more: revoke one (darkpipe disk revoke)")
         number = min(free)
-        stretch = _argon2id(costs) if costs else _CHEAP
+        stretch = argon2id(costs) if costs else _CHEAP
         options = ("--new-key-slot", str(number), *stretch, "--key-file", "{0}")
         self._run(("luksAddKey", *options, str(self.partition), "{1}"), (known, new))
         return number
@@ -225,14 +201,14 @@ class Luks:
         self._run(("token", "import", *place, "--json-file", "{0}", str(self.partition)), (token,))
 
     def remove_token(self, token: Token) -> None:
-        """Destroy the slots that a token is about, and then the token.
+        """Destroy the slots that a token is about, and then the token; what a person has written down or knows stays.
 
         Raises:
             LuksError: they cannot be destroyed.
         """
-        there = {slot.number for slot in self.slots()}
-        for slot in there.intersection(token.slots):
-            self._run(("luksKillSlot", str(self.partition), str(slot)))
+        for slot in self.slots():
+            if slot.number in token.slots and slot.use not in _TYPED:
+                self._run(("luksKillSlot", str(self.partition), str(slot.number)))
         self._run(("token", "remove", "--token-id", str(token.number), str(self.partition)))
 
     def why_not_ours(self) -> str | None:
@@ -284,14 +260,26 @@ class Luks:
     def slots(self) -> tuple[Slot, ...]:
         """List the keys that open the container.
 
+        Of a slot with several names, which DarkPipe does not make, that of what people type counts: else whoever adds
+        one to the passphrase's slot would have it destroyed with what it names, or nobody's passphrase tried.
+
         Raises:
             LuksError: the header cannot be read.
         """
         metadata = self._metadata()
         known = {str(use): use for use in Use}
-        tokens = [token for token in metadata["tokens"].values() if token["type"] in known]
+        found = [token for token in metadata["tokens"].values() if token["type"] in known]
+        tokens = sorted(found, key=lambda token: token["type"] in _TYPED)
         uses = {slot: known[token["type"]] for token in tokens for slot in token["keyslots"]}
         return tuple(Slot(int(number), uses.get(number)) for number in sorted(metadata["keyslots"], key=int))
+
+    def salts(self) -> dict[int, str]:
+        """Give each slot's salt, which is random and goes with its key.
+
+        Raises:
+            LuksError: the header cannot be read.
+        """
+        return {int(number): str(slot["kdf"]["salt"]) for number, slot in self._metadata()["keyslots"].items()}
 
     def fits(self, key: bytes, use: Use) -> bool:
         """Tell whether a key opens one of the slots for a use; nothing is opened.
@@ -299,7 +287,7 @@ class Luks:
         Raises:
             LuksError: nobody can tell.
         """
-        return any(self.fits_slot(key, slot) for slot in self._slots_for(use))
+        return self._one_of(use, lambda slot: self.fits_slot(key, slot))
 
     def fits_slot(self, key: bytes, slot: int) -> bool:
         """Tell whether a key opens this very slot; nothing is opened.
@@ -315,12 +303,21 @@ class Luks:
         Raises:
             LuksError: the key is right or unknown to be wrong, and something else failed.
         """
-        return any(self._try((), key, slot, name) for slot in self._slots_for(use))
+        return self._one_of(use, lambda slot: self._try((), key, slot, name))
 
-    def _slots_for(self, use: Use) -> list[int]:
+    def _one_of(self, use: Use, attempt: Callable[[int], bool]) -> bool:
         # A slot that somebody has made by hand is taken for a passphrase.
         uses = {use, None} if use is Use.PASSPHRASE else {use}
-        return [slot.number for slot in self.slots() if slot.use in uses]
+        short: LuksError | None = None
+        for slot in self.slots():
+            try:
+                if slot.use in uses and attempt(slot.number):
+                    return True
+            except _TooLittleMemoryError as error:  # another one may take less
+                short = error
+        if short:
+            raise short
+        return False
 
     def _try(self, options: Sequence[str], key: bytes, slot: int, *name: str) -> bool:
         # The kernel's keyring would keep the key where other processes of root find it.
@@ -329,7 +326,7 @@ class Luks:
         if done.returncode == _WRONG_KEY:
             return False
         if done.returncode == _NO_MEMORY:
-            raise LuksError("this device has not enough memory to unlock the disk; use the recovery secret")
+            raise _TooLittleMemoryError("this device has not enough memory to unlock the disk; use the recovery secret")
         if done.returncode != 0:
             raise LuksError(f"the disk cannot be unlocked: {done.stderr.strip()}")
         return True
@@ -393,8 +390,3 @@ def close(name: str = MAPPED.name, tool: Tool = cryptsetup) -> None:
 def _token(number: int, token: dict[str, Any]) -> Token:
     fields = {name: value for name, value in token.items() if name not in {"type", "keyslots"}}
     return Token(number, tuple(map(int, token["keyslots"])), fields)
-
-
-def _argon2id(costs: Costs) -> tuple[str, ...]:
-    cost = ("--pbkdf-memory", str(costs.memory), "--pbkdf-force-iterations", str(costs.passes))
-    return ("--pbkdf", "argon2id", *cost, "--pbkdf-parallel", str(costs.lanes))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from firstboot.partitions import DiskError, run
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.relay_key import give_relay
-from firstboot.stick_unlock import give_stick, watch_sticks
+from firstboot.seed import SeedError
+from firstboot.stick_unlock import give_stick, watching
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
 from firstboot.unlocking import Session, Stage
@@ -63,7 +64,7 @@ class _Opening:
         run("sync", "--file-system", str(data))
         luks = self.vault.luks
         if self.record.usb_key:
-            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce)
+            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce, data)
         if self.record.relay:
             give_relay(luks, self.record.uuid, recovery.disk_key, data)
         if self.record.tpm2:
@@ -106,10 +107,9 @@ class _Opening:
         door.open(session)
         wanted = "needs a passphrase to be made" if new else "is locked"
         print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
-        if not new:
-            watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
-            threading.Thread(target=watch_sticks, args=watch, daemon=True).start()
-        session.finished.wait()
+        watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
+        with nullcontext() if new else watching(*watch):
+            session.finished.wait()
         if session.view().stage is not Stage.OPEN:
             raise DiskError(session.view().text)
 
@@ -175,8 +175,8 @@ def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> 
         else:
             tpm.measure(pending=True)
             why = tpm.unlock()
-    except (TpmError, LuksError, OSError) as error:
-        why = str(error)
+    except (TpmError, LuksError, SeedError, DiskError, OSError) as error:
+        why = str(error).rstrip(".")
     if why is None:
         print("the disk for the mail was unlocked by the TPM", flush=True)
         return True

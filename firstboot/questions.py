@@ -13,7 +13,9 @@ import shutil
 import socket
 import socketserver
 import struct
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +101,12 @@ class _Connection(socketserver.StreamRequestHandler):
             answer = {"refused": "this is no question"}
         except TimeoutError:
             return
+        except Exception as error:
+            # No answer at all means something else to whoever asks. The error's own text might quote what was typed.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            kind = type(error).__name__
+            print(f"{kind} in {Path(where.filename).name}, line {where.lineno}", file=sys.stderr, flush=True)
+            answer = {"refused": f"DarkPipe itself has failed ({kind}); the journal says where. Please report it"}
         self._reply(answer)
 
     def _reply(self, answer: Mapping[str, Any]) -> None:

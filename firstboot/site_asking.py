@@ -11,6 +11,7 @@ from firstboot.unlocking import Refused, Stage, View
 from model.first_site import Answer, Complaint, NoSiteError, first_site
 from model.site import Site, UnlockPolicy
 
+_ALREADY = "the device has a site already"
 _TAKEN = "looking at the disks"
 
 
@@ -54,7 +55,7 @@ class SiteSession:
         return View(Stage.TAKEN, self._text) if self.site else View(Stage.SITE, self._problems)
 
     def take(self, answers: Mapping[str, str], code: str) -> Judged:
-        """Judge answers, and keep the site that they make.
+        """Judge answers, and keep the site that they make; the same once more, as of a button pressed twice, is one.
 
         Args:
             answers: texts by `model.first_site.Answer`.
@@ -67,12 +68,16 @@ class SiteSession:
         except WrongCode as error:
             raise Refused(str(error)) from None
         with self._busy:
-            if self.site:
-                raise Refused("the device has a site already")
             try:
                 site = self._judge(answers)
             except NoSiteError as error:
+                if self.site:
+                    raise Refused(_ALREADY) from None
                 return Judged(self.code.grant, error.complaints)
+            if self.site:
+                if site == self.site:
+                    return Judged(self.code.grant)
+                raise Refused(_ALREADY)
             try:
                 self._keep(site)
             except Exception as error:

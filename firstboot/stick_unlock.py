@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from uuid import UUID
 
+from firstboot.key_notes import note_key, today
 from firstboot.luks import Luks, LuksError, Use
 from firstboot.partitions import DiskError, run
 from firstboot.unlocking import Session
@@ -13,6 +17,9 @@ from firstboot.usb_key import StickError, Sticks, add_stick
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
+
+_PATIENCE = 10.0
+"""Seconds for which a stick that is being read may keep the mail waiting, so as not to stay mounted."""
 
 
 def watch_sticks(
@@ -48,6 +55,24 @@ def watch_sticks(
         session.finished.wait(_LOOK_AGAIN)
 
 
+@contextmanager
+def watching(
+    session: Session,
+    luks: Luks,
+    disk: UUID,
+    sticks: Sticks,
+    devices: Callable[[], object],
+    settle: Callable[[], object] = lambda: run("udevadm", "settle"),
+) -> Iterator[None]:
+    """Do so beside the block, after which no stick is read any more, unless one hangs."""
+    thread = threading.Thread(target=watch_sticks, args=(session, luks, disk, sticks, devices, settle), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(_PATIENCE)
+
+
 def _try(session: Session, luks: Luks, key: bytes) -> bool:
     return not session.finished.is_set() and session.offer(lambda: luks.open(key, Use.USB_KEY))
 
@@ -59,6 +84,7 @@ def give_stick(
     sticks: Sticks,
     tell: Callable[[str], object],
     announce: Callable[[str], object],
+    data: Path,
 ) -> None:
     """Put a key for a new disk on the stick that is plugged in; without one the passphrase has to do until later.
 
@@ -67,10 +93,12 @@ def give_stick(
         known: a key that opens it.
         tell: is told what is going on.
         announce: is told, for whoever sits at the device, when it was not done.
+        data: folder where the disk is mounted.
     """
     tell("putting a key on the USB stick")
     try:
-        add_stick(luks, disk, known, sticks)
+        slot = add_stick(luks, disk, known, sticks)
+        note_key(luks, slot.number, data, today(), sticks)
     except (StickError, LuksError, DiskError, OSError, subprocess.CalledProcessError) as error:
         text = str(error).rstrip(".")
         announce(

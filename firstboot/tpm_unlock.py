@@ -191,7 +191,8 @@ class TpmUnlock:
 
     def _explain(self, token: Token, error: TpmError) -> str:
         try:
-            changed = what_changed(token.fields.get(_STATE, {}), self._state())
+            before = token.fields.get(_STATE)  # whatever somebody may have written there
+            changed = what_changed(before if isinstance(before, dict) else {}, self._state())
         except TpmError as another:
             return str(another)
         if not changed:

@@ -30,6 +30,10 @@ _FORGET_SCREEN = "\033[H\033[2J\033[3J"
 """Go to the upper left, erase the screen, and what was scrolled out of it (console_codes(4))."""
 
 
+class GoneError(Exception):
+    """The input has ended: nobody types any more."""
+
+
 class Terminal(Protocol):
     """Where the conversation takes place."""
 
@@ -37,7 +41,11 @@ class Terminal(Protocol):
         """Write a text and a line end."""
 
     def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
-        """Ask for a line; None when there is no answer any more, or none is needed."""
+        """Ask for a line; None when none is needed any more.
+
+        Raises:
+            GoneError: there will be none.
+        """
 
 
 class Tty:
@@ -48,7 +56,11 @@ class Tty:
         print(text, flush=True)
 
     def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
-        """Ask for a line; it does not show while it is typed if it is `hidden`."""
+        """Ask for a line; it does not show while it is typed if it is `hidden`.
+
+        Raises:
+            GoneError: the input has ended.
+        """
         print(question, end=" ", flush=True)
         descriptor = sys.stdin.fileno()
         with _no_echo(descriptor) if hidden else _as_it_is():
@@ -56,10 +68,19 @@ class Tty:
                 if until():
                     self.show("")
                     return None
-            line = os.read(descriptor, 4096)
-        if hidden:
+            line = _read(descriptor)
+        if hidden or not line:
             self.show("")
-        return line.decode(errors="replace").rstrip("\n") if line else None
+        if not line:
+            raise GoneError
+        return line.decode(errors="replace").rstrip("\n")
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # a terminal that was hung up
+        return b""
 
 
 @contextmanager
@@ -109,8 +130,14 @@ class Dialog:
         """Talk until the disk is open, here or by somebody else.
 
         Returns:
-            Whether it is open or was never locked; False when whoever sits there wanted to leave.
+            Whether it is open or was never locked; False when whoever sits there wanted to leave, or has gone.
         """
+        try:
+            return self._talk()
+        except GoneError:
+            return False
+
+    def _talk(self) -> bool:
         greeted: tuple[str, ...] = ()
         while True:
             try:

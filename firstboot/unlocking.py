@@ -6,20 +6,20 @@ anything made. One that is there: somebody types passphrase or recovery secret; 
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from firstboot.console_code import ConsoleCode, WrongCode
+from firstboot.console_code import ConsoleCode, WrongCode, too_many
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret, ask_for, is_typed_back, make_secret
-from firstboot.vault import PassphraseError, check_passphrase
+from firstboot.vault import LONGEST, PassphraseError, check_passphrase
 
 _FREE_GUESSES = 3
 _LONGEST_WAIT = 60.0
-_LONGEST_TYPED = 1024
 
 
 class Stage(StrEnum):
@@ -98,6 +98,8 @@ class Session:
         self._failures = 0
         self._quiet_until = 0.0
         self._busy = threading.Lock()
+        self.patience = 10.0
+        """Seconds to wait while another answer is tried."""
 
     def view(self) -> View:
         """Give what is to be seen now."""
@@ -125,7 +127,7 @@ class Session:
                 except WrongCode as error:
                     raise Refused(str(error)) from None
             try:
-                chosen = check_passphrase(passphrase[:_LONGEST_TYPED])
+                chosen = check_passphrase(passphrase)
             except PassphraseError as error:
                 raise Refused(str(error)) from None
             self._chosen = chosen, self._new_secret()
@@ -171,7 +173,7 @@ class Session:
                 self._heard()
             self._text = "trying"
             try:
-                right = self._unlock(typed[:_LONGEST_TYPED])
+                right = self._unlock(typed[:LONGEST])
             except LuksError as error:
                 raise Refused(str(error)) from error
             finally:
@@ -203,7 +205,7 @@ class Session:
         self._text = text
 
     def _fail(self, error: Exception) -> None:
-        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {error}"
+        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {_words(error)}"
         self.finished.set()
 
     def _must_be(self, *stages: Stage) -> None:
@@ -212,7 +214,7 @@ class Session:
 
     def _heard(self) -> None:
         if (wait := self._quiet_until - self._clock()) > 0:
-            raise Refused(f"too many wrong answers: wait {wait:.0f} seconds")
+            raise Refused(too_many(wait))
 
     def _failed(self, stranger: bool) -> None:
         self._failures += stranger
@@ -221,13 +223,19 @@ class Session:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        # argon2id would otherwise take the memory of several.
-        if not self._busy.acquire(blocking=False):
-            raise Refused("somebody else's answer is being tried at this moment: again in some seconds")
+        # argon2id would otherwise take the memory of several. Who presses a button twice waits for the first answer.
+        if not self._busy.acquire(timeout=self.patience):
+            raise Refused("another answer is being tried at this moment: again in some seconds")
         try:
             yield
         finally:
             self._busy.release()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error.cmd[0]} failed: {str(error.output or '').strip()}"
+    return str(error)
 
 
 _NOT_NOW = {

@@ -20,12 +20,14 @@ from uuid import UUID
 from firstboot.luks import Luks, Slot, Use
 from firstboot.other_disks import candidates
 from firstboot.partitions import run, system_disk
+from model.problems import printable
 
 _MOUNT_POINT = Path("/run/darkpipe-stick")
 _FAT = "vfat"
 _KEY_BYTES = 32
 _LONGEST_FILE = 1024
-_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,FSTYPE"
+_COLUMNS = "NAME,PATH,TYPE,TRAN,SIZE,FSTYPE,MODEL"
+_LONGEST_MODEL = 40
 
 
 class StickError(Exception):
@@ -39,9 +41,27 @@ def find_fats(rows: Sequence[Mapping[str, Any]], system: Path) -> tuple[Path, ..
     return tuple(Path(place["path"]) for place in places if place["fstype"] == _FAT)
 
 
+def find_model(rows: Sequence[Mapping[str, Any]], stick: Path) -> str:
+    """Give what the disk with a file system calls itself, of lsblk(8)'s tree."""
+    for row in rows:
+        if str(stick) in {row["path"], *(part["path"] for part in row.get("children", ()))}:
+            return printable((row["model"] or "").strip())[:_LONGEST_MODEL]
+    return ""
+
+
+def _listed() -> Sequence[Mapping[str, Any]]:
+    listed: Sequence[Mapping[str, Any]] = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))[
+        "blockdevices"
+    ]
+    return listed
+
+
 def _find() -> tuple[Path, ...]:
-    listed = json.loads(run("lsblk", "--json", "--bytes", "--output", _COLUMNS))["blockdevices"]
-    return find_fats(listed, system_disk().device)
+    return find_fats(_listed(), system_disk().device)
+
+
+def _model(stick: Path) -> str:
+    return find_model(_listed(), stick)
 
 
 @contextmanager
@@ -62,10 +82,12 @@ class Sticks:
     Args:
         find: gives the devices of their file systems.
         mount: mounts one for as long as it takes.
+        model: gives what one calls itself.
     """
 
     find: Callable[[], tuple[Path, ...]] = _find
     mount: Callable[..., AbstractContextManager[Path]] = _mounted
+    model: Callable[[Path], str] = _model
 
     def keys(self, disk: UUID) -> Iterator[bytes]:
         """Give the keys for a disk; a stick that cannot be read has none."""

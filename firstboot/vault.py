@@ -14,15 +14,18 @@ from pathlib import Path
 from uuid import UUID
 
 from firstboot.cipher import Cipher, choose_cipher
-from firstboot.luks import MAPPED, Costs, Luks, LuksError, Use, choose_costs, close
+from firstboot.costs import Costs, choose_costs
+from firstboot.luks import MAPPED, Luks, LuksError, Use, close
 from firstboot.partitions import label, run
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 
-SHORTEST = 12
+SHORTEST, LONGEST = 12, 1024
 """Characters of a passphrase."""
 
 
 _RELAY_WORD = "darkpipe-relay:"
+_UNREADABLE = "\ufffd"
+"""What Python puts in the place of what is no UTF-8."""
 
 
 class PassphraseError(ValueError):
@@ -56,8 +59,15 @@ def check_passphrase(text: str) -> bytes:
     """
     if len(text) < SHORTEST:
         raise PassphraseError(f"it has {len(text)} characters; a passphrase has {SHORTEST} or more, best four words")
+    if len(text) > LONGEST:
+        raise PassphraseError(f"it has {len(text)} characters; a passphrase has {LONGEST} or fewer")
+    if _UNREADABLE in text:
+        # Every such character would become the same one, and another keyboard would send another one.
+        raise PassphraseError("it has a character in an encoding other than UTF-8: set the terminal to UTF-8")
     if not text.isprintable() or text != text.strip():
         raise PassphraseError("it begins or ends with a space, or has a character that does not show")
+    if text.startswith(_RELAY_WORD):
+        raise PassphraseError(f"it begins with {_RELAY_WORD}, as what the relay helps to have does")
     if _is_recovery_secret(text):
         raise PassphraseError("it is a recovery secret: choose a passphrase of your own")
     return encode_passphrase(text)
@@ -113,8 +123,9 @@ class Vault:
         """
         if MAPPED.exists():
             return True
-        if (key := _relay_key(typed)) and self.luks.open(key, Use.RELAY):
-            return True
+        if key := _relay_key(typed):
+            # No passphrase begins like that: guessing one would keep everybody else from being heard meanwhile.
+            return self.luks.open(key, Use.RELAY)
         try:
             if self.luks.open(parse_secret(typed).disk_key, Use.RECOVERY):
                 return True
@@ -128,7 +139,7 @@ class Vault:
         Raises:
             LuksError: nobody can tell.
         """
-        if (key := _relay_key(typed)) and self.luks.fits(key, Use.RELAY):
+        if _relay_key(typed):
             return None
         try:
             key = parse_secret(typed).disk_key

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from firstboot.console_code import bare_code
+from firstboot.console_code import bare_code, too_many
 from firstboot.owner_code import CODE_NAME
 from model.problems import Refusal
 from stack.passwords import check_password
@@ -63,7 +63,7 @@ class Patience:
             Denied: it comes too early, and is not looked at.
         """
         if (wait := self._quiet_until - self._clock()) > 0:
-            raise Denied(f"too many wrong answers: wait {wait:.0f} seconds")
+            raise Denied(too_many(wait))
 
     def failed(self) -> None:
         """Take note of a wrong guess."""
@@ -112,6 +112,8 @@ class Gate:
         self._claims, self._logins = Patience(clock), Patience(clock)
         self._sessions: dict[str, _Session] = {}
         self._busy = threading.Lock()
+        self.patience = 10.0
+        """Seconds to wait while another answer is tried."""
         self._own = bool(own_code) and kept is None
         self._code = own_code if self._own else _new_code()
 
@@ -133,6 +135,8 @@ class Gate:
     def claim(self, code: str, password: str) -> str:
         """Make whoever knows the code the administrator, with this password.
 
+        The same once more, as a button sends it that is pressed twice, is a sign-in.
+
         Returns:
             The name of a new session.
 
@@ -141,11 +145,10 @@ class Gate:
             OSError: the password cannot be kept; the device stays unclaimed.
         """
         with self._only_one():
-            if self.claimed:
-                raise Denied("the device has an administrator already")
+            if self._kept is not None:
+                return self._claimed_twice(self._kept, code, password)
             self._claims.hear()
-            typed = bare_code(code) if self._own else "".join(filter(_is_digit, code))
-            if not secrets.compare_digest(typed.encode(), self._code.encode()):
+            if not self._is_code(code):
                 self._claims.failed()
                 where = f"in your {CODE_NAME}" if self._own else "that the device shows"
                 raise Denied(f"the code is not the one {where}")
@@ -206,6 +209,18 @@ class Gate:
             self._own, self._code = False, _new_code()
             self._claims, self._logins = Patience(self._clock), Patience(self._clock)
 
+    def _claimed_twice(self, kept: str, code: str, password: str) -> str:
+        if self._is_code(code):
+            self._claims.hear()
+            if self._fits(kept, password[:_LONGEST_TYPED]):
+                return self._begin()
+            self._claims.failed()
+        raise Denied("the device has an administrator already")
+
+    def _is_code(self, typed: str) -> bool:
+        bare = bare_code(typed) if self._own else "".join(filter(_is_digit, typed))
+        return secrets.compare_digest(bare.encode(), self._code.encode())
+
     def _begin(self) -> str:
         while len(self._sessions) >= _MOST_SESSIONS:
             del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].used)]
@@ -215,9 +230,9 @@ class Gate:
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:
-        # argon2id would otherwise take the memory of several.
-        if not self._busy.acquire(blocking=False):
-            raise Denied("somebody else's answer is being tried at this moment: again in some seconds")
+        # argon2id would otherwise take the memory of several. Who presses a button twice waits for the first answer.
+        if not self._busy.acquire(timeout=self.patience):
+            raise Denied("another answer is being tried at this moment: again in some seconds")
         try:
             yield
         finally:

@@ -6,6 +6,8 @@ question, through a tunnel of its own key in which nothing but Tang answers. The
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -172,11 +174,19 @@ def decrypt(encrypted: str) -> bytes:
 
 
 def _clevis(*words: str, given: bytes) -> bytes:
+    # It is a script whose own programs wait for the answer, and would go on waiting without it.
+    piped = subprocess.PIPE
     try:
-        done = subprocess.run(["clevis", *words], input=given, capture_output=True, check=False, timeout=_TOOL_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        tool = subprocess.Popen(["clevis", *words], stdin=piped, stdout=piped, stderr=piped, start_new_session=True)
+    except OSError as error:
         raise BootStageError(f"clevis {words[0]}: {type(error).__name__}") from None
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    with tool:
+        try:
+            found, warnings = tool.communicate(given, timeout=_TOOL_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(tool.pid, signal.SIGKILL)
+            raise BootStageError(f"clevis {words[0]}: no answer in {_TOOL_SECONDS:.0f} seconds") from None
+    if tool.returncode != 0:
+        said = warnings.decode(errors="replace").strip().splitlines() or ["it said nothing"]
         raise BootStageError(f"clevis {words[0]}: {said[-1]}")
-    return done.stdout
+    return found

@@ -103,7 +103,9 @@ def _site_s3() -> S3:
     relays = read_site(path).relays if path.exists() else ()
     bucket = next((relay.s3 for relay in relays if relay.s3), None)
     if bucket is None:
-        raise S3KeyError("the site names no bucket: `s3` of a relay in site.yaml is missing")
+        raise S3KeyError(
+            "the site names no bucket; `darkpipe relay settings SITE` takes one from a site.yaml that has `s3`"
+        )
     return bucket
 
 

@@ -20,6 +20,7 @@ from home.page_commands import page
 from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
+from home.relay_settings_command import relay_settings
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store
@@ -96,7 +97,7 @@ def _show_changes() -> None:
 
 for group in (domain, user, alias, dkim, dns_group, quarantine, relay, disk, recovery, page):
     main.add_command(group)
-for command in (recover_bucket, s3_key):
+for command in (recover_bucket, relay_settings, s3_key):
     relay.add_command(command)
 main.add_command(pair)
 main.add_command(preflight_command)

@@ -31,6 +31,7 @@ from home.desk_client import GROUP, SOCKET
 from home.desk_facts import Watched, read_facts
 from home.dns_commands import known_records, record_json
 from home.dns_records import zone_text
+from home.seen import DNS
 from home.status import read_status
 from home.store import Store
 from model.problems import Refusal
@@ -46,9 +47,6 @@ HAND = Path("/run/darkpipe-hand")
 
 _HAND_SECONDS = 150.0
 """A change of the accounts has every daemon check its configuration, which takes a small computer a minute."""
-
-DNS = Path("page/dns.json")
-"""Below `data`: what the last check of the records has found."""
 
 _STATE = Path("/state")
 _FRESH = 3.0

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from firstboot.page.certificate import fingerprint
 from home import trial_message
 from home.configure import known_accounts
 from home.dns_judges import Outcome
 from home.pair_state import Told, read_told
-from home.preflight_job import RESULT, Preflight, boot_id, read_preflight
+from home.preflight_job import Preflight, boot_id, read_preflight
+from home.seen import PREFLIGHT, DnsSeen, keep_dns, read_dns, relay_name
 from home.store import Store
 from model.account_rules import owners
 from model.accounts import Accounts
-from model.document import read_site
-from stack.durable import write_atomically
+from stack.certificate import CertificateError
 
 
 class _Fact(BaseModel):
@@ -39,22 +39,16 @@ class User(_Fact):
     has_password: bool
 
 
-class DnsSeen(_Fact):
-    """What the last check of the records has found.
+class Door(_Fact):
+    """Where mail apps come in.
 
     Args:
-        at: when.
-        outcomes: how many records stand how.
+        host: the name of the mail server for them.
+        fingerprint: of its certificate, SHA-256; empty without one that can be read.
     """
 
-    at: datetime
-    outcomes: dict[Outcome, int]
-
-    @property
-    def worst(self) -> Outcome:
-        """The worst of them."""
-        found = (each for each, number in self.outcomes.items() if number)
-        return max(found, key=lambda each: each.rank, default=Outcome.UNKNOWN)
+    host: str
+    fingerprint: str
 
 
 class Facts(_Fact):
@@ -67,6 +61,7 @@ class Facts(_Fact):
         preflight: the last one; None without.
         preflight_runs: whether it is under way.
         message: what became of the test message; None without one.
+        message_stays: whether that went to a mailbox here, which shows nothing of the way out.
     """
 
     relay: str
@@ -75,7 +70,9 @@ class Facts(_Fact):
     preflight: Preflight | None
     preflight_runs: bool
     users: tuple[User, ...]
+    door: Door
     message: trial_message.Told | None
+    message_stays: bool = False
 
 
 class Watched:
@@ -102,19 +99,14 @@ class Watched:
         """
         found = self._records(check)
         if check:
-            outcomes = Counter(Outcome(row["outcome"]) for row in found["records"])
-            outcomes[Outcome.UNKNOWN] += len(found["unknown"])
-            seen = DnsSeen(at=self._wall(), outcomes=dict(outcomes))
-            write_atomically(self._path, seen.model_dump_json().encode() + b"\n", 0o600)
+            outcomes = [Outcome(row["outcome"]) for row in found["records"]]
+            keep_dns(self._path, [*outcomes, *(Outcome.UNKNOWN for _ in found["unknown"])], self._wall())
         return found
 
     @property
     def seen(self) -> DnsSeen | None:
-        """What it was; None when nobody has looked, or when the file says nothing that this version understands."""
-        try:
-            return DnsSeen.model_validate_json(self._path.read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
+        """What it was; None when nobody has looked."""
+        return read_dns(self._path)
 
 
 def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Facts:
@@ -127,19 +119,42 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         Refusal: the device was not set up.
         OSError, StoreError, SiteError: a file cannot be used.
     """
-    preflight, message = read_preflight(store.data / RESULT), trial_message.read_told(store)
+    accounts = known_accounts(store)
+    preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
-    site = read_site(store.site) if store.site.exists() else None
+    accounts = known_accounts(store)
     return Facts(
-        relay=site.relays[0].address if site and site.relays else "",
+        relay=relay_name(store),
         pairing=read_told(),
         dns=dns,
         preflight=preflight,
         preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
-        users=users(known_accounts(store)),
+        users=users(accounts),
+        door=door(accounts, store.certificate),
         message=message,
+        message_stays=message is not None and _domain(message) in {domain.name for domain in accounts.domains},
     )
+
+
+def _domain(told: trial_message.Told) -> str:
+    return told.message.recipient.rpartition("@")[2]
+
+
+def door(accounts: Accounts, certificate: Path) -> Door:
+    """Tell where mail apps come in.
+
+    Args:
+        certificate: the file with the mail server's.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        shown = fingerprint(certificate.read_text(encoding="ascii", errors="replace"))
+    except (FileNotFoundError, CertificateError):
+        shown = ""  # the status tells of it
+    return Door(host=accounts.mail_host, fingerprint=shown)
 
 
 def users(accounts: Accounts) -> tuple[User, ...]:

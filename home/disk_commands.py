@@ -3,61 +3,48 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 
 import click
 
 from firstboot.data_place import Record, read_record
+from firstboot.key_notes import note_key, today
 from firstboot.luks import MAPPED, Luks, LuksError, Slot, Use, mapped_partition
 from firstboot.partitions import DiskError
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
 from firstboot.recovery_keys import is_recovery_secret_of
-from firstboot.relay_key import WaitingKeyError, waits
+from firstboot.relay_key import WaitingKeyError
 from firstboot.tpm import TpmError, open_tpm
-from firstboot.tpm_unlock import forget_tpm, want_tpm, wants_tpm, why_unfit
-from firstboot.unlock_dialog import Dialog, Tty
+from firstboot.tpm_unlock import forget_tpm, want_tpm, why_unfit
+from firstboot.unlock_dialog import Dialog, GoneError, Tty
 from firstboot.unlock_socket import UnlockClient
 from firstboot.unlocking import Refused
 from firstboot.usb_key import StickError, Sticks, add_stick
 from firstboot.vault import PassphraseError, check_passphrase, encode_passphrase, this_machine
 from home.boot_stage import BootStageError
 from home.disk_head import copy_head
+from home.disk_lock import LOCK, only_command
+from home.disk_status import Policy, look, policy_of
 from home.relay_policy import Places, add_relay, finish, forget_relay, helps, is_left, paired
 from home.tunnel_link import LinkError
 
-_STATE, _DATA, _MAPPED = Path("/state"), Path("/data"), MAPPED
-_WORDS = {
-    Use.PASSPHRASE: "passphrase",
-    Use.RECOVERY: "recovery secret",
-    Use.USB_KEY: "key on a USB stick",
-    Use.RELAY: "key that the relay helps to have",
-    Use.TPM2: "key that this device's TPM gives out",
-}
+_STATE, _DATA, _MAPPED, _LOCK = Path("/state"), Path("/data"), MAPPED, LOCK
 _THAT_WORKS = "Passphrase or recovery secret that works:"
-_HALF_MADE = "what a command that was cut off has left; give it again, or revoke this"
 _BESIDES = frozenset({Use.USB_KEY, Use.RELAY, Use.TPM2})
 """What unlocks the disk without anybody who types."""
 _FROM_THE_FIRST = "a disk is encrypted, or is not, from its first start on"
 
 _OTHERS = (StickError, BootStageError, LinkError, WaitingKeyError, TpmError, OSError)
 
-
-class _Policy(StrEnum):
-    """What unlocks the disk at a start; the passphrase and the recovery secret always do."""
-
-    PASSPHRASE = "passphrase"
-    USB_KEY = "usb-key"
-    RELAY = "relay"
-    TPM2 = "tpm2"
-
-
 _NONE = "none"
 """Of an unencrypted disk."""
+
+_user = os.geteuid
 
 
 class _DiskRefused(click.ClickException):
@@ -66,6 +53,9 @@ class _DiskRefused(click.ClickException):
 
 @contextmanager
 def _in_words() -> Iterator[None]:
+    if _user() != 0:
+        words = click.get_current_context().command_path.split()[1:]
+        raise _DiskRefused(f"This is for root: sudo darkpipe {' '.join(words)}")
     try:
         yield
     except subprocess.CalledProcessError as error:
@@ -73,6 +63,15 @@ def _in_words() -> Iterator[None]:
     except (LuksError, DiskError, Refused, RecoveryError, PassphraseError, *_OTHERS) as error:
         text = str(error)
         raise _DiskRefused(f"{text[:1].upper()}{text[1:].rstrip('.')}.") from error
+
+
+@contextmanager
+def _change() -> Iterator[Luks]:
+    """Give the disk to a command that changes its keys, to one at a time."""
+    with _in_words():
+        luks = _luks()
+        with only_command(_LOCK):
+            yield luks
 
 
 @click.group()
@@ -122,44 +121,7 @@ def _seen(record: Record) -> tuple[dict[str, object], list[str]]:
     if record.making or not _MAPPED.exists():
         words = "going to be encrypted, and not made yet" if record.making else "encrypted, and locked"
         return {"encrypted": True, "locked": True}, [f"It is {words}: sudo darkpipe disk unlock"]
-    luks = Luks(mapped_partition())
-    policy, slots, half_made = _policy(luks), luks.slots(), luks.half_made()
-    help_here, trouble = _help(record)
-    found: dict[str, object] = {
-        "encrypted": True,
-        "locked": False,
-        "policy": policy,
-        "partition": str(luks.partition),
-        "slots": [{"slot": slot.number, "use": slot.use and str(slot.use)} for slot in slots],
-        "relay_helps": help_here,
-    }
-    lines = [f"It is encrypted ({luks.partition}; policy {policy}). It is unlocked by:"]
-    for slot in slots:
-        nameless = _HALF_MADE if slot.number in half_made else "something that DarkPipe has not made"
-        lines.append(f"  slot {slot.number}: {_WORDS[slot.use] if slot.use else nameless}")
-    uses = {slot.use for slot in slots}
-    if Use.RELAY in uses and trouble:
-        lines.append(trouble)
-    if policy is _Policy.TPM2 and Use.TPM2 not in uses:
-        lines.append("The TPM has no key yet: it is given one when somebody types the passphrase at a start.")
-    return found, lines
-
-
-def _help(record: Record) -> tuple[bool, str]:
-    """Tell whether the device has what the relay's help takes, and in words why that may not do it."""
-    places, here = _places(), False
-    try:
-        if here := helps(record.uuid, places):
-            paired(places.pairing)
-            return True, ""
-    except BootStageError as error:
-        return here, f"The relay may NOT help at the next start: {error}"
-    if waits(places.waiting):
-        return False, "The relay does NOT help yet. It will once home is paired with it: darkpipe pair"
-    return False, (
-        "The relay does NOT help: what this takes on the device's own disk is not there. Once home is paired: "
-        "darkpipe disk change-policy relay"
-    )
+    return look(Luks(mapped_partition()), record, _places(), _DATA, Sticks())
 
 
 @disk.command("add-key")
@@ -172,23 +134,24 @@ def add_key(usb_stick: bool) -> None:
       darkpipe disk add-key
       darkpipe disk add-key --usb-stick
     """
-    with _in_words():
-        luks = _luks()
+    with _change() as luks:
         if usb_stick:
             _add_stick(luks)
             return
         known = _known_key(luks, _ask(_THAT_WORKS))
         new = check_passphrase(_ask("New passphrase:"))
-        if luks.fits(new, Use.PASSPHRASE):
+        cut = luks.name_unnamed(new, Use.PASSPHRASE)
+        if not cut and luks.fits(new, Use.PASSPHRASE):
             raise Refused("this passphrase works already")
-        if encode_passphrase(_ask("Once more:")) != new:
+        if not cut and encode_passphrase(_ask("Once more:")) != new:
             raise Refused("these are two different passphrases; nothing was changed")
-        slot = luks.add(known, new, Use.PASSPHRASE, this_machine().costs)
+        slot = cut or luks.add(known, new, Use.PASSPHRASE, this_machine().costs)
+        note_key(luks, slot.number, _DATA, today())
     click.echo(f"The passphrase unlocks the disk: slot {slot.number}.")
 
 
 @disk.command("change-policy")
-@click.argument("policy", metavar="|".join(_Policy), type=click.Choice([*map(str, _Policy), _NONE]))
+@click.argument("policy", metavar="|".join(Policy), type=click.Choice([*map(str, Policy), _NONE]))
 def change_policy(policy: str) -> None:
     """Change what unlocks the disk at a start: usb-key, relay, tpm2, or passphrase for nothing else.
 
@@ -205,17 +168,17 @@ def change_policy(policy: str) -> None:
     with _in_words():
         if policy == _NONE:
             raise Refused(f"`{_NONE}` is no policy to change to: {_FROM_THE_FIRST}")
-        luks = _luks()
-        if policy == _policy(luks) and not _is_half_done(luks, policy):
-            hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == _Policy.USB_KEY else ""
+    with _change() as luks:
+        if policy == policy_of(luks) and not _is_half_done(luks, policy):
+            hint = "; another stick: darkpipe disk add-key --usb-stick" if policy == Policy.USB_KEY else ""
             raise Refused(f"this is the policy already{hint}")
-        if policy == _Policy.USB_KEY:
+        if policy == Policy.USB_KEY:
             _add_stick(luks)
             return
-        if policy == _Policy.RELAY:
+        if policy == Policy.RELAY:
             _add_relay(luks)
             return
-        if policy == _Policy.TPM2:
+        if policy == Policy.TPM2:
             _want_tpm(luks)
             return
         slots = luks.slots()
@@ -236,6 +199,7 @@ def _add_stick(luks: Luks) -> None:
     sticks.only()  # before anybody types
     known = _known_key(luks, _ask(_THAT_WORKS))
     slot = add_stick(luks, _record().uuid, known, sticks)
+    note_key(luks, slot.number, _DATA, today(), sticks)
     click.echo(f"The stick unlocks the disk: slot {slot.number}. Without it the passphrase does.")
 
 
@@ -245,10 +209,10 @@ def _places() -> Places:
 
 def _is_half_done(luks: Luks, policy: str) -> bool:
     """Tell whether a policy that the disk has wants to be made whole, or to be rid of what a cut has left."""
-    if policy == _Policy.RELAY:
+    if policy == Policy.RELAY:
         several = sum(slot.use is Use.RELAY for slot in luks.slots()) > 1
         return several or not helps(_record().uuid, _places())
-    return policy == _Policy.PASSPHRASE and (bool(luks.half_made()) or is_left(_places()))
+    return policy == Policy.PASSPHRASE and (bool(luks.half_made()) or is_left(_places()))
 
 
 def _add_relay(luks: Luks) -> None:
@@ -284,8 +248,7 @@ def revoke(slot: int) -> None:
     Examples:
       darkpipe disk revoke 2
     """
-    with _in_words():
-        luks = _luks()
+    with _change() as luks:
         slots = {found.number: found for found in luks.slots()}
         if slot not in slots:
             raise Refused(f"there is no slot {slot}; found: {', '.join(map(str, slots))}")
@@ -342,15 +305,6 @@ def _check(luks: Luks, secret: RecoverySecret) -> None:
         raise Refused("it opens the disk, but the key for what waits on the relay is another one's")
 
 
-def _policy(luks: Luks) -> _Policy:
-    uses = {slot.use for slot in luks.slots()}
-    if wants_tpm(luks):
-        return _Policy.TPM2
-    if Use.RELAY in uses:
-        return _Policy.RELAY
-    return _Policy.USB_KEY if Use.USB_KEY in uses else _Policy.PASSPHRASE
-
-
 def _ask_for_what_remains(luks: Luks, slots: Sequence[Slot], revoked: Sequence[int]) -> None:
     """Have somebody prove that a passphrase opens the disk without some slots.
 
@@ -382,13 +336,16 @@ def _record() -> Record:
 
 
 def _luks() -> Luks:
-    if not _record().encrypted:
+    record = _record()
+    if not record.encrypted:
         raise Refused(f"the disk for the mail is not encrypted, and will not be: {_FROM_THE_FIRST}")
+    if record.making:
+        raise Refused("the disk for the mail is not made yet: sudo darkpipe disk unlock")
     return Luks(mapped_partition())
 
 
 def _ask(question: str) -> str:
-    answer = Tty().ask(question, hidden=True, until=lambda: False)
-    if answer is None:
-        raise Refused("nothing was typed; nothing was changed")
-    return answer
+    try:
+        return Tty().ask(question, hidden=True, until=lambda: False) or ""
+    except GoneError:
+        raise Refused("nothing was typed; nothing was changed") from None

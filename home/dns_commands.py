@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,8 @@ def zone_command(domain: str | None, given: Sequence[Address], as_json: bool) ->
 def check_command(domain: str | None, given: Sequence[Address], everything: bool, as_json: bool) -> None:
     """Check each record at the name servers of its zone; of DOMAIN alone if one is named.
 
-    It takes some seconds, and less than a minute whatever hangs. The exit status is 0 when all is good or there are
+    It takes some seconds, and less than a minute whatever hangs. What a check of all domains has found is kept for
+    `darkpipe status` and the device's page. The exit status is 0 when all is good or there are
     warnings only, and 1 when something is wrong, unknown, or not yet everywhere.
 
     \b
@@ -127,6 +129,7 @@ def check_command(domain: str | None, given: Sequence[Address], everything: bool
     from home.dns_checks import check_records, worst
     from home.dns_judges import Outcome
     from home.dns_lookup import RealDns
+    from home.seen import DNS, keep_dns
 
     with in_words(as_json=as_json):
         accounts = known_accounts(Store())
@@ -134,6 +137,9 @@ def check_command(domain: str | None, given: Sequence[Address], everything: bool
         found, relay = known_records(accounts, given, dns)
         wanted = _wanted(accounts, domain)
         checks = [check for check in check_records(found, relay, dns) if check.record.domain in wanted]
+        if domain is None and not given and (kept := Store().data / DNS).parent.is_dir():
+            unknown = (Outcome.UNKNOWN for _ in found.unknown)
+            keep_dns(kept, [*(check.outcome for check in checks), *unknown], datetime.now(UTC))
         outcome = max((worst(checks), Outcome.UNKNOWN if found.unknown else Outcome.GOOD), key=lambda each: each.rank)
         if as_json:
             all_checks = [check.as_json() for check in checks]

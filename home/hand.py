@@ -41,6 +41,7 @@ from home.pair_commands import ask as ask_pairing
 from home.pair_state import Wish
 from home.pairing_file import PairingError
 from home.relay_peer import FOLDER
+from home.seen import PREFLIGHT
 from home.store import Store
 from home.user_work import with_user
 from model.account_changes import set_password
@@ -139,7 +140,7 @@ class Hand:
         return {}
 
     def _start_preflight(self) -> None:
-        path = self.store.data / preflight_job.RESULT
+        path = self.store.data / PREFLIGHT
         preflight_job.begin(path, preflight_job.boot_id(), time.monotonic(), datetime.now(UTC))
         try:
             self.start(_PREFLIGHT)

@@ -71,11 +71,12 @@ def pair(again: bool, restored: bool, as_json: bool) -> None:
 
 @click.group("relay", context_settings=HELP)
 def relay() -> None:
-    """The relay: how it is, and its keys.
+    """The relay: how it is, what it is to do, and its keys.
 
     \b
     Examples:
       darkpipe relay status
+      darkpipe relay settings
       darkpipe relay rotate-keys
     """
 
@@ -116,7 +117,9 @@ def relay_status(as_json: bool) -> None:
 @relay.command("rotate-keys")
 @json_option
 def rotate_keys(as_json: bool) -> None:
-    """Change to new keys, of the tunnel and of the control plane; every 90 days this happens by itself.
+    """Change to new keys, of the tunnel and of the control plane; it happens by itself every 30, 60 or 90 days.
+
+    Which of them is `rotation` of the relay in the site: 90 days, unless it says otherwise (`darkpipe relay settings`).
 
     Connections through the tunnel go on after some seconds.
 

@@ -11,68 +11,33 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from home.command import EXPECTED
-from home.dns_judges import Outcome
 from home.pair_state import read_told
 from home.preflight import Looked
 from home.preflight_world import Flight, fly
+from home.seen import PREFLIGHT, PreflightSeen
 from home.store import Store
 from model.problems import Refusal
 from stack.durable import discard_partials, write_atomically
 
-RESULT = Path("setup/preflight.json")
-"""Below `data`."""
-
 _BOOT = "DARKPIPE_BOOT"
 """In the environment of those who read or write the file: %b of systemd.unit(5). The desk sees no /proc/sys."""
 
-LONGEST = 180.0
-"""Seconds; a run takes up to a minute, and systemd ends it after these (TimeoutStartSec= in the unit)."""
 
-
-class Preflight(BaseModel):
+class Preflight(PreflightSeen):
     """The file.
 
     Args:
-        boot: which start of the device it was begun in.
-        began: when, seconds of CLOCK_MONOTONIC, which counts from that start.
-        began_at: when, by the clock.
-        finished_at: None until it is done.
-        outcome: the worst of all steps; None until it is done, and when it could not be done.
-        error: why it could not be done; empty otherwise.
-        relay: id of the relay that home was paired with then; empty without.
+        unknown: what the steps stand on, and nobody knows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
-    boot: str
-    began: float
-    began_at: datetime
-    finished_at: datetime | None = None
-    outcome: Outcome | None = None
     steps: tuple[Looked, ...] = ()
     unknown: tuple[str, ...] = ()
-    error: str = ""
-    relay: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether mail can come and go, as far as this shows."""
-        return self.outcome in {Outcome.GOOD, Outcome.WARNING}
-
-    def runs(self, boot: str, now: float) -> bool:
-        """Tell whether it is under way; one that was cut off is not.
-
-        Args:
-            boot: which start of the device it is.
-            now: seconds of CLOCK_MONOTONIC.
-        """
-        return self.finished_at is None and self.boot == boot and now - self.began < LONGEST
 
 
 def boot_id() -> str:
@@ -139,6 +104,19 @@ def run(
     return state
 
 
+def keep(path: Path, found: Flight, began_at: datetime, at: datetime, relay: str) -> None:
+    """Keep what a command has found, which nobody waits for.
+
+    Args:
+        relay: id of the relay.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    done = {"outcome": found.outcome, "steps": found.looked, "unknown": found.unknown, "finished_at": at}
+    _write(path, Preflight(boot="", began=0.0, began_at=began_at, relay=relay).model_copy(update=done))
+
+
 def _write(path: Path, state: Preflight) -> None:
     write_atomically(path, state.model_dump_json(indent=1).encode() + b"\n", 0o600)
 
@@ -146,7 +124,7 @@ def _write(path: Path, state: Preflight) -> None:
 def main() -> int:
     """Run as systemd's service; what it has found is no failure of the service."""
     store = Store()
-    path = store.data / RESULT
+    path = store.data / PREFLIGHT
     discard_partials(path.parent)
     pairing = read_told()
     run(path, lambda: fly(store), boot_id(), pairing.relay_id if pairing else "")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import ssl
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from home.preflight import SMTP, TARGETS, Looked, Visit, World, preflight
 from home.relay_addresses import Address
 from home.smtp_call import Call, CallError, call, call_as
 from home.store import Store
+from stack.certificate import CertificateError, digest
 
 _OPEN = "60s"
 """How long the firewall lets root call the relay's port 25: longer than a call takes."""
@@ -107,11 +106,9 @@ def parse_visit(text: str) -> Visit | None:
 def fingerprint(path: Path) -> str | None:
     """Give the SHA-256 of the certificate in a PEM file that may hold a key as well; None without one."""
     try:
-        text = path.read_text()
-    except FileNotFoundError:
+        return digest(path.read_text()).hex()
+    except (FileNotFoundError, CertificateError):
         return None
-    found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).hexdigest() if found else None
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

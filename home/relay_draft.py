@@ -89,8 +89,8 @@ def make(store: Store, ssh_key: str, *, anew: bool, folder: Path = FOLDER) -> No
             raise Refusal(
                 Kind.NOT_SET_UP,
                 "a site without a relay",
-                "`relays:` in site.yaml",
-                "build an image from a site with one",
+                "a site that names one",
+                "give the device a relay first, on the same page",
             )
         if _in_force(store, folder) is not None and not anew:
             raise Refusal(

@@ -146,6 +146,11 @@ def finish(tell: Callable[[str], object], places: Places = _PLACES) -> bool:
     stage = stage_of(keys, document, look_up(document.bootstrap.relay, document.bootstrap.port))
     with boot_stage.tunnel(stage, stage.addresses, lambda: False):
         stage = _encrypt(waiting.octets, stage, keys)
+    if read_waiting(places.waiting) != waiting:
+        # Somebody has given a command meanwhile, which has ended it or done it.
+        if not helps(waiting.disk, places):
+            forget_relay(places)
+        return False
     boot_stage.write(stage, places.stage)
     forget_waiting(places.waiting)
     return True
@@ -194,7 +199,8 @@ def follow(places: Places = _PLACES) -> None:
     document = paired(places.pairing)
     addresses = look_up(document.bootstrap.relay, document.bootstrap.port) or before.addresses
     wanted = stage_of(keys, document, addresses, before.key)
-    if wanted != before:
+    # Looking names up takes its time, and somebody may have ended the relay's help meanwhile.
+    if wanted != before and boot_stage.read(places.stage) == before:
         boot_stage.write(wanted, places.stage)
 
 

@@ -33,6 +33,7 @@ from home.readings import (
     unconfirmed_clock,
 )
 from home.room import LEAST_FREE, megabytes
+from home.seen import Seen, read_seen
 from home.store import Store, StoreError, read_accounts
 from home.tunnel_state import Tunnel, read_tunnel
 from stack.certificate import CertificateError, read_certificate
@@ -88,6 +89,7 @@ class Status(Reading):
 
     Args:
         format: number of this format; it changes when a field goes or means something else.
+        seen: what was looked at last in DNS and by a pre-flight; None when the disk does not say.
     """
 
     format: Literal[1] = 1
@@ -102,6 +104,7 @@ class Status(Reading):
     clock: Clock
     tunnel: Tunnel | None
     waiting: Waiting | None
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     disks, queues, clocks = begin(read_disk, store.data / "darkpipe"), begin(read_queue), begin(read_clock)
     configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
-    signing, waits = begin(_dkim_faults, store), begin(read_waiting)
+    signing, waits, looks = begin(_dkim_faults, store), begin(read_waiting), begin(read_seen, store)
 
     findings = examine(stack)
     queue = _or(queues, end, None)
@@ -153,6 +156,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     _judge(signing, end, "the keys for signing", _dkim_problems, problems)
     problems += _clock_problems(clock)
     waiting = _judge(waits, end, "the quarantine", waiting_problems, problems)
+    seen = _judge(looks, end, "what was looked at last", lambda _: (), problems)
     tunnel = read_tunnel()
     problems += _tunnel_problems(tunnel)
     return Status(
@@ -167,6 +171,7 @@ def read_status(stack: Stack, store: Store) -> Status:
         clock=clock,
         tunnel=tunnel,
         waiting=waiting,
+        seen=seen,
     )
 
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from home.room import megabytes
+from home.seen import Seen
 from home.status import ServiceState, Status, read_status
 from home.store import Store
 from home.tunnel_state import Tunnel
@@ -54,7 +55,7 @@ def probe_command(kind: str, target: str) -> None:
 
 def lines(status: Status) -> Iterator[str]:
     """Write a status for people: the answer first, then what is wrong, then the rest."""
-    yield "ready: mail is taken" if status.ready else "NOT READY: no mail is taken"
+    yield _answer(status)
     for problem in status.problems:
         yield f"  {'!!' if problem.blocks_mail else ' !'} {problem.found}"
         yield f"     {problem.remedy}"
@@ -73,12 +74,29 @@ def lines(status: Status) -> Iterator[str]:
         yield f"certificate    {', '.join(certificate.names)}: {kind}{left} days left"
     if status.tunnel:
         yield f"tunnel         {_tunnel_line(status.tunnel, status.clock.now)}"
+    yield from _seen_lines(status.seen)
     configuration = status.configuration
     yield f"configuration  {(configuration and configuration.generation) or 'none'}"
     yield f"image          {status.image.version} for {status.image.profile} ({status.image.project[:16]})"
     unconfirmed = "not confirmed" if status.clock.kept else "not confirmed since the start: may be late"
     known = {True: "confirmed by a time server", False: unconfirmed, None: "set by the host"}
     yield f"clock          {status.clock.now:%Y-%m-%d %H:%M:%S} UTC, {known[status.clock.synchronized]}"
+
+
+def _answer(status: Status) -> str:
+    if not status.ready:
+        return "NOT READY: no mail is taken"
+    if status.seen is None or not status.seen.shows_mail:
+        return "ready: mail would be taken; whether it comes and goes through the relay, no pre-flight has shown"
+    return "ready: mail is taken"
+
+
+def _seen_lines(seen: Seen | None) -> Iterator[str]:
+    if seen is None:
+        return
+    yield f"dns            {seen.dns.text if seen.dns else 'Nobody has looked: darkpipe dns check'}"
+    if seen.relay:
+        yield f"preflight      {seen.preflight.text if seen.preflight else 'Nobody has looked: darkpipe preflight'}"
 
 
 def _service_lines(service: ServiceState, now: datetime) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from home.configure import known_accounts
 from home.store import Store
 from model.account_changes import find_user
-from model.names import mail_address
+from model.names import target_address
 from stack.durable import write_atomically
 
 SENT = Path("setup/message.json")
@@ -108,7 +108,7 @@ def send(
         SendError: the device has not taken it.
         OSError, StoreError: a file cannot be used.
     """
-    found, to = find_user(known_accounts(store), sender).address, mail_address(recipient)
+    found, to = find_user(known_accounts(store), sender).address, target_address(recipient)
     at = now or datetime.now(UTC)
     said = (submit or submit_here)(found, password, text(found, to, at))
     queue_id = re.search(r"queued as (\w+)", said)

@@ -19,7 +19,7 @@ from model.yaml_tree import Tree, read_tree
 SEED_NAME = "darkpipe.yaml"
 """A site file of this name in the root of the boot partition is the seed: a device takes it over at its first start."""
 
-_LARGEST = 1024 * 1024
+LARGEST = 1024 * 1024
 """Bytes. A site of a thousand users is a tenth of it."""
 
 _EXAMPLE = "examples/home.yaml"
@@ -49,12 +49,24 @@ def read_site(path: Path) -> Site:
     name = str(path)
     try:
         with path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
+            return read_content(file.read(LARGEST + 1), name)
     except OSError as error:
         found = f"a file that cannot be read ({(error.strerror or 'unknown reason').lower()})"
         raise _unreadable(name, found, "a site file", f"check the name; {_EXAMPLE} is one to copy") from None
-    if len(content) > _LARGEST:
-        found = f"more than {_LARGEST // 1024} KiB"
+
+
+def read_content(content: bytes, name: str) -> Site:
+    """Check what was read of a file.
+
+    Args:
+        content: all of it, or more than `LARGEST` bytes of it.
+        name: what to call it in messages.
+
+    Raises:
+        SiteError: it is no site that works today.
+    """
+    if len(content) > LARGEST:
+        found = f"more than {LARGEST // 1024} KiB"
         raise _unreadable(name, found, "a site file of a few lines", "check that it is the file you mean")
     try:
         # An editor on Windows may have put a mark in front (RFC 3629 §6).

@@ -230,7 +230,7 @@ class Relay(_Strict):
     )
     expiry: Duration = Field(
         "7d",
-        description="With `queue`: how long a message waits before its sender is told that nobody has got it yet.",
+        description="With `queue`: how long a message waits until the relay gives it up and tells its sender so.",
         examples=["7d"],
     )
     alarm: Alarm | None = Field(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import ssl
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +56,19 @@ class Certificate:
     names: tuple[str, ...]
     expires: datetime
     self_signed: bool
+
+
+def digest(pem: str) -> bytes:
+    """Give the SHA-256 of the first certificate in a PEM text, which may hold a key as well.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", pem, re.DOTALL)
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0] if found else "")).digest()
+    except ValueError:
+        raise CertificateError("a file that should hold a certificate holds none") from None
 
 
 def read_certificate(path: Path) -> Certificate:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+_PATH = re.compile(r"`([a-z][a-z-]*/[\w./-]*)`")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^]]*]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.*)$", re.MULTILINE)
@@ -58,6 +59,25 @@ def broken_links(document: Path) -> list[str]:
         elif anchor and anchor not in anchors(aim.read_text()):
             faults.append(f"line {_line(text, link.start())}: {aim.name} has no heading #{anchor}")
     return faults
+
+
+def missing_files(document: Path, root: Path) -> list[str]:
+    """Find files and folders of the project that a Markdown file names and that are not there.
+
+    Args:
+        document: the file. What stands between backticks and begins with a folder of the project is a path.
+        root: the checkout.
+
+    Returns:
+        a sentence for each, with the line.
+    """
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    text = document.read_text()
+    return [
+        f"line {_line(text, name.start())}: there is no {name[1]}"
+        for name in _PATH.finditer(text)
+        if name[1].partition("/")[0] in folders and not (root / name[1]).exists()
+    ]
 
 
 def anchors(text: str) -> set[str]:

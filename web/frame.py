@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from web.guard import COOKIE, Guard, Tokens
 
-OLD_FORM = "This form was too old. Here is a new one."
+OLD_FORM = "This form was too old, and nothing was done. Here is a new one: look at it, and send it again."
 """What is said to a form without a token of this server; a restart makes all tokens old."""
 
 _FEWEST_FIELDS = 8
@@ -48,11 +48,18 @@ class Frame:
         )
 
     async def form(self, request: Request) -> Mapping[str, str] | None:
-        """Read a form: every field, empty if it was not sent; None if its token is not one of this browser's."""
+        """Read a form: every field, empty if it was not sent; None if its token is not one of this browser's.
+
+        What was typed into such a one is then in the request's `state.sent`, to be shown again, if the browser says
+        that it was on a page of this device (the guard refuses all others): a restart makes all tokens old.
+        """
         async with request.form(max_files=0, max_fields=max(_FEWEST_FIELDS, len(self._fields) + 1)) as sent:
             form = {name: str(sent.get(name, "")) for name in self._fields}
             token = str(sent.get("token", ""))
-        return form if self._tokens.fits(self._tokens.cookie(request.headers), token) else None
+        if self._tokens.fits(self._tokens.cookie(request.headers), token):
+            return form
+        request.state.sent = form if "origin" in request.headers else {}
+        return None
 
     def render(
         self,

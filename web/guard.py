@@ -11,7 +11,6 @@ import hmac
 import secrets
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -76,7 +75,7 @@ class Guard:
 
 def _refuse_form(host: str, headers: Headers) -> tuple[int, str] | None:
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin != f"https://{host}":
         return 403, "Another site has sent this form. Open the page by the address on the device's console."
     length = headers.get("content-length", "")
     # With Transfer-Encoding the length counts for nothing (RFC 9112 §6.3). No browser sends a form like that.

@@ -66,9 +66,10 @@ class Page:
     async def site(self, request: Request) -> Response:
         """Take the answers that make a site; what is wrong is told beside each, and what was typed stays."""
         form = await self._frame.form(request)
+        sent = request.state.sent if form is None else form
+        typed = {str(name): sent[name] for name in Answer if name in sent}
         if form is None:
-            return await self._render(request, OLD_FORM, status=403)
-        typed = {str(name): form[name] for name in Answer}
+            return await self._render(request, OLD_FORM, status=403, typed=typed)
         try:
             judged = await run_in_threadpool(
                 self._client.take_site, typed, form["code"] or request.cookies.get(_GRANT, "")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
-import ssl
 import sys
 from pathlib import Path
 
-from stack.certificate import CertificateError, ensure_certificate
+from stack.certificate import CertificateError, digest, ensure_certificate
 
 PATH = Path("page/page.pem")
 """On `state`: it is needed while data is locked."""
-
-_END = "-----END CERTIFICATE-----"
 
 
 def ensure_page_certificate(state: Path, hostname: str | None = None) -> str:
@@ -42,10 +38,12 @@ def page_names(hostname: str) -> tuple[str, str]:
 
 
 def fingerprint(pem: str) -> str:
-    """Give the SHA-256 fingerprint of the certificate in a PEM file: pairs of hexadecimal digits between colons."""
-    start = pem.index("-----BEGIN CERTIFICATE-----")
-    certificate = ssl.PEM_cert_to_DER_cert(pem[start : pem.index(_END, start) + len(_END)])
-    return hashlib.sha256(certificate).digest().hex(":").upper()
+    """Give the SHA-256 fingerprint of the certificate in a PEM file: pairs of hexadecimal digits between colons.
+
+    Raises:
+        stack.certificate.CertificateError: it holds none.
+    """
+    return digest(pem).hex(":").upper()
 
 
 def main(state: str) -> int:

@@ -11,7 +11,6 @@ from enum import StrEnum
 from home.desk_facts import Facts
 from home.dns_judges import Outcome
 from home.pair_state import Stage
-from home.preflight_job import Preflight
 from home.room import megabytes
 from home.status import Status
 from home.trial_message import Fate
@@ -58,6 +57,7 @@ PAIRING = {
 }
 """What is said of each stage."""
 
+_DNS_MARKS = {Outcome.GOOD: Mark.DONE, Outcome.WARNING: Mark.DONE, Outcome.WAITING: Mark.WAITING}
 _GOES_ON = {Stage.CALLING, Stage.INSTALLING, Stage.OFFERING, Stage.CONFIRMING}
 
 
@@ -103,15 +103,7 @@ def _dns(facts: Facts) -> Step:
     title, path = "DNS", "/dns"
     if facts.dns is None:
         return Step(title, Mark.TO_DO, "Nobody has looked whether the records are there", path)
-    total = sum(facts.dns.outcomes.values())
-    faults = sum(facts.dns.outcomes.get(each, 0) for each in (Outcome.WRONG, Outcome.UNKNOWN))
-    at = f"looked at {facts.dns.at:%Y-%m-%d %H:%M} UTC"
-    match facts.dns.worst:
-        case Outcome.GOOD | Outcome.WARNING:
-            return Step(title, Mark.DONE, f"All {total} records are there; {at}", path)
-        case Outcome.WAITING:
-            return Step(title, Mark.WAITING, f"The records are not everywhere yet; {at}", path)
-    return Step(title, Mark.TROUBLE, f"{faults} of {total} records are wrong or not to be found; {at}", path)
+    return Step(title, _DNS_MARKS.get(facts.dns.worst, Mark.TROUBLE), facts.dns.text, path)
 
 
 def preflight_step(facts: Facts) -> Step:
@@ -123,21 +115,10 @@ def preflight_step(facts: Facts) -> Step:
         return Step(title, Mark.WAITING, "It is under way", path)
     if last is None:
         return Step(title, Mark.TO_DO, "Nobody has looked whether mail can come and go", path)
-    if facts.pairing is not None and facts.pairing.relay_id != last.relay:
+    if not last.counts(facts.pairing):
         return Step(title, Mark.TO_DO, "Nobody has looked since this device has another relay", path)
     mark = Mark.DONE if last.passed else Mark.TROUBLE
-    return Step(title, mark, _came_to(last), path)
-
-
-def _came_to(last: Preflight) -> str:
-    if last.finished_at is None:
-        return "It was cut off"
-    at = f"{last.finished_at:%Y-%m-%d %H:%M} UTC"
-    if last.error:
-        return f"It could not be done, {at}"
-    if last.passed:
-        return f"Mail can come and go, seen {at}"
-    return f"Something keeps mail away or could not be seen, {at}"
+    return Step(title, mark, last.text, path)
 
 
 def _users(facts: Facts) -> Step:
@@ -153,6 +134,8 @@ def _message(facts: Facts) -> Step:
     if facts.message is None:
         return Step(title, Mark.TO_DO, "None was sent", path)
     to = facts.message.message.recipient
+    if facts.message_stays:
+        return Step(title, Mark.TO_DO, f"It went to {to}, on this device: send one elsewhere", path)
     return {
         Fate.SENT: Step(title, Mark.DONE, f"The server of {to} has taken it", path),
         Fate.QUEUED: Step(title, Mark.WAITING, f"It is on its way to {to}", path),

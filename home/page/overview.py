@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from home.dns_judges import Outcome
 from home.readings import Disk, Queue
 from home.room import megabytes
+from home.seen import DnsSeen
 from home.status import LITTLE_FREE, ServiceState, Status
 from home.tunnel_state import Tunnel
 
@@ -31,6 +33,7 @@ class Card:
         headline: the answer, in a few words.
         lines: what else there is to know.
         share: of the disk that is in use, from 0 to 1; None on all other cards.
+        link: where there is more, and what it is called; empty for none.
     """
 
     title: str
@@ -38,10 +41,11 @@ class Card:
     headline: str
     lines: tuple[str, ...] = ()
     share: float | None = None
+    link: tuple[str, str] | tuple[()] = ()
 
 
 def cards(status: Status, *, shown: bool = True) -> tuple[Card, ...]:
-    """Give the cards of mail, relay, disk, queue and services, in this order.
+    """Give the cards of mail, relay, disk, DNS, queue, services and system, in this order.
 
     Args:
         shown: whether a pre-flight has shown that mail comes and goes.
@@ -51,6 +55,7 @@ def cards(status: Status, *, shown: bool = True) -> tuple[Card, ...]:
         _mail(status, shown=shown),
         _relay(status.tunnel, now),
         _disk(status.disk),
+        _dns(status.seen.dns if status.seen else None),
         _queue(status.queue),
         _services(status.services),
         _system(status),
@@ -100,6 +105,15 @@ def _disk(disk: Disk | None) -> Card:
     free = disk.free / disk.size if disk.size else 0.0
     mood = Mood.BAD if disk.write_error else Mood.WATCH if faults or free < LITTLE_FREE else Mood.GOOD
     return Card("Disk", mood, f"{megabytes(disk.free)} of {megabytes(disk.size)} free", tuple(faults), 1.0 - free)
+
+
+def _dns(seen: DnsSeen | None) -> Card:
+    link = ("/dns/check", "Check the records")
+    why = "Every name server of your domains is asked, which takes some seconds."
+    if seen is None:
+        return Card("DNS", Mood.NONE, "Nobody has looked", (why,), link=link)
+    mood = {Outcome.GOOD: Mood.GOOD, Outcome.WARNING: Mood.GOOD, Outcome.WAITING: Mood.WATCH}
+    return Card("DNS", mood.get(seen.worst, Mood.BAD), seen.text, (why,), link=link)
 
 
 def _queue(queue: Queue | None) -> Card:

@@ -133,7 +133,14 @@ class Steps:
         """Show who has a mailbox."""
         facts = await run_in_threadpool(self._client.facts, session)
         return self._frame.render(
-            request, "users.html", complaint, status=status, inside=True, users=facts.users, shortest=SHORTEST
+            request,
+            "users.html",
+            complaint,
+            status=status,
+            inside=True,
+            users=facts.users,
+            door=facts.door,
+            shortest=SHORTEST,
         )
 
     async def add_user(self, request: Request, session: str) -> Response:
@@ -159,6 +166,7 @@ class Steps:
             inside=True,
             users=facts.users,
             told=facts.message,
+            stays=facts.message_stays,
             waits=facts.message is not None and facts.message.fate in {Fate.QUEUED, Fate.DEFERRED},
         )
 
@@ -178,9 +186,10 @@ class Steps:
     ) -> Response:
         """Do what a form asks for, and lead back to the page that it is on; or show that page with what is wrong."""
         form = await self._frame.form(request)
+        sent = request.state.sent if form is None else form
+        request.state.typed = {name: sent[name] for name in _STAYS if name in sent}
         if form is None:
             return await show(request, session, OLD_FORM, 403)
-        request.state.typed = {name: form[name] for name in _STAYS}
         try:
             asked = question(form)
         except ValidationError:

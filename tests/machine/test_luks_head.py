@@ -21,9 +21,10 @@ import pytest
 
 from firstboot import disk, door, opening
 from firstboot.cipher import ADIANTUM, AES_XTS, Cipher
+from firstboot.costs import Costs
 from firstboot.data_place import Place, Record, read_record
 from firstboot.door import Door
-from firstboot.luks import Costs, Luks, LuksError, Use
+from firstboot.luks import Luks, LuksError, Use
 from firstboot.opening import Places, open_disk
 from firstboot.other_disks import Volume
 from firstboot.partitions import DiskError

@@ -12,7 +12,8 @@ import pytest
 
 from home.block_lists import BLOCK_LISTS
 from home.preflight import Step
-from home.preflight_job import RESULT, Preflight
+from home.preflight_job import Preflight
+from home.seen import PREFLIGHT
 from tests.machine.machine import Machine
 from tests.network.conftest import RELAY_ADDRESS, SENDER_ADDRESS, know
 from tests.network.net import Namespace
@@ -87,7 +88,7 @@ def test_mail_can_come_in_and_go_out(home: Machine, friend: list[str]) -> None:
 def test_the_pages_preflight_sees_the_same_from_its_cage(home: Machine, friend: list[str]) -> None:
     know(home, 'local-zone: "." static', *_KNOWN)
     home.run("systemctl", "start", "darkpipe-preflight.service")
-    state = Preflight.model_validate_json((home.data / RESULT).read_bytes())
+    state = Preflight.model_validate_json((home.data / PREFLIGHT).read_bytes())
     assert (state.error, state.passed) == ("", False)
     outcomes = {step.step: step for step in reversed(state.steps)}
     assert outcomes[Step.PORT_25_OUT].outcome == "good", state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from home.desk_facts import DnsSeen, Facts, User
+from home.desk_facts import Door, Facts, User
 from home.dns_judges import Outcome
 from home.pair_state import Stage
 from home.pair_state import Told as Pairing
@@ -13,11 +13,18 @@ from home.preflight import Looked
 from home.preflight import Step as Flown
 from home.preflight_job import Preflight
 from home.readings import Clock, Configuration, Disk, Image, Problem, Queue, Unit
+from home.seen import DnsSeen, PreflightSeen, Seen
 from home.status import CertificateState, Probed, ServiceState, Status
 from home.trial_message import Fate, Message, Told
 from home.tunnel_state import Tunnel
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+SEEN = Seen(
+    relay="mx.example.com",
+    dns=DnsSeen(at=NOW, outcomes={Outcome.GOOD: 9}),
+    preflight=PreflightSeen(boot="b", began=0.0, began_at=NOW, finished_at=NOW, outcome=Outcome.GOOD),
+)
 
 GOOD_PROBE = Probed(probe="smtp", target="127.0.0.1:25", good=True, text="takes mail", to_receive=True)
 
@@ -57,6 +64,7 @@ def status(**changes: Any) -> Status:
         clock=Clock(now=NOW, synchronized=True, kept=True, built=NOW - timedelta(days=30)),
         tunnel=tunnel(),
         waiting=None,
+        seen=SEEN,
     ).model_copy(update=changes)
 
 
@@ -104,7 +112,6 @@ def checked(outcome: str, **changes: Any) -> dict[str, Any]:
     found = record(**changes)
     del found["data"]
     return {
-        **found,
         "expected": found["value"],
         "outcome": outcome,
         "found": [found["value"]] if outcome == "good" else ["10 mail.other.example."],
@@ -112,6 +119,7 @@ def checked(outcome: str, **changes: Any) -> dict[str, Any]:
         "remedy": "" if outcome == "good" else "replace it",
         "zone": "example.com",
         "servers": [],
+        **found,
     }
 
 
@@ -148,6 +156,7 @@ def facts(**changes: Any) -> Facts:
             User(address="alice@example.com", is_admin=True, has_password=True),
             User(address="bob@example.com", is_admin=False, has_password=True),
         ),
+        door=Door(host="mail.example.com", fingerprint=":".join(["9F"] * 32)),
         message=message(),
     ).model_copy(update=changes)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from builder.cli import darkpipe
+from firstboot.imager import read_imager
 from home.cli import main as on_device
 from tests.dev import OWN_TESTS, dev
-from tests.documents import Call, anchors, broken_links, calls, fault
+from tests.documents import Call, anchors, broken_links, calls, fault, missing_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -25,6 +26,16 @@ def test_links_lead_to_files_and_headings() -> None:
     assert {name: found for name, found in faults.items() if found} == {}
 
 
+def test_documents_name_files_that_are_there(tmp_path: Path) -> None:
+    faults = {document.name: missing_files(document, REPOSITORY) for document in DOCUMENTS}
+    assert {name: found for name, found in faults.items() if found} == {}
+    (tmp_path / "text.md").write_text("`home/drain.py`, `home/dr.py` and\n`relay/nothing/`, `example.net/home`\n")
+    assert missing_files(tmp_path / "text.md", REPOSITORY) == [
+        "line 1: there is no home/dr.py",
+        "line 2: there is no relay/nothing/",
+    ]
+
+
 def test_documents_name_commands_that_are_there() -> None:
     found, number = judged(DOCUMENTS)
     assert found == []
@@ -36,6 +47,16 @@ def test_messages_and_help_name_commands_that_are_there() -> None:
     found, number = judged([*files, REPOSITORY / "tests/dev.py", *(REPOSITORY / "tests").glob("*/command.py")])
     assert found == []
     assert number > 200
+
+
+def test_the_login_of_the_first_evening_is_taken() -> None:
+    text = (REPOSITORY / "docs/first-evening.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(#cloud-config\n.*?)```", text, re.DOTALL)
+    settings = read_imager({"user-data": shown.encode()}).settings
+    assert settings.ssh
+    assert settings.login
+    assert settings.login.name == "alice"
+    assert settings.login.keys
 
 
 @pytest.mark.parametrize(

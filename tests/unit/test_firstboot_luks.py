@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from uuid import UUID
 import pytest
 
 from firstboot.cipher import ADIANTUM, AES_XTS
-from firstboot.luks import Costs, Luks, LuksError, Slot, Use, choose_costs, cryptsetup
+from firstboot.costs import Costs, choose_costs
+from firstboot.luks import Luks, LuksError, Slot, Use, cryptsetup
 
 _UUID = UUID(int=7)
 _COSTS = Costs(65536, 4, 2)
@@ -73,7 +75,12 @@ class Header2:
 
     def _keyslots(self) -> dict[str, Any]:
         cheap, dear = {"type": "pbkdf2", "iterations": 1000}, {"type": "argon2id", "time": 4}
-        return {str(slot): {"kdf": cheap if slot in self.cheap else dear} for slot in self.slots}
+        kinds = {slot: cheap if slot in self.cheap else dear for slot in self.slots}
+        return {str(slot): {"kdf": {**kind, "salt": self._salt(slot)}} for slot, kind in kinds.items()}
+
+    def _salt(self, slot: int) -> str:
+        # Each key has another one, wherever it is.
+        return hashlib.sha256(self.slots[slot]).hexdigest()
 
 
 def a_container(header: Header2) -> Luks:
@@ -233,3 +240,33 @@ def test_a_token_may_come_before_its_slot_and_goes_with_it(header: Header2, luks
     assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
     kill, remove = [call for call in header.calls if call[0] != "luksDump"][-2:]
     assert (kill[0], remove[:2]) == ("luksKillSlot", ("token", "remove")), "a slot without its token would stay"
+
+
+@pytest.mark.parametrize("order", ["0", "99"])
+def test_a_token_that_somebody_planted_costs_nobody_a_slot(header: Header2, luks: Luks, order: str) -> None:
+    """A token's slots go with it: one about the passphrase and the recovery secret would leave no key at all."""
+    header.tokens |= {order: {"type": "darkpipe-tpm2", "keyslots": ["0", "1"]}}
+    assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE)), "a second name takes no first one away"
+    assert luks.open(b"passphrase", Use.PASSPHRASE)
+    (planted,) = luks.tokens(Use.TPM2)
+    luks.remove_token(planted)
+    assert luks.tokens(Use.TPM2) == ()
+    assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+
+
+def test_a_slot_that_takes_too_much_memory_keeps_no_other_from_being_tried(header: Header2, luks: Luks) -> None:
+    """A disk was made on a larger device, and a passphrase added on this one."""
+    luks.add(b"recovery", b"of this device", Use.PASSPHRASE, _COSTS)
+
+    def small(words: Sequence[str], secrets: Sequence[bytes]) -> subprocess.CompletedProcess[str]:
+        done = header(words, secrets)
+        if words[0] == "open" and words[words.index("--key-slot") + 1] == "1":
+            return subprocess.CompletedProcess(words, 3, "", "Not enough available memory to open a keyslot.")
+        return done
+
+    here = Luks(luks.partition, small)
+    assert here.fits(b"of this device", Use.PASSPHRASE)
+    assert here.open(b"of this device", Use.PASSPHRASE)
+    for typed in (b"passphrase", b"wrong"):
+        with pytest.raises(LuksError, match="not enough memory to unlock the disk; use the recovery secret"):
+            here.open(typed, Use.PASSPHRASE)

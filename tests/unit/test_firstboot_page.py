@@ -92,7 +92,7 @@ def test_a_disk_is_unlocked(device: Device) -> None:
     assert (wrong.status, "<script>" in wrong.text) == (422, False)
     for _ in range(3):
         wrong = browser.post("/unlock", passphrase="wrong")
-    assert "wait 1 seconds" in wrong.text
+    assert "wait 1 second" in wrong.text
     device.disk.now += 100
     assert browser.post("/unlock", passphrase=_GOOD).status == 303
     assert device.session.finished.is_set()

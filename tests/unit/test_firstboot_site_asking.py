@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -21,7 +22,7 @@ from firstboot.unlocking import Refused, Stage
 from model.first_site import Answer
 from model.site import Site, UnlockPolicy
 from model.supported import working_choices
-from tests.unit.browser import Browser
+from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
 
 _ANSWERS = {"domains": "example.com", "owner": "alice@example.com", "unlock": "none"}
@@ -103,6 +104,8 @@ def test_a_device_gets_its_site_by_the_form_and_then_its_passphrase_with_one_cod
         assert "It waits for a disk" in browser.get().text
         again = browser.post("/site", **_ANSWERS)
         assert (again.status, "has a site already" in again.text) == (422, True)
+        twice = browser.post("/site", **{**_ANSWERS, "unlock": "passphrase"})
+        assert (twice.status, len(asked.kept)) == (303, 1), "a button was pressed twice"
         disk = Disk()
         turn(disk.session(new=True, code=session.code))
         assert 'name="code"' not in browser.get().text
@@ -110,6 +113,25 @@ def test_a_device_gets_its_site_by_the_form_and_then_its_passphrase_with_one_cod
         shown = browser.post("/choose", passphrase=_GOOD, again=_GOOD).text
         assert len(re.findall(r"<li>(\w+)</li>", shown)) == len(_GROUPS)
         assert "has a site already" in browser.post("/site", **_ANSWERS).text
+
+
+def test_what_was_typed_stays_when_the_device_has_started_anew_meanwhile(asked: Asked) -> None:
+    session = asked.session()
+    with serve(session, "AB", asked.path, group=None):
+        before, after = asked.browser(), asked.browser()
+        before.get()
+        after.cookies, after.token = dict(before.cookies), before.token
+        code = session.code.shown
+        old = after.post("/site", **_ANSWERS, code=code)
+        assert (old.status, "This form was too old" in old.text) == (403, True)
+        assert 'value="alice@example.com"' in old.text
+        assert 'value="none" checked' in old.text
+        assert code not in old.text
+        # Who does not say where the form was shows nobody anything.
+        body = urlencode({"token": "0" * 64, **_ANSWERS}).encode()
+        assert 'alice@example.com"' not in after.send("POST", "/site", {"host": HOST}, body).text
+        assert asked.kept == []
+        assert after.post("/site", **_ANSWERS, code=code).status == 303
 
 
 def test_a_disk_that_nobody_locks_is_there_and_not_unlocked(asked: Asked) -> None:
@@ -133,7 +155,7 @@ def test_without_the_code_nobody_is_heard_and_guesses_cost_time(asked: Asked) ->
             wrong = browser.post("/site", **{**_ANSWERS, "code": guess, "domains": "kept.example.com"})
             assert (wrong.status, "The code is not the right one" in wrong.text) == (422, True)
             assert "kept.example.com" in wrong.text
-        assert "wait 1 seconds" in browser.post("/site", **_ANSWERS, code=session.code.shown).text
+        assert "wait 1 second" in browser.post("/site", **_ANSWERS, code=session.code.shown).text
         asked.now += 2
         browser.cookies["__Host-darkpipe-grant"] = "A" * 43
         assert "not the right one" in browser.post("/site", **_ANSWERS).text

@@ -15,11 +15,13 @@ from firstboot import opening
 from firstboot.imager import FILES, ImagerError
 from firstboot.measuring import Measurements, What, close_tpm, measure_disk, measure_settings, read_pending
 from firstboot.partitions import DiskError
+from firstboot.seed import SeedError
 from firstboot.tpm import BOUND, OURS, Sealer, TpmError, after, expect_power_cut, extend, open_tpm, read
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, what_changed, why_unfit
 from model.document import SEED_NAME
 from model.settings import Settings
 from model.tunnel import HOME_FILE
+from tests.unit.test_firstboot_luks import Header2, a_container
 
 _MEASURE = Path(__file__).resolve().parents[2] / "profiles/x64/initramfs/scripts/darkpipe-measure"
 
@@ -204,6 +206,15 @@ def test_what_has_changed_is_named() -> None:
     assert len(what_changed(before, {**before, "4": "ee", "11": "ff", "pending": "00"})) == 3
 
 
+@pytest.mark.parametrize("planted", [[], "", 5, None])
+def test_a_token_that_makes_no_sense_leaves_the_passphrase(log: Measurements, planted: object, tmp_path: Path) -> None:
+    """Who had the disk in hand can write any, and the device asks for the passphrase all the same."""
+    luks = a_container(header := Header2())
+    header.tokens["9"] = {"type": "darkpipe-tpm2", "keyslots": [], "sealed": planted, "measured": planted}
+    policy = TpmUnlock(luks, log, Sealer("device:/dev/null", str(tmp_path / "missing")))
+    assert policy.unlock() is not None
+
+
 def test_the_programs_own_words_are_told(tmp_path: Path) -> None:
     program = tmp_path / "creds"
     program.write_text("#!/bin/sh\ncat >/dev/null\necho a word >&2\necho the reason >&2\nexit 1\n")
@@ -256,9 +267,11 @@ def test_a_disk_that_the_tpm_does_not_unlock_says_why() -> None:
     assert told == []
     assert not opening.try_tpm(Policy(answer=NOTHING_SEALED), told.append)
     assert "Type the passphrase: then it is given a key" in told.pop()
-    for broken in (None, Policy(), Policy(TpmError("locked out"))):
+    no_boot = SeedError("the boot partition cannot be mounted")
+    for broken in (None, Policy(), Policy(TpmError("locked out")), Policy(no_boot), Policy(DiskError("it has gone"))):
         assert not opening.try_tpm(broken, told.append)
-    for text, reason in zip(told, ("no TPM 2.0", "the reason", "locked out"), strict=True):
+    reasons = ("no TPM 2.0", "the reason", "locked out", "cannot be mounted", "has gone")
+    for text, reason in zip(told, reasons, strict=True):
         assert reason in text
         assert "do not type it here" in text
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from firstboot import questions
+from firstboot import questions, unlock_dialog
 from firstboot.console_code import ConsoleCode
 from firstboot.luks import LuksError
 from firstboot.recovery import RecoverySecret
-from firstboot.unlock_dialog import Dialog
+from firstboot.unlock_dialog import Dialog, GoneError, Tty
 from firstboot.unlock_socket import UnlockClient, serve
 from firstboot.unlocking import Refused, Session, Stage
+from firstboot.vault import relay_words
 
 _GOOD = "correct horse battery"
 _SECRET = RecoverySecret(bytes(16))
@@ -85,7 +88,15 @@ def test_a_new_disk_is_made_once_the_secret_was_typed_back(disk: Disk) -> None:
 
 @pytest.mark.parametrize(
     ("passphrase", "complaint"),
-    [("short", "5 characters"), (f" {_GOOD}", "space"), (f"{_GOOD}\0", "does not show"), (str(_SECRET), "of your own")],
+    [
+        ("short", "5 characters"),
+        (f" {_GOOD}", "space"),
+        (f"{_GOOD}\0", "does not show"),
+        (str(_SECRET), "of your own"),
+        ("x" * 1025, "1025 characters; a passphrase has 1024 or fewer"),
+        (b"f\xfcr elf stille G\xe4nse".decode(errors="replace"), "other than UTF-8"),
+        (relay_words(bytes(32)), "begins with darkpipe-relay:"),
+    ],
 )
 def test_a_passphrase_that_is_none_is_refused(disk: Disk, passphrase: str, complaint: str) -> None:
     session = disk.session(new=True)
@@ -168,10 +179,16 @@ def test_one_answer_is_tried_at_a_time(disk: Disk) -> None:
     first = threading.Thread(target=lambda: session.unlock(_GOOD, stranger=False))
     first.start()
     assert inside.wait(10)
-    with pytest.raises(Refused, match="somebody else"):
+    session.patience = 0.01
+    with pytest.raises(Refused, match="another answer"):
         session.unlock(_GOOD, stranger=True)
-    go_on.set()
-    first.join()
+    # Somebody has pressed the button twice: the browser shows what became of the second.
+    session.patience = 10.0
+    go_on_soon = threading.Timer(0.05, go_on.set)
+    go_on_soon.start()
+    session.unlock(_GOOD, stranger=True)
+    for each in (first, go_on_soon):
+        each.join()
     assert session.finished.is_set()
 
 
@@ -228,6 +245,35 @@ def test_what_is_no_question_is_refused(disk: Disk, path: Path, line: bytes) -> 
             connection.shutdown(socket.SHUT_WR)
             assert b"refused" in connection.makefile("rb").readline()
         assert UnlockClient(path).see().view.stage is Stage.LOCKED, "it goes on"
+
+
+def test_who_asks_hears_that_darkpipe_has_failed(
+    disk: Disk, path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer at all is what a disk gives that is not locked any more."""
+
+    def fail(_: str) -> bool:
+        raise ZeroDivisionError(_GOOD)
+
+    monkeypatch.setattr(disk, "unlock", fail)
+    with serve(disk.session(new=False), "", path, group=None):
+        with pytest.raises(Refused, match=r"DarkPipe itself has failed \(ZeroDivisionError\)"):
+            UnlockClient(path).unlock(_GOOD)
+        assert UnlockClient(path).see().view.stage is Stage.LOCKED, "it goes on"
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError in test_firstboot_unlocking.py" in told
+    assert _GOOD not in told, "what was typed is in no log"
+
+
+def test_a_tool_that_fails_while_the_disk_is_made_is_told_in_its_own_words(disk: Disk) -> None:
+    def fail(*_: object) -> None:
+        raise subprocess.CalledProcessError(1, ("mkfs.btrfs", "--quiet"), "ERROR: not enough space\n")
+
+    session = Session(new=True, make=fail, unlock=disk.unlock, clock=lambda: 0.0, asked=lambda: (1, 2))
+    secret = session.choose(_GOOD, "", stranger=False)
+    with pytest.raises(Refused, match=r"^the disk cannot be made: mkfs.btrfs failed: ERROR: not enough space$"):
+        session.confirm(secret.groups[:2])
+    assert session.view().stage is Stage.FAILED
 
 
 class Screen:
@@ -316,3 +362,35 @@ def test_the_console_notices_that_somebody_else_was_faster(
 
     with serve(session, "", path, group=None):
         assert talk(Slow(None))
+
+
+@pytest.mark.parametrize("answers", [(), (_GOOD,), (_GOOD, _GOOD), (_GOOD, _GOOD, _GROUPS[1])])
+def test_a_conversation_ends_when_nobody_types_any_more(
+    disk: Disk, path: Path, talk: Callable[[Screen], bool], answers: tuple[str, ...]
+) -> None:
+    """SSH without a terminal has an end of its input; asking on and on would fill whatever takes the questions."""
+
+    class Ended(Screen):
+        def ask(self, question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
+            if not self.answers:
+                raise GoneError
+            return super().ask(question, hidden=hidden, until=until)
+
+    with serve(disk.session(new=True), "", path, group=None):
+        assert not talk(Ended(*answers))
+    assert disk.made == []
+    with serve(disk.session(new=False), "", path, group=None):
+        assert not talk(Ended())
+
+
+def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiving, sending = os.pipe()
+    with os.fdopen(receiving) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        monkeypatch.setattr(unlock_dialog, "_LOOK_AGAIN", 0.01)
+        os.write(sending, b"quiet geese\n")
+        assert Tty().ask("Passphrase:", hidden=True, until=lambda: False) == "quiet geese"
+        assert Tty().ask("Passphrase:", hidden=True, until=lambda: True) is None
+        os.close(sending)
+        with pytest.raises(GoneError):
+            Tty().ask("Passphrase:", hidden=True, until=lambda: False)

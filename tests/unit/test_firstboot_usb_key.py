@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from firstboot.cipher import AES_XTS
-from firstboot.luks import Costs, Luks, LuksError, Slot, Use
-from firstboot.stick_unlock import give_stick, watch_sticks
+from firstboot.costs import Costs
+from firstboot.key_notes import read_notes
+from firstboot.luks import Luks, LuksError, Slot, Use
+from firstboot.stick_unlock import give_stick, watch_sticks, watching
 from firstboot.unlocking import Session, Stage
-from firstboot.usb_key import StickError, Sticks, add_stick, find_fats
+from firstboot.usb_key import StickError, Sticks, add_stick, find_fats, find_model
+from stack.stack import Stack
+from tests.tiers import REPOSITORY
 from tests.unit.test_firstboot_luks import CONTAINER, PASSPHRASE, RECOVERY, Header2, a_container
 
 _FILE = f"darkpipe-{CONTAINER}.key"
@@ -29,7 +36,7 @@ class Plugged:
         self.forgets = False
         self.read_only = False
         self.mounts: list[tuple[Path, bool]] = []
-        self.sticks = Sticks(lambda: tuple(self.folders), self._mount)
+        self.sticks = Sticks(lambda: tuple(self.folders), self._mount, lambda stick: f"Model {stick.name}")
 
     @contextmanager
     def _mount(self, stick: Path, *, writable: bool) -> Iterator[Path]:
@@ -80,6 +87,17 @@ def test_only_fat_on_usb_disks_is_looked_at() -> None:
     ]
     assert find_fats(rows, Path("/dev/sda")) == (Path("/dev/sdb2"), Path("/dev/sdc"))
     assert find_fats(rows, Path("/dev/sdd")) == (Path("/dev/sda1"), Path("/dev/sdb2"), Path("/dev/sdc"))
+
+
+def test_a_stick_says_what_it_is() -> None:
+    rows: list[dict[str, Any]] = [
+        {"path": "/dev/sda", "model": None},
+        {"path": "/dev/sdb", "model": "Ultra\x1b[2J Fit ", "children": [{"path": "/dev/sdb1"}]},
+        {"path": "/dev/sdc", "model": "x" * 99},
+    ]
+    assert find_model(rows, Path("/dev/sdb1")) == "Ultra\ufffd[2J Fit"
+    assert find_model(rows, Path("/dev/sdc")) == "x" * 40
+    assert find_model(rows, Path("/dev/sda")) == find_model(rows, Path("/dev/sdd1")) == ""
 
 
 def test_a_stick_gets_a_key_and_keeps_what_it_has(luks: Luks, plugged: Plugged) -> None:
@@ -210,6 +228,26 @@ def test_a_stick_that_is_plugged_in_later_unlocks(luks: Luks, plugged: Plugged) 
     assert session.view().stage is Stage.OPEN
 
 
+def test_no_stick_stays_mounted_when_somebody_else_was_faster(luks: Luks, plugged: Plugged) -> None:
+    """The service goes on to the mail, and ends; nobody would unmount the stick until the next start."""
+    _add(luks, plugged)
+    session, mounted, left = _session([]), threading.Event(), []
+
+    @contextmanager
+    def slow(stick: Path, *, writable: bool) -> Iterator[Path]:
+        mounted.set()
+        session.finished.wait(5)
+        time.sleep(0.05)
+        yield stick
+        left.append(writable)
+
+    sticks = Sticks(lambda: tuple(plugged.folders), slow)
+    with watching(session, luks, CONTAINER, sticks, lambda: 1, lambda: None):
+        assert mounted.wait(5)
+        session.unlock("right", stranger=False)
+    assert left == [False]
+
+
 def test_without_a_slot_for_it_no_stick_is_mounted(luks: Luks, plugged: Plugged) -> None:
     (plugged.folders[0] / _FILE).write_text(_KEYS[0].hex())
     session = _session([])
@@ -254,12 +292,18 @@ def test_a_broken_header_or_stick_ends_nothing(
     assert session.view().stage is Stage.OPEN
 
 
-def test_a_first_start_without_a_stick_says_what_to_do(luks: Luks, plugged: Plugged) -> None:
+def test_a_first_start_without_a_stick_says_what_to_do(
+    luks: Luks, plugged: Plugged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack.load(REPOSITORY / "components")
+    monkeypatch.setattr(Stack, "load", lambda: stack)
+    (tmp_path / "data").mkdir()
     told: list[str] = []
     announced: list[str] = []
-    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append)
+    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append, tmp_path / "data")
     assert (told, announced) == (["putting a key on the USB stick"], [])
     assert luks.slots()[-1].use is Use.USB_KEY
+    assert read_notes(luks, tmp_path / "data")[2].stick == "Model stick"
     plugged.folders.clear()
-    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append)
+    give_stick(luks, CONTAINER, RECOVERY, plugged.sticks, told.append, announced.append, tmp_path / "data")
     assert "darkpipe disk change-policy usb-key" in announced[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ from click.testing import CliRunner, Result
 
 from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
+from firstboot.costs import Costs
 from firstboot.data_place import Place, Record, keep_record
-from firstboot.luks import Costs, Luks, Slot, Use
+from firstboot.luks import Luks, Slot, Use
 from firstboot.recovery import RecoverySecret
-from firstboot.unlock_dialog import Tty
-from home import boot_stage, disk_commands
+from firstboot.unlock_dialog import GoneError, Tty
+from firstboot.usb_key import Sticks
+from home import boot_stage, disk_commands, disk_status
 from home.cli import main
 from model.site import Relay
 from model.tunnel import HomeEnd
@@ -39,10 +42,14 @@ class Device:
         keep_record(folder, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True))
         (folder / "queue-keys").mkdir()
         (folder / "queue-keys/recovery.pub").write_text(f"{_SECRET.recipient}\n")
+        (folder / "unlock").mkdir()
         self.answers: list[str] = []
         monkeypatch.setattr(disk_commands, "_STATE", folder)
         monkeypatch.setattr(disk_commands, "_DATA", folder)
         monkeypatch.setattr(disk_commands, "_MAPPED", folder)
+        monkeypatch.setattr(disk_commands, "_LOCK", folder / "lock")
+        monkeypatch.setattr(disk_commands, "today", lambda: "2026-11-26")
+        monkeypatch.setattr(disk_commands, "_user", lambda: 0)
         monkeypatch.setattr(disk_commands, "mapped_partition", lambda: Path("/dev/sda1"))
         monkeypatch.setattr(disk_commands, "Luks", lambda _: self.luks)
         monkeypatch.setattr(Tty, "ask", self._ask)
@@ -54,7 +61,9 @@ class Device:
     def _ask(self, _question: str, *, hidden: bool, until: Callable[[], bool]) -> str | None:
         assert hidden, "nobody reads it over somebody's shoulder"
         assert not until()
-        return self.answers.pop(0) if self.answers else None
+        if not self.answers:
+            raise GoneError
+        return self.answers.pop(0)
 
 
 @pytest.fixture
@@ -161,6 +170,7 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
 
     assert "not paired" in device.run("disk", "change-policy", "relay").output
     monkeypatch.setattr(disk_commands, "paired", lambda _: None)
+    monkeypatch.setattr(disk_status, "paired", lambda _: None)
     monkeypatch.setattr(disk_commands, "add_relay", add)
     added = device.run("disk", "change-policy", "relay", answers=(_OLD,))
     assert (added.exit_code, "slot 2" in added.output) == (0, True), added.output
@@ -168,7 +178,7 @@ def test_the_relays_help_comes_and_goes(device: Device, tmp_path: Path, monkeypa
     assert (told["policy"], told["relay_helps"]) == ("relay", True)
     assert "NOT" not in device.run("disk", "status").output
     with monkeypatch.context() as patch:
-        patch.setattr(disk_commands, "paired", _refuse_mtls)
+        patch.setattr(disk_status, "paired", _refuse_mtls)
         assert "may NOT help at the next start: the tunnel is OpenVPN's" in device.run("disk", "status").output
     assert "policy already" in device.run("disk", "change-policy", "relay").output
     # The card with `state` was replaced: the slot is there, and what decrypts its key is not.
@@ -218,10 +228,9 @@ def test_back_to_the_passphrase_destroys_what_a_cut_has_left(device: Device) -> 
 def test_back_to_the_passphrase_ends_the_relays_help_that_has_no_slot(
     device: Device, tmp_path: Path, left: str
 ) -> None:
-    (path := tmp_path / left).parent.mkdir()
+    (path := tmp_path / left).parent.mkdir(exist_ok=True)
     path.write_text("whatever a cut has left")
-    (partial := tmp_path / "unlock/.relay.json.new").parent.mkdir(exist_ok=True)
-    partial.touch()
+    (partial := tmp_path / "unlock/.relay.json.new").touch()
     ended = device.run("disk", "change-policy", "passphrase", answers=(_OLD,))
     assert ended.exit_code == 0, ended.output
     assert not path.exists()
@@ -328,3 +337,102 @@ def test_a_header_is_copied_whole_or_not_at_all(
     device.header.full = False
     assert device.run("disk", "header-backup", str(tmp_path / "head")).exit_code == 0
     assert (tmp_path / "head").read_bytes() == b"head"
+
+
+def test_two_keys_of_one_kind_are_told_from_each_other(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody revokes the right one of two that look alike; and the head, which any thief reads, says no more."""
+    plugged = Plugged(tmp_path / "one", tmp_path / "two")
+    for folder in plugged.folders:
+        folder.mkdir()
+    monkeypatch.setattr(disk_commands, "Sticks", lambda: plugged.sticks)
+    one, two = plugged.folders
+    for stick, day in ((one, "2026-11-26"), (two, "")):
+        plugged.folders = [stick]
+        monkeypatch.setattr(disk_commands, "today", lambda day=day: day)
+        assert device.run("disk", "add-key", "--usb-stick", answers=(_OLD,)).exit_code == 0
+    plugged.folders = [one]
+    status = device.run("disk", "status").output
+    assert "slot 2: key on a USB stick (Model one, added on 2026-11-26; plugged in now)\n" in status
+    assert "slot 3: key on a USB stick (Model two)\n" in status
+    monkeypatch.setattr(disk_commands, "today", lambda: "2026-12-01")
+    assert device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW)).exit_code == 0
+    assert "slot 1: passphrase\n" in (status := device.run("disk", "status").output)
+    assert "slot 4: passphrase (added on 2026-12-01)\n" in status
+    rows = json.loads(device.run("disk", "status", "--json").output)["slots"]
+    assert rows[2] == {
+        "slot": 2,
+        "use": "darkpipe-usb-key",
+        "added": "2026-11-26",
+        "stick": "Model one",
+        "plugged_in": True,
+    }
+    head = json.dumps(device.header.tokens)
+    assert "Model" not in head
+    assert "2026" not in head
+    # Another key in the same place has a note of its own, or none.
+    assert device.run("disk", "revoke", "2", answers=(_OLD,)).exit_code == 0
+    device.luks.add(_OLD.encode(), b"another", Use.USB_KEY, None)
+    assert "slot 2: key on a USB stick\n" in device.run("disk", "status").output
+    (notes := tmp_path / "unlock/keys.json").write_text("torn")
+    assert "slot 3: key on a USB stick\n" in device.run("disk", "status").output
+    notes.unlink()
+    notes.mkdir()  # nothing can be written there, as on a full disk
+    third = "another twelve characters"
+    assert device.run("disk", "add-key", answers=(_OLD, third, third)).exit_code == 0
+    assert device.luks.fits(third.encode(), Use.PASSPHRASE)
+
+
+def test_a_stick_that_is_pulled_out_ends_no_status(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.luks.add(_OLD.encode(), b"of a stick", Use.USB_KEY, None)
+
+    def gone() -> tuple[Path, ...]:
+        raise subprocess.CalledProcessError(32, ("lsblk",), "")
+
+    monkeypatch.setattr(disk_commands, "Sticks", lambda: Sticks(gone))
+    assert "slot 2: key on a USB stick\n" in device.run("disk", "status").output
+
+
+def test_one_command_changes_keys_at_a_time(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that revoke each other's passphrase would leave none; each has seen that one remains."""
+    assert device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW)).exit_code == 0
+    inner: list[Result] = []
+
+    def meanwhile(*_: object, **__: object) -> str:
+        monkeypatch.setattr(Tty, "ask", lambda *_, **__: _NEW)
+        inner.extend(device.run("disk", *words) for words in (("revoke", "1"), ("add-key",), ("change-policy", "tpm2")))
+        return _OLD
+
+    monkeypatch.setattr(Tty, "ask", meanwhile)
+    assert device.run("disk", "revoke", "2").exit_code == 0
+    assert [result.exit_code for result in inner] == [1, 1, 1]
+    assert all("nother `darkpipe disk` command is under way" in result.output for result in inner)
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+    monkeypatch.setattr(Tty, "ask", device._ask)
+    assert device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW)).exit_code == 0, "it keeps nobody away for good"
+
+
+def test_a_passphrase_whose_command_was_cut_off_gets_its_name(device: Device) -> None:
+    device.luks.add_unnamed(_OLD.encode(), _NEW.encode(), Costs(65536, 4, 1))
+    assert "slot 2: something that DarkPipe has not made, or" in device.run("disk", "status").output
+    again = device.run("disk", "add-key", answers=(_OLD, _NEW))
+    assert (again.exit_code, "slot 2" in again.output) == (0, True), again.output
+    assert "slot 2: passphrase (added on 2026-11-26)\n" in device.run("disk", "status").output
+
+
+def test_a_disk_that_is_being_made_is_left_alone(device: Device, tmp_path: Path) -> None:
+    keep_record(tmp_path, Record(place=Place.SYSTEM, uuid=uuid.UUID(int=7), encrypted=True, making="data"))
+    before = len(device.header.calls)
+    for words in (("add-key",), ("revoke", "1"), ("change-policy", "passphrase"), ("header-backup", "/nowhere/head")):
+        refused = device.run("disk", *words, answers=(_OLD,))
+        assert (refused.exit_code, "not made yet" in refused.output) == (1, True), refused.output
+    assert len(device.header.calls) == before
+
+
+@pytest.mark.parametrize("words", [("disk", "unlock"), ("disk", "status"), ("recovery", "check"), ("disk", "add-key")])
+def test_who_is_not_root_is_told_so(device: Device, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str]) -> None:
+    """Else `unlock`, whom the socket does not hear, would say that nothing is locked."""
+    monkeypatch.setattr(disk_commands, "_user", lambda: 1000)
+    refused = device.run(*words)
+    assert (refused.exit_code, f"for root: sudo darkpipe {' '.join(words)}" in refused.output) == (1, True)

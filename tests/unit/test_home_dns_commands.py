@@ -17,8 +17,10 @@ import home.dns_commands
 import home.dns_lookup
 from home.cli import main
 from home.dns_answer import Answer, Status
+from home.dns_judges import Outcome
 from home.dns_records import dns_records
 from home.relay_addresses import addresses, relay_name
+from home.seen import DNS, read_dns
 from home.store import Store, StoreError, write_accounts
 from home.tunnel_state import Tunnel
 from stack.dkim import ensure_keys, records
@@ -124,6 +126,22 @@ def test_a_check_finds_what_is_wrong_and_says_what_to_do(device: Device) -> None
     assert "expected: 10 mx.example.com" in told
     assert "do:       put this in their place in your DNS: example.com MX 10 mx.example.com" in told
     assert device.run("check", "bücher.example", *ADDRESS).exit_code == 0
+
+
+def test_what_a_check_of_all_has_found_is_kept_for_status_and_page(device: Device) -> None:
+    _publish(device)
+    kept = device.store.data / DNS
+    assert device.run("check").exit_code == 1
+    assert not kept.exists(), "a container has no page"
+    kept.parent.mkdir()
+    for other in (("bücher.example",), ADDRESS):
+        device.run("check", *other)
+        assert not kept.exists(), "a part, and what was only tried, say nothing of all"
+    device.run("check")
+    seen = read_dns(kept)
+    assert seen
+    assert seen.worst is Outcome.UNKNOWN, "nobody knows the relay's address"
+    assert seen.outcomes[Outcome.GOOD] > 5
 
 
 def test_a_check_for_programs(device: Device) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from home import hand
 from home.hand import DESK, Hand, unit_of
-from home.preflight_job import RESULT, boot_id, read_preflight
+from home.preflight_job import boot_id, read_preflight
 from home.relay_draft import read_draft
+from home.seen import PREFLIGHT
 from home.store import Store, write_accounts
 from model.accounts import Accounts
 from model.document import dump_site
@@ -118,7 +119,7 @@ def test_the_preflight_is_a_unit_of_its_own(device: Hand, monkeypatch: pytest.Mo
     monkeypatch.setenv("DARKPIPE_BOOT", "b")
     assert device.answer({"do": "preflight"}) == {}
     assert getattr(device.start, "__self__", None) == ["darkpipe-preflight.service"]
-    path = device.store.data / RESULT
+    path = device.store.data / PREFLIGHT
     begun = read_preflight(path)
     assert begun
     assert begun.runs(boot_id(), time.monotonic()), "whoever has asked sees it at once"

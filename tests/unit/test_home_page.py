@@ -23,9 +23,11 @@ from home.dns_judges import Outcome
 from home.dns_records import Need, Place, Record, RecordType, Role
 from home.page.app import SESSION, make_app
 from home.relay_view import Origin, RelayView
+from home.seen import DnsSeen
 from home.status import Status
+from home.status_cli import lines
 from tests.unit.browser import HOST, Answer, Browser
-from tests.unit.page_samples import TROUBLED, checked, facts, record, status
+from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, facts, record, status
 from web.lan import is_neighbour
 from web.plain import plain_app
 
@@ -215,7 +217,7 @@ def test_passwords_are_not_guessed_quickly(device: Device) -> None:
     thief.get()
     answers = [thief.post("/sign-in", password=f"guess {number}").text for number in range(20)]
     assert sum("not the password" in text for text in answers) == 3
-    assert "wait 1 seconds" in answers[-1]
+    assert "wait 1 second" in answers[-1]
     assert 'action="/sign-in"' in thief.get().text
 
 
@@ -227,7 +229,8 @@ def test_a_form_of_another_site_is_not_heard(device: Device, path: str) -> None:
     body = urlencode({"token": browser.token, **fields}).encode()
     before = (device.kept, browser.cookies.get(SESSION))
     assert browser.send("POST", path, {**_OWN, "origin": "https://evil.example"}, body).status == 403
-    assert browser.send("POST", path, {**_OWN, "origin": "null"}, body).status == 403
+    for origin in ("null", f"http://{HOST}", f"https://{HOST}:8443", "https://[", f"https://{HOST}@evil.example"):
+        assert browser.send("POST", path, {**_OWN, "origin": origin}, body).status == 403
     forged = urlencode({"token": "0" * 64, **fields}).encode()
     assert browser.send("POST", path, _OWN, forged).status == 403
     assert browser.send("POST", path, {**_OWN, "cookie": "__Host-darkpipe=" + "0" * 32}, body).status == 403
@@ -325,14 +328,43 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     assert "the oldest for 1 day" in text
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "mood", "text"),
+    [
+        ({Outcome.GOOD: 9}, "good", "All 9 records are there; looked at 2026-03-01 12:00 UTC"),
+        ({Outcome.GOOD: 8, Outcome.WAITING: 1}, "watch", "The records are not everywhere yet"),
+        ({Outcome.GOOD: 7, Outcome.WRONG: 2}, "bad", "2 of 9 records are wrong or not to be found"),
+        (None, "none", "Nobody has looked"),
+    ],
+)
+def test_the_state_of_dns_stands_beside_that_of_mail_relay_and_disk(
+    device: Device, outcomes: dict[Outcome, int] | None, mood: str, text: str
+) -> None:
+    dns = DnsSeen(at=NOW, outcomes=outcomes) if outcomes else None
+    device.status = status(seen=SEEN.model_copy(update={"dns": dns}))
+    shown = device.enter().get().text
+    found = re.search(rf'<section class="card {mood}"[^>]*>\n<h2[^>]*>DNS (.*?)</section>', shown, re.DOTALL)
+    assert found
+    assert text in found[1]
+    assert '<a href="/dns/check">Check the records</a>' in found[1]
+    # `darkpipe status` says the same.
+    assert f"dns            {text}" in "\n".join(lines(device.status))
+
+
 def test_records_are_shown_to_be_copied_and_checked(device: Device) -> None:
     browser = device.enter()
     shown = browser.get("/dns").text
     assert ">10 mx.example.com.</textarea>" in shown
     assert re.findall('data-copy="(.*?)"', shown) == re.findall('<textarea id="(.*?)"', shown) != []
-    device.rows = [checked("good"), checked("wrong", value="<b>v=spf1", type="TXT")]
+    seen = {"server": "ns1.example.net", "values": [], "error": ""}
+    good = {"found": ["v=DMARC1; p=reject"], "type": "TXT", "servers": [seen, {**seen, "server": "ns2.example.net"}]}
+    device.rows = [checked("good", **good), checked("wrong", value="<b>v=spf1", type="TXT")]
     text = browser.get("/dns/check").text
     assert "It is published" in text
+    assert "<dt>Found at ns1.example.net, ns2.example.net</dt><dd>v=DMARC1; p=reject</dd>" in text, (
+        "good in other words"
+    )
+    assert text.count("Found") == text.count(">Expected</label>") == text.count("Without it nothing arrives.") == 2
     assert all(word in text for word in ("10 mail.other.example.", "replace it", "&lt;b&gt;v=spf1"))
     zone = browser.get("/dns/darkpipe.zone")
     assert zone.headers["content-type"].startswith("text/plain")

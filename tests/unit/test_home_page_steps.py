@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ import pytest
 
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE
-from home.desk_facts import DnsSeen, Watched
+from home.desk_facts import Door, Watched, door
 from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
+from home.seen import DnsSeen
 from home.trial_message import Fate
+from stack.certificate import ensure_certificate
 from tests.unit.browser import HOST
 from tests.unit.page_samples import FRESH, NOW, checked, facts, message, pairing, preflight, status
+from tests.unit.stack_samples import accounts
 from tests.unit.test_home_page import Device
 
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
@@ -102,7 +106,9 @@ def test_a_form_of_another_site_or_without_a_session_changes_nothing(device: Dev
     body = urlencode({"token": browser.token, **_FORMS[path]}).encode()
     assert browser.send("POST", path, {**_OWN, "origin": "https://evil.example"}, body).status == 403
     forged = urlencode({"token": "0" * 64, **_FORMS[path]}).encode()
-    assert browser.send("POST", path, _OWN, forged).status == 403
+    old = browser.send("POST", path, _OWN, forged)
+    assert (old.status, "This form was too old" in old.text, _SECRET in old.text) == (403, True, False)
+    assert path != "/users/add" or 'value="carol@example.com"' in old.text, "what was typed stays"
     assert browser.get(path).status == 405
     stranger = device.another("192.168.1.66")
     stranger.get()
@@ -120,6 +126,30 @@ def test_who_was_signed_out_meanwhile_hears_that_nothing_was_done(device: Device
     assert "What you have sent was not done" in answer.text
     assert "was not done" not in browser.get("/users").text
     assert device.asked == []
+
+
+def test_the_users_page_says_what_a_mail_app_wants_to_know(device: Device) -> None:
+    browser = device.enter()
+    text = browser.get("/users").text
+    assert "<dd>mail.example.com</dd>" in text
+    assert ":".join(["9F"] * 32) in text
+    device.facts = facts(door=Door(host="mail.example.com", fingerprint=""))
+    assert "fingerprint" not in browser.get("/users").text
+
+
+def test_the_door_has_the_mail_server_s_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "mail.pem"
+    assert door(accounts(), file) == Door(host="mail.example.com", fingerprint="")
+    ensure_certificate(file, ["mail.example.com"])
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", file, "-noout", "-fingerprint", "-sha256"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert door(accounts(), file).fingerprint == shown.stdout.strip().rpartition("=")[2]
+    file.write_text("-----BEGIN CERTIFICATE-----\n")
+    assert door(accounts(), file).fingerprint == ""
 
 
 @pytest.mark.parametrize("path", ["/relay", "/relay/live", "/preflight", "/users", "/message"])
@@ -235,6 +265,19 @@ def test_what_became_of_the_message_stands_there_with_the_servers_words(device: 
     text = browser.get("/message").text
     assert "The other server has taken it" in text
     assert "data-reload" not in text
+
+
+def test_a_message_to_this_device_itself_is_no_proof(device: Device) -> None:
+    """Whoever has a new address likes to write to it first."""
+    browser = device.enter()
+    device.facts = facts(message=message(Fate.SENT), message_stays=True)
+    text = browser.get("/message").text
+    assert "never left this device" in text
+    assert "The other server has taken it" not in text
+    step = next(step for step in steps(status(), device.facts) if step.title == "Test message")
+    assert (step.mark, "send one elsewhere" in step.text) == (Mark.TO_DO, True)
+    device.facts = facts(message=message(Fate.SENT))
+    assert "never left this device" not in browser.get("/message").text
 
 
 def test_the_guide_says_what_comes_next_until_all_is_done(device: Device) -> None:

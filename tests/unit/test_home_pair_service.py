@@ -109,6 +109,32 @@ def test_keys_change_after_the_days_that_the_site_says(scene: Scene, rotation: s
     assert (keeper.state.kept.changed == changed) is not due
 
 
+def test_what_the_site_says_of_the_relay_is_brought_when_it_changes(scene: Scene) -> None:
+    brought: list[SiteRelay] = []
+
+    def push(_client: object, _folder: object, _keys: object, relay: SiteRelay, _accounts: object) -> AgentState:
+        brought.append(relay)
+        return AgentState(1, "0" * 64, paired=True, clock=0, settings=len(brought))
+
+    scene.monkeypatch.setattr(pair_push, "push", push)
+    scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
+    scene.monkeypatch.setattr(
+        pair_service, "bring", lambda *_, **__: BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
+    )
+    scene.monkeypatch.setattr(pair_push, "push_unlock", lambda *_: "")
+    scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
+    scene.pair()
+    assert scene.service
+    site = scene.service._store.site
+    site.parent.mkdir(parents=True, exist_ok=True)
+    for rotation in ("90d", "60d"):
+        site.write_text(_SITE.format(rotation))
+        scene.wait(20)
+        assert brought[-1].rotation == rotation
+    scene.wait(100)
+    assert len(brought) == 2
+
+
 def test_a_change_to_which_the_relay_never_comes_is_told_and_tried_a_day_later(scene: Scene) -> None:
     scene.pair()
     assert scene.service

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from home import preflight_command
+from home.cli import main
 from home.dns_judges import Outcome
+from home.pair_state import Stage
 from home.preflight import Looked, Step
-from home.preflight_job import LONGEST, Preflight, read_preflight, run
+from home.preflight_job import Preflight, read_preflight, run
 from home.preflight_world import Flight
-from home.store import StoreError
-from tests.unit.page_samples import NOW
+from home.seen import LONGEST, PREFLIGHT
+from home.store import Store, StoreError
+from tests.unit.page_samples import NOW, pairing
 
 _UNITS = Path(__file__).resolve().parents[2] / "components/page/units"
 
@@ -90,3 +96,21 @@ def test_who_reads_or_writes_the_file_knows_which_start_it_is(unit: str) -> None
 def test_a_file_of_another_version_is_none(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('{"format": 2}')
     assert read_preflight(tmp_path / "p.json") is None
+
+
+def test_a_command_keeps_what_it_has_found_for_status_and_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flight = Flight((_looked(Outcome.GOOD),), ())
+    monkeypatch.setattr(Store, "__init__", functools.partialmethod(Store.__init__, data=tmp_path))
+    monkeypatch.setattr(preflight_command, "fly", lambda *_: flight)
+    monkeypatch.setattr(preflight_command, "read_told", lambda: pairing(Stage.PAIRED))
+    kept = tmp_path / PREFLIGHT
+    assert CliRunner().invoke(main, ["preflight"]).exit_code == 0
+    assert not kept.exists(), "a container has no page"
+    kept.parent.mkdir()
+    for other in (["--target", "example.net"], ["--address", "203.0.113.7"]):
+        assert CliRunner().invoke(main, ["preflight", *other]).exit_code == 0
+        assert not kept.exists(), "what was only tried says nothing of this device's relay"
+    assert CliRunner().invoke(main, ["preflight"]).exit_code == 0
+    found = _state(kept)
+    assert (found.passed, found.steps, found.runs("b", 1.0)) == (True, flight.looked, False)
+    assert found.counts(pairing(Stage.PAIRED))

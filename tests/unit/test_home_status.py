@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from home import status as status_module
+from home.dns_judges import Outcome
 from home.readings import (
     FULL,
     Clock,
@@ -28,6 +29,7 @@ from home.readings import (
     read_disk,
 )
 from home.room import LEAST_FREE
+from home.seen import DNS, PREFLIGHT, Seen
 from home.status import Status, read_status, readiness
 from home.status_cli import lines
 from home.store import Store
@@ -37,6 +39,8 @@ from stack.component import Health, Service
 from stack.health import Finding
 from stack.probes import ProbeKind
 from stack.stack import Stack
+from tests.unit import page_samples as samples
+from tests.unit.page_samples import SEEN, preflight
 from tests.unit.stack_samples import REPOSITORY, sample_stack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -107,6 +111,37 @@ def test_a_good_device_is_ready_and_has_no_problems(stack: Stack) -> None:
     assert not found.problems
     assert next(iter(lines(found))) == "ready: mail is taken"
     assert Status.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize(
+    ("seen", "answer"),
+    [
+        (Seen(), "ready: mail is taken"),
+        (SEEN, "ready: mail is taken"),
+        (SEEN.model_copy(update={"preflight": None}), "ready: mail would be taken; whether it comes and goes"),
+        (
+            SEEN.model_copy(update={"preflight": preflight(Outcome.WRONG)}),
+            "ready: mail would be taken; whether it comes and goes",
+        ),
+    ],
+)
+def test_nobody_is_told_that_mail_is_taken_before_a_preflight_has_passed(seen: Seen, answer: str) -> None:
+    assert next(iter(lines(samples.status(seen=seen)))).startswith(answer)
+
+
+def test_what_was_looked_at_last_is_part_of_the_status(world: World, stack: Stack, tmp_path: Path) -> None:
+    assert world.tunnel is None
+    store = Store(tmp_path / "data")
+    assert read_status(stack, store).seen == Seen()
+    for path, seen in ((DNS, SEEN.dns), (PREFLIGHT, preflight(relay="r"))):
+        (store.data / path).parent.mkdir(parents=True)
+        (store.data / path).write_text(seen.model_dump_json() if seen else "")
+    found = read_status(stack, store).seen
+    assert found
+    assert (found.dns, found.preflight and found.preflight.outcome) == (SEEN.dns, Outcome.GOOD)
+    (store.data / PREFLIGHT).write_text("{")
+    (store.data / DNS).write_text("")
+    assert read_status(stack, store).seen == Seen()
 
 
 def _break_probe(world: World) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from home.desk_facts import read_facts
 from home.store import Store, write_accounts
 from home.trial_message import SENT, Fate, Message, SendError, look, send, submit_here
 from model.problems import Refusal
@@ -86,6 +87,26 @@ def test_what_is_settled_is_kept_and_not_asked_for_again(store: Store) -> None:
 
     assert look(store, log) == look(store, log)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("recipient", ["Alice.O'Brien+tag@example.net", "x=y@example.net"])
+def test_an_address_elsewhere_is_taken_as_its_owner_writes_it(store: Store, recipient: str) -> None:
+    """Addresses of this home are plainer than those of others (`model.names`)."""
+    taken: list[str] = []
+
+    def submit(_user: str, _password: str, message: EmailMessage) -> str:
+        taken.append(str(message["To"]))
+        return "2.0.0 Ok: queued as 4abc"
+
+    send(store, _ALICE, _SECRET, recipient, submit, NOW)
+    assert taken == [recipient]
+
+
+def test_a_message_to_this_device_is_known_for_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKPIPE_BOOT", "b")
+    for recipient, stays in ((_ALICE, True), ("Nobody@example.com", True), (_FRIEND, False)):
+        send(store, _ALICE, _SECRET, recipient, lambda *_: "2.0.0 Ok: queued as 4abc", NOW)
+        assert read_facts(store, None, lambda _: {}).message_stays is stays
 
 
 @pytest.mark.parametrize(("sender", "recipient"), [("nobody@example.com", _FRIEND), (_ALICE, "friend"), (_ALICE, "")])

@@ -16,7 +16,8 @@ import pytest
 
 from bootstrap.ends import make_bootstrap
 from firstboot.cipher import AES_XTS
-from firstboot.luks import Costs, Luks, LuksError, Slot, Use
+from firstboot.costs import Costs
+from firstboot.luks import Luks, LuksError, Slot, Use
 from firstboot.relay_key import VOLUME, WaitingKeyError, give_relay, read_waiting
 from firstboot.vault import Machine, Vault, relay_words
 from home import boot_stage, pairing_file, relay_policy, unlock_keys
@@ -263,6 +264,50 @@ def test_keys_that_change_meanwhile_are_followed(luks: Luks, folder: Path, monke
     assert followed == [3], "until nothing changes any more"
 
 
+@pytest.mark.usefixtures("shipped")
+def test_what_a_command_ends_meanwhile_does_not_come_back(
+    luks: Luks, folder: Path, relay: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home asks the relay, or for its address, in a service of its own while somebody chooses the passphrase alone."""
+    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    encrypt = relay.encrypt
+
+    def ended(key: bytes, *rest: object) -> str:
+        forget_relay(places)
+        return encrypt(key, *rest)
+
+    _made_for_the_relay(luks, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(boot_stage, "encrypt", ended)
+        assert not finish(lambda _: None, places)
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
+
+    def done(key: bytes, *rest: object) -> str:
+        monkeypatch.setattr(boot_stage, "encrypt", encrypt)
+        assert finish(lambda _: None, places)
+        return encrypt(key, *rest)
+
+    _made_again(luks, folder)
+    monkeypatch.setattr(boot_stage, "encrypt", done)
+    assert not finish(lambda _: None, places)
+    assert helps(CONTAINER, places), "a command that was as far is no end"
+
+    def moved(*_: object) -> tuple[str, ...]:
+        forget_relay(places)
+        return ("192.0.2.2",)
+
+    monkeypatch.setattr(relay_policy, "look_up", moved)
+    follow(places)
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
+
+
+def _made_again(luks: Luks, folder: Path) -> None:
+    for slot in luks.slots():
+        if slot.use is Use.RELAY:
+            luks.remove(slot.number)
+    _made_for_the_relay(luks, folder)
+
+
 def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
     (folder / VOLUME).mkdir()
     (folder / VOLUME / "waiting.json").write_text(json.dumps({"disk": str(CONTAINER), "key": "zz"}))
@@ -325,6 +370,16 @@ def test_the_key_unlocks_as_if_it_was_typed_and_no_other_does(luks: Luks) -> Non
     assert not vault.unlock("darkpipe-relay:zz")
 
 
+def test_a_key_of_the_relay_whose_slot_is_gone_costs_no_guess_of_a_passphrase(luks: Luks, header: Header2) -> None:
+    """It comes every few seconds; each guess takes a slow device as long, and nobody else's is heard meanwhile."""
+    vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
+    calls = len(header.calls)
+    assert not vault.unlock(relay_words(b"k" * 32))
+    assert not [call for call in header.calls[calls:] if call[0] == "open"]
+    assert not vault.unlock("wrong")
+    assert [call for call in header.calls[calls:] if call[0] == "open"], "what a person types is tried"
+
+
 def test_the_relay_keeps_tangs_keys_for_their_uses_and_forgets_them(tmp_path: Path) -> None:
     folder, keys = UnlockFolder(tmp_path), some_unlock_keys().for_relay()
     folder.put(keys)
@@ -357,3 +412,39 @@ def test_keys_that_are_none_are_refused(name: str, value: object) -> None:
     assert UnlockKeys.of(plain).digest == some_unlock_keys().for_relay().digest
     with pytest.raises(ControlError):
         UnlockKeys.of({**plain, name: value})
+
+
+def test_a_tang_that_never_answers_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again and again, and what waits for an answer would count against the service's tasks for ever."""
+    (tool := tmp_path / "clevis").write_text(f"#!/bin/sh\n(sleep 60 & echo $! >{tmp_path}/pid; wait) | cat\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(boot_stage, "_TOOL_SECONDS", 0.3)
+    with pytest.raises(BootStageError, match="clevis decrypt: no answer in 0 seconds"):
+        boot_stage.decrypt("what was encrypted")
+    waiting = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    end = time.monotonic() + 5
+    while _runs(waiting) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _runs(waiting)
+
+
+def _runs(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_what_clevis_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tool := tmp_path / "clevis").write_text("#!/bin/sh\ncat\necho other keys >&2\nexit $#\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(BootStageError, match="clevis decrypt: other keys"):
+        boot_stage.decrypt("what was encrypted")
+    tool.write_text("#!/bin/sh\ncat\n")
+    assert boot_stage.decrypt("what was encrypted") == b"what was encrypted"
+    tool.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BootStageError, match="clevis decrypt: FileNotFoundError"):
+        boot_stage.decrypt("what was encrypted")

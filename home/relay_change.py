@@ -1,0 +1,77 @@
+"""Other settings for the relay that a device has: from the site file on the owner's computer into the one kept here."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from home.configure import known_accounts
+from home.store import Store, StoreError
+from model.document import check_values, dump_site, read_site
+from model.mtls import MtlsHome, read_home_end
+from model.problems import Kind, Refusal
+from model.site import Relay, Site, Transport
+from stack.durable import write_atomically
+
+
+def change_relay(store: Store, given: Site) -> tuple[str, ...]:
+    """Let the device's site have the relay's settings of another one; `darkpipe-pair` brings them to the relay.
+
+    Args:
+        given: the owner's site. What it says besides `relays` is not looked at: accounts and disk have commands.
+
+    Returns:
+        The keys whose values are others now; empty when nothing has changed.
+
+    Raises:
+        Refusal: one of the two has no relay, or it would be another relay.
+        SiteError, StoreError, OSError: a file cannot be used; nothing has changed.
+    """
+    with store.locked():
+        kept = kept_site(store)
+        before = _relay(kept, "this device's site", "give it a relay on the device's page")
+        named = _relay(given, "the site file", "give the one that names the relay")
+        after = Relay.model_validate(named.model_dump(mode="json"))  # defaults in the form in which they are kept
+        _require_same(store, before, after)
+        changed = tuple(key for key in Relay.model_fields if getattr(before, key) != getattr(after, key))
+        if changed:
+            data = kept.model_dump(mode="json") | {"relays": [after.model_dump(mode="json")]}
+            for finding in check_values(data):
+                raise Refusal(finding.kind, finding.found, finding.expected, finding.remedy)
+            write_atomically(store.site, dump_site(Site.model_validate(data)).encode(), 0o600)
+        return changed
+
+
+def kept_site(store: Store) -> Site:
+    """Read the site of a device that was set up.
+
+    Raises:
+        Refusal: it was not.
+        SiteError, StoreError: a file cannot be used.
+    """
+    known_accounts(store)
+    return read_site(store.site)
+
+
+def _relay(site: Site, whose: str, remedy: str) -> Relay:
+    if not site.relays:
+        raise Refusal(Kind.NOT_SET_UP, f"{whose} without a relay", "one that names a relay", remedy)
+    return site.relays[0]
+
+
+def _require_same(store: Store, before: Relay, after: Relay) -> None:
+    """Refuse another relay. It counts what home goes by: the relay may have been replaced since the site was kept."""
+    try:
+        home = read_home_end(store.tunnel.read_bytes()) if store.tunnel.exists() else None
+    except ValidationError:
+        raise StoreError(f"{store.tunnel} is damaged, and with it the keys of the relay") from None
+    addresses = {before.address, home.relay} if home else {before.address}
+    transport = before.transport
+    if home:
+        transport = Transport.MTLS if isinstance(home, MtlsHome) else Transport.WIREGUARD
+    remedy = "for another relay make other keys (`./darkpipe user-data --renew`, then `darkpipe relay replace`)"
+    if after.address not in addresses:
+        expected = " or ".join(sorted(addresses))
+        raise Refusal(Kind.IN_USE, f"`address: {after.address}`", f"`{expected}`, the relay that home has", remedy)
+    if after.transport is not transport:
+        expected = f"`transport: {transport}`, for which the relay was made"
+        raise Refusal(Kind.IN_USE, f"`transport: {after.transport}`", expected, remedy)

@@ -1,0 +1,60 @@
+"""`darkpipe relay settings`: what the relay does with mail while home is away, shown and changed."""
+
+from __future__ import annotations
+
+import click
+import yaml
+
+from home.command import in_words, json_option, print_json
+from home.relay_change import change_relay, kept_site
+from home.store import Store
+from model.document import LARGEST, SiteError, read_content
+from model.report import annotate
+from model.site import Relay, Site
+
+
+@click.command("settings")
+@click.argument("file", metavar="[SITE|-]", required=False)
+@json_option
+def relay_settings(file: str | None, as_json: bool) -> None:
+    """Show what this device's site says of its relay, or take `relays` from a SITE file, `-` for standard input.
+
+    Of the file nothing else is taken. The relay hears of it within half a minute, or when it answers again. Another
+    relay, or another transport, is no setting: see `darkpipe relay replace`.
+
+    \b
+    Examples:
+      darkpipe relay settings
+      darkpipe relay settings site.yaml
+    """
+    with in_words(as_json=as_json):
+        if file is None:
+            _show(kept_site(Store()).relays, as_json=as_json)
+            return
+        changed = change_relay(Store(), _read(file, as_json=as_json))
+    if as_json:
+        print_json({"changed": list(changed)})
+    elif changed:
+        click.echo(f"Changed: {', '.join(changed)}. The relay is told as soon as it answers.")
+        if "s3" in changed:
+            click.echo("A bucket needs its secret key: `darkpipe relay s3-key`, if it was not given before.")
+    else:
+        click.echo("It is so already: nothing has changed.")
+
+
+def _read(file: str, *, as_json: bool) -> Site:
+    try:
+        with click.open_file(file, "rb") as content:
+            return read_content(content.read(LARGEST + 1), "standard input" if file == "-" else file)
+    except SiteError as error:
+        if as_json:
+            raise
+        raise click.ClickException(annotate(error)) from None
+
+
+def _show(relays: tuple[Relay, ...], *, as_json: bool) -> None:
+    told = {"relays": [relay.model_dump(mode="json", exclude_none=True) for relay in relays]}
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)

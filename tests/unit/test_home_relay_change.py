@@ -1,0 +1,101 @@
+"""Other settings for the relay that a device has."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bootstrap.ends import make_bootstrap
+from home import relay_settings_command
+from home.cli import main
+from home.relay_change import change_relay
+from home.store import Store, StoreError, write_accounts
+from model.document import dump_site, parse_site, read_site
+from model.problems import Refusal
+from model.site import Relay
+from tests.unit.stack_samples import accounts, site
+
+_TEXT = """\
+version: 1
+domains: [example.com, elsewhere.example]
+disk: {unlock: none}
+users: [{address: zoe@example.com}]
+relays: [{address: mx.example.com, %s}]
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A device whose site names a relay."""
+    made = Store(tmp_path)
+    made.site.parent.mkdir()
+    write_accounts(made.accounts, accounts())
+    made.site.write_text(dump_site(site().model_copy(update={"relays": (Relay(address="mx.example.com"),)})))
+    monkeypatch.setattr(relay_settings_command, "Store", lambda: made)
+    return made
+
+
+def test_the_relay_is_taken_and_nothing_else(store: Store) -> None:
+    before = read_site(store.site)
+    given = parse_site(_TEXT % "offline: reject, expiry: 3d, alarm: {mail: a@example.net}", "mine")
+    assert change_relay(store, given) == ("offline", "expiry", "alarm")
+    after = read_site(store.site)
+    assert after.relays == parse_site(dump_site(given), "mine").relays
+    assert after.model_copy(update={"relays": before.relays}) == before
+    assert stat.S_IMODE(store.site.stat().st_mode) == 0o600
+    assert change_relay(store, given) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (_TEXT.replace("mx.example.com", "203.0.113.7") % "offline: reject", "address: 203.0.113.7"),
+        (_TEXT % "transport: mtls", "transport: mtls"),
+        (_TEXT[: _TEXT.index("relays")], "the site file without a relay"),
+        # It is a domain of this device, though not of the file.
+        (_TEXT % "alarm: {mail: a@example.org}", "a@example.org"),
+    ],
+)
+def test_another_relay_is_refused_and_the_site_stays(store: Store, text: str, found: str) -> None:
+    before = store.site.read_bytes()
+    with pytest.raises(Refusal, match=found):
+        change_relay(store, parse_site(text, "mine"))
+    assert store.site.read_bytes() == before
+
+
+def test_the_relay_that_replaced_the_first_one_counts(store: Store) -> None:
+    other = Relay.model_validate({"address": "vps.example.net", "transport": "mtls"})
+    store.tunnel.write_text(make_bootstrap(other).home.model_dump_json())
+    given = parse_site(_TEXT.replace("mx.example.com", "vps.example.net") % "transport: mtls", "mine")
+    assert change_relay(store, given) == ("address", "transport")
+    with pytest.raises(Refusal, match="transport: wireguard"):
+        change_relay(store, parse_site(_TEXT.replace("mx.example.com", "vps.example.net") % "offline: queue", "mine"))
+    store.tunnel.write_text("{}")
+    with pytest.raises(StoreError, match="damaged"):
+        change_relay(store, given)
+
+
+def test_what_is_shown_can_be_changed_and_given_back(store: Store) -> None:
+    run = CliRunner()
+    shown = run.invoke(main, ["relay", "settings"]).output
+    assert shown.startswith("relays:\n- address: mx.example.com\n  offline: queue\n")
+    head = "version: 1\ndomains: [example.com]\ndisk: {unlock: none}\nusers: [{address: a@example.com}]\n"
+    done = run.invoke(main, ["relay", "settings", "-"], input=head + shown.replace("queue", "tempfail"))
+    assert (done.exit_code, done.output) == (0, "Changed: offline. The relay is told as soon as it answers.\n")
+    assert read_site(store.site).relays[0].offline == "tempfail"
+    again = run.invoke(main, ["relay", "settings", "--json", "-"], input=head + shown.replace("queue", "tempfail"))
+    assert json.loads(again.output) == {"changed": []}
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"relays: [{address: mx.example.com, offline: sometimes}]\n", b""])
+def test_a_file_that_is_no_site_is_refused_in_words(store: Store, content: bytes) -> None:
+    before = store.site.read_bytes()
+    for options in ([], ["--json"]):
+        refused = CliRunner().invoke(main, ["relay", "settings", *options, "-"], input=content)
+        assert refused.exit_code == 1
+        assert isinstance(refused.exception, SystemExit)
+    assert store.site.read_bytes() == before
