@@ -107,6 +107,8 @@ def _complaint(finding: Finding) -> Complaint:
     answer = _answer(finding)
     if finding.kind in {Kind.MISSING_KEY, Kind.EMPTY_LIST} and answer in _MISSING:
         return Complaint(answer, _MISSING[answer])
+    if finding.kind is Kind.NO_RELAY:
+        return Complaint(answer, _NO_RELAY)
     remedy = finding.remedy.rstrip(".")
     end = "" if remedy.endswith("?") else "."
     return Complaint(
@@ -129,6 +131,11 @@ def _answer(finding: Finding) -> Answer | None:
         case _:
             return None
 
+
+_NO_RELAY = (
+    "The relay can help only if there is one, and if the device reaches it by WireGuard. Say its name or address "
+    "above, with WireGuard; or choose another way."
+)
 
 _MISSING = {
     Answer.DOMAINS: "No domain yet. Type one that you have registered, such as example.com.",

@@ -71,6 +71,7 @@ class Page:
             problems=status.problems,
             cards=cards(status, shown=has_shown_mail(facts)),
             steps=found,
+            relay=facts.relay,
             next_step=next_step(found),
         )
 

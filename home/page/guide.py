@@ -101,6 +101,8 @@ def relay_step(facts: Facts) -> Step:
 
 def _dns(facts: Facts) -> Step:
     title, path = "DNS", "/dns"
+    if not facts.relay:
+        return Step(title, Mark.NONE, "Without a relay the records would lead nowhere", path)
     if facts.dns is None:
         return Step(title, Mark.TO_DO, "Nobody has looked whether the records are there", path)
     return Step(title, _DNS_MARKS.get(facts.dns.worst, Mark.TROUBLE), facts.dns.text, path)
@@ -131,6 +133,8 @@ def _users(facts: Facts) -> Step:
 
 def _message(facts: Facts) -> Step:
     title, path = "Test message", "/message"
+    if not facts.relay:
+        return Step(title, Mark.NONE, "Without a relay it would wait here", path)
     if facts.message is None:
         return Step(title, Mark.TO_DO, "None was sent", path)
     to = facts.message.message.recipient

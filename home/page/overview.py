@@ -78,6 +78,9 @@ def _mail(status: Status, *, shown: bool) -> Card:
     if not shown:
         why = "Whether it comes and goes through the relay, no pre-flight has shown."
         return Card("Mail", Mood.WATCH, "This device would take mail", (why,))
+    if status.seen is not None and not status.seen.relay:
+        why = "Without a relay the world does not reach this device, and mail to others waits here."
+        return Card("Mail", Mood.WATCH, "Mail is taken at home only", (why,), link=("/relay", "Give it a relay"))
     if status.problems:
         return Card("Mail", Mood.WATCH, "Mail is taken", ("Something wants your attention; it stands above.",))
     return Card("Mail", Mood.GOOD, "Mail is taken", ("Everything that was asked has answered.",))

@@ -17,7 +17,7 @@ from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
-from home.seen import DnsSeen
+from home.seen import DnsSeen, Seen
 from home.trial_message import Fate
 from stack.certificate import ensure_certificate
 from tests.unit.browser import HOST
@@ -311,6 +311,8 @@ def test_nobody_is_told_that_mail_works_before_a_preflight_has_passed(device: De
     [
         ({"relay": ""}, "Relay", Mark.NONE),
         ({"relay": ""}, "Pre-flight", Mark.NONE),
+        ({"relay": "", "dns": None}, "DNS", Mark.NONE),
+        ({"relay": "", "message": None}, "Test message", Mark.NONE),
         ({"pairing": None}, "Relay", Mark.TROUBLE),
         ({"pairing": pairing(Stage.NO_RELAY)}, "Relay", Mark.TO_DO),
         ({"pairing": pairing(Stage.INSTALLING)}, "Relay", Mark.WAITING),
@@ -347,6 +349,17 @@ def test_what_a_check_of_dns_has_found_is_kept(tmp_path: Path) -> None:
         assert seen.worst is Outcome.WRONG
     path.write_text("{")
     assert watched.seen is None
+
+
+def test_who_has_no_relay_is_not_told_that_mail_comes_and_goes(device: Device) -> None:
+    device.status = status(tunnel=None, seen=Seen())
+    device.facts = facts(relay="", pairing=None, dns=None, preflight=None, message=None)
+    text = device.enter().get().text
+    assert "Mail is taken at home only" in text
+    assert '<a href="/relay">Give it a relay</a>' in text
+    assert "All is done that needs no relay" in text
+    assert "All steps are done" not in text
+    assert 'aria-current="step"' not in text, "no page is next that can show nothing"
 
 
 def test_a_device_without_a_relay_has_nothing_to_show_first() -> None:

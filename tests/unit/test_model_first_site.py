@@ -66,6 +66,16 @@ def test_what_is_wrong_is_told_at_its_answer(wrong: dict[str, str], answer: Answ
     assert words.lower() in told[0].text.lower()
 
 
+@pytest.mark.parametrize("relay", [{"relay": ""}, {"relay": "mx.example.com", "transport": "mtls"}])
+def test_who_wants_the_relays_help_without_one_hears_of_the_form_and_not_of_a_file(relay: dict[str, str]) -> None:
+    with pytest.raises(NoSiteError) as error:
+        first_site({**_ANSWERS, "unlock": "relay", **relay})
+    (complaint,) = error.value.complaints
+    assert complaint.answer is Answer.UNLOCK
+    assert "name or address above, with WireGuard" in complaint.text
+    assert "`" not in complaint.text
+
+
 def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(NoSiteError) as refused:
         first_site({"others": "bob", "data": "moon"})
