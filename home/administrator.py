@@ -111,6 +111,8 @@ class Gate:
         self._hash, self._fits, self._clock = hash_password, fits, clock
         self._claims, self._logins = Patience(clock), Patience(clock)
         self._sessions: dict[str, _Session] = {}
+        self._table = threading.Lock()
+        """Held while sessions are looked at and changed: many requests come at once."""
         self._busy = threading.Lock()
         self.patience = 10.0
         """Seconds to wait while another answer is tried."""
@@ -186,15 +188,17 @@ class Gate:
             SignedOut: it has ended, or there is none.
         """
         key, now = _key(session), self._clock()
-        found = self._sessions.get(key)
-        if found is None or now - found.used > IDLE or now - found.began > LONGEST:
-            self._sessions.pop(key, None)
-            raise SignedOut
-        self._sessions[key] = replace(found, used=now)
+        with self._table:
+            found = self._sessions.get(key)
+            if found is None or now - found.used > IDLE or now - found.began > LONGEST:
+                self._sessions.pop(key, None)
+                raise SignedOut
+            self._sessions[key] = replace(found, used=now)
 
     def sign_out(self, session: str) -> None:
         """End a session, if there is one of that name."""
-        self._sessions.pop(_key(session), None)
+        with self._table:
+            self._sessions.pop(_key(session), None)
 
     def forget(self) -> None:
         """Go back to a device that nobody has claimed, with another code; all sessions end.
@@ -205,7 +209,8 @@ class Gate:
         with self._busy:
             self._keep(None)
             self._kept = None
-            self._sessions.clear()
+            with self._table:
+                self._sessions.clear()
             self._own, self._code = False, _new_code()
             self._claims, self._logins = Patience(self._clock), Patience(self._clock)
 
@@ -222,10 +227,11 @@ class Gate:
         return secrets.compare_digest(bare.encode(), self._code.encode())
 
     def _begin(self) -> str:
-        while len(self._sessions) >= _MOST_SESSIONS:
-            del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].used)]
         name, now = secrets.token_urlsafe(32), self._clock()
-        self._sessions[_key(name)] = _Session(now, now)
+        with self._table:
+            while len(self._sessions) >= _MOST_SESSIONS:
+                del self._sessions[min(self._sessions, key=lambda key: self._sessions[key].used)]
+            self._sessions[_key(name)] = _Session(now, now)
         return name
 
     @contextmanager

@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -94,11 +94,10 @@ class Tokens:
 
     def cookie(self, headers: Headers) -> str:
         """Give the cookie that the browser has sent, or a new one."""
-        try:
-            sent = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            sent = None
-        return sent.value if sent and len(sent.value) == 2 * _TOKEN_BYTES else secrets.token_hex(_TOKEN_BYTES)
+        # Not by http.cookies, which after a pair that it does not understand reads no other: a neighbour in the home's
+        # domain can give browsers such a one (RFC 6265 §8.6).
+        sent = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return sent if len(sent) == 2 * _TOKEN_BYTES else secrets.token_hex(_TOKEN_BYTES)
 
     def token(self, cookie: str) -> str:
         """Give what fits a cookie."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -176,8 +175,4 @@ def make_app(
 
 
 def _session(request: Request) -> str:
-    try:
-        sent = SimpleCookie(request.headers.get("cookie", "")).get(SESSION)
-    except CookieError:
-        return ""
-    return sent.value if sent else ""
+    return request.cookies.get(SESSION, "")

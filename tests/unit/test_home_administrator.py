@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,26 @@ def test_who_signs_in_twice_at_once_waits_for_the_first() -> None:
     gate.check(gate.sign_in(_GOOD))
     for each in (first, go_on_soon):
         each.join()
+
+
+def test_a_session_that_is_looked_at_while_all_end_ends_with_them() -> None:
+    world = World(f"#{_GOOD}")
+    session = world.gate.sign_in(_GOOD)
+    ending = threading.Thread(target=world.gate.forget)
+
+    class Slow(dict[str, Any]):
+        def get(self, *found: Any) -> Any:
+            value = super().get(*found)
+            ending.start()
+            ending.join(0.1)
+            return value
+
+    world.gate._sessions = Slow(world.gate._sessions)
+    world.gate.check(session)
+    ending.join()
+    world.gate._sessions = dict(world.gate._sessions)
+    with pytest.raises(SignedOut):
+        world.gate.check(session)
 
 
 def test_an_own_code_makes_an_administrator_once_and_is_not_shown() -> None:

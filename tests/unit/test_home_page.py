@@ -142,6 +142,18 @@ def test_the_device_is_claimed_and_shows_how_it_is(device: Device) -> None:
     assert "48.0 GB of 64.0 GB free" in home.text
 
 
+@pytest.mark.parametrize("bait", ["a]b=1", "lonely", 'x="', "{}=1"])
+def test_a_neighbour_with_a_name_beside_ours_signs_nobody_out(device: Device, bait: str) -> None:
+    """evil.fritz.box may set a cookie for fritz.box, which a browser sends to darkpipe.fritz.box (RFC 6265 §8.6)."""
+    browser = device.enter()
+    cookie = f"{bait}; {browser.cookie}"
+    shown = browser.send("GET", "/users", {"host": "darkpipe.fritz.box", "cookie": cookie})
+    assert "Give one another password" in shown.text
+    body = urlencode({"token": browser.token}).encode()
+    own = {"host": "darkpipe.fritz.box", "origin": "https://darkpipe.fritz.box", "cookie": cookie}
+    assert browser.send("POST", "/preflight/start", own, body).status == 303
+
+
 def test_a_second_claimant_is_refused(device: Device) -> None:
     late = device.another("192.168.1.66")
     late.get()
