@@ -47,16 +47,25 @@ class DnsSeen(Reading):
 
     @property
     def text(self) -> str:
+        """How it is, and as of when, in a sentence without its period."""
+        return f"{self.found}; {self.when}"
+
+    @property
+    def when(self) -> str:
+        """As of when it is."""
+        return f"looked at {self.at:%Y-%m-%d %H:%M} UTC"
+
+    @property
+    def found(self) -> str:
         """How it is, in a sentence without its period."""
         total = sum(self.outcomes.values())
         faults = sum(self.outcomes.get(each, 0) for each in (Outcome.WRONG, Outcome.UNKNOWN))
-        at = f"looked at {self.at:%Y-%m-%d %H:%M} UTC"
         match self.worst:
             case Outcome.GOOD | Outcome.WARNING:
-                return f"All {total} records are there; {at}"
+                return f"All {total} records are there"
             case Outcome.WAITING:
-                return f"The records are not everywhere yet; {at}"
-        return f"{faults} of {total} records are wrong or not to be found; {at}"
+                return "The records are not everywhere yet"
+        return f"{faults} of {total} records are wrong or not to be found"
 
 
 class PreflightSeen(Reading):

@@ -116,7 +116,7 @@ def _dns(seen: DnsSeen | None) -> Card:
     if seen is None:
         return Card("DNS", Mood.NONE, "Nobody has looked", (why,), link=link)
     mood = {Outcome.GOOD: Mood.GOOD, Outcome.WARNING: Mood.GOOD, Outcome.WAITING: Mood.WATCH}
-    return Card("DNS", mood.get(seen.worst, Mood.BAD), seen.text, (why,), link=link)
+    return Card("DNS", mood.get(seen.worst, Mood.BAD), seen.found, (seen.when, why), link=link)
 
 
 def _queue(queue: Queue | None) -> Card:
