@@ -45,6 +45,7 @@ from firstboot.opening import Places, check_head, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.seed import SeedError
+from firstboot.state_files import keep_machine_id, make_folders
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import wants_tpm
@@ -54,10 +55,8 @@ from model.layout import FileSystem, Table
 from model.site import DataDisk, UnlockPolicy
 from model.site import Disk as Wish
 from stack.certificate import CertificateError
-from stack.durable import write_atomically
 
 _DEFINITIONS = Path("/usr/share/darkpipe/repart.d")
-_MACHINE_ID = Path("/etc/machine-id")
 _STATE = Path("/state")
 _DATA = Path("/data")
 
@@ -66,9 +65,6 @@ _DISKS_ARE_THERE = 20.0
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
-
-FOLDERS = ("unlock",)
-"""On `state`: what a service binds into its cage has to be there before (systemd.exec(5): BindPaths=)."""
 
 _SYSTEM_PARTITION = "system"
 """Stands for the system disk's own data partition, which needs no identifier to be found."""
@@ -97,23 +93,13 @@ def prepare_state(disk: Disk) -> None:
         announce("DarkPipe: partitions and file systems are made; checking and mounting them.")
     _mount(disk.existing("state"), _STATE, FileSystem.EXT4, "noatime")
     make_folders(_STATE)
-    _keep_machine_id(_STATE / "machine-id")
+    keep_machine_id(_STATE / "machine-id")
     if tpm := open_tpm():
         try:
             measure_settings(Measurements(tpm))
         except (TpmError, OSError) as error:
             # Then nothing is unsealed, or sealed, at this start.
             print(f"the settings cannot be measured: {error}", file=sys.stderr)
-
-
-def make_folders(state: Path) -> None:
-    """Make the folders that services see of `state`; doing it again is harmless.
-
-    Raises:
-        OSError: the disk has failed.
-    """
-    for name in FOLDERS:
-        (state / name).mkdir(mode=0o700, exist_ok=True)
 
 
 def prepare_data(disk: Disk) -> None:
@@ -221,11 +207,18 @@ def find_data(disk: Disk, door: Door) -> Found:
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
-        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask:
+        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask and not _is_finished_here(disk):
             wish = _ask(door, seen)
         else:
             settled = isinstance(decision, UseSystem) and decision.settled
             return _system_data(disk, record, policy, encrypted=encrypted, settled=settled)
+
+
+def _is_finished_here(disk: Disk) -> bool:
+    """Tell whether the system's own disk has a finished container, of a `state` that has lost its memory."""
+    partition = disk.partition("data")
+    container = read_luks(partition) if partition else None
+    return container is not None and container.label == label("data")
 
 
 def _adopt(volume: Volume, *, encrypted: bool) -> Record:
@@ -272,6 +265,9 @@ def _settle(record: Record, partition: Path) -> Record:
 
 
 def _system_data(disk: Disk, record: Record | None, policy: UnlockPolicy, *, encrypted: bool, settled: bool) -> Found:
+    if record is None and not encrypted and _is_finished_here(disk):
+        announce(f"DarkPipe: {disk.device} holds a device's mail and is used as it is: it is encrypted.")
+        encrypted = True
     partition = disk.existing("data") if record or encrypted else make_file_system(disk, "data")
     if encrypted:
         return Found(partition, _encrypted_system_data(partition, record, policy))
@@ -355,12 +351,6 @@ def _mount(partition: Path, target: Path, kind: FileSystem, options: str) -> Non
             raise
         print(f"the superblock of {partition} was torn by a power cut, and is mended")
         run(*mount)
-
-
-def _keep_machine_id(kept: Path) -> None:
-    """Store the id that this start was given, unless there is one already; the initramfs reads it at the next start."""
-    if not kept.exists():
-        write_atomically(kept, _MACHINE_ID.read_bytes(), 0o444)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from firstboot.data_place import (
 )
 from firstboot.partitions import DiskError
 from firstboot.site_asking import SiteSession
+from firstboot.state_files import make_folders
 from firstboot.superblock import read_btrfs
 from model.document import SEED_NAME, read_site
 from model.site import DataDisk, UnlockPolicy
@@ -273,6 +274,29 @@ def test_a_finished_container_on_the_own_disk_is_adopted(new_world: Callable[...
     assert world.find().record == Record(place=Place.SYSTEM, uuid=OURS, encrypted=True)
 
 
+@pytest.mark.parametrize("has_boot", [False, True])
+@pytest.mark.parametrize("wish", ["", "system", "usb"])
+def test_a_finished_container_is_not_formatted_whatever_the_seed_says(
+    new_world: Callable[..., World], wish: str, has_boot: bool
+) -> None:
+    """Nor is anybody asked, as with another disk that has a device's mail."""
+    world = new_world(wish)
+    world.has_boot = has_boot
+    world.meanwhile = answering(data="system")
+    _container(world.folder / "data", OURS, "darkpipe-data")
+    before = (world.folder / "data").read_bytes()
+    found = world.find()
+    assert (world.folder / "data").read_bytes() == before
+    if wish == "usb" and has_boot:
+        assert found.partition == Path("/dev/sda1"), "its owner wants another one, and this one stays as it is"
+        return
+    assert found.record == Record(place=Place.SYSTEM, uuid=OURS, encrypted=True)
+    assert (world.asked, world.made) == ([], 0)
+    assert len(world.told) == 1
+    assert "is used as it is: it is encrypted" in world.told[0]
+    assert world.find() == found
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], encrypted: bool) -> None:
     world = new_world("system", encrypted=True)
@@ -284,8 +308,8 @@ def test_a_disk_with_data_is_adopted_as_it_is(new_world: Callable[..., World], e
 
 def test_folders_that_services_see_of_state_are_there(tmp_path: Path) -> None:
     """A unit that binds one which is missing does not start, not even what would make it (systemd.exec(5))."""
-    firstboot_disk.make_folders(tmp_path)
-    firstboot_disk.make_folders(tmp_path)
+    make_folders(tmp_path)
+    make_folders(tmp_path)
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in tmp_path.iterdir())
     units = "\n".join(path.read_text() for path in (REPOSITORY / "components").glob("*/units/*"))
     bound = set(re.findall(r"^Bind(?:ReadOnly)?Paths=/state/(\S+)$", units, re.MULTILINE))
