@@ -22,7 +22,6 @@ from model.control import PROTOCOL
 SOURCES = ("relay", "relay-cloudinit/files")
 """Folders of the checkout whose files all go in; of `model` it is what those import."""
 
-_BASE = "relay-cloudinit/files"
 _KEYS = "etc/wireguard"
 """Belongs to the server: its keys are no software."""
 

@@ -150,7 +150,9 @@ def build(
     if (site is None) is not without_site:
         raise BuildError("an image has one SITE file, or none", "name a SITE file, or else write --without-site")
     if packages and not lock_file:
-        raise BuildError("--packages needs a lock that says which packages", "add --lock FILE; darkpipe lock makes one")
+        raise BuildError(
+            "--packages needs a lock that says which packages", "add --lock FILE; `./darkpipe lock` makes one"
+        )
     if everything and lock_file:
         raise BuildError("--all takes no lock, which is for one platform", "build the platforms one by one")
     held = Held(read_lock(lock_file), packages) if lock_file else None

@@ -60,7 +60,7 @@ _PROGRAM = f"/{_FOLDER}/checkout/darkpipe"
 _INPUTS = f"{_FOLDER}/in"
 _WRITTEN = "site.yaml"
 _FINISH = f"""
-apt-get install --yes --no-install-recommends openssh-client  # for darkpipe verify --allowed-signers
+apt-get install --yes --no-install-recommends openssh-client  # for ./darkpipe verify --allowed-signers
 apt-get clean
 rm -rf /{_FOLDER} /var/lib/apt/lists/*
 """

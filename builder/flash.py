@@ -58,7 +58,7 @@ def open_image(path: Path) -> Image:
     folder = path if path.is_dir() else path.parent
     packed = find_image(folder)
     if path not in (folder, packed):
-        raise BuildError(f"{path} is no result of darkpipe build", "name the folder that it printed")
+        raise BuildError(f"{path} is no result of `./darkpipe build`", "name the folder that it printed")
     if faults := check_sums(folder):
         raise BuildError(f"{folder} is damaged: {'; '.join(faults)}", "copy or build it again")
     try:

@@ -86,7 +86,7 @@ def interview(given: Given, terminal: Terminal | None, login: str) -> Site:
     ]
     if missing:
         message = f"nobody can be asked here (no terminal), and {' and '.join(missing)} cannot be guessed"
-        raise BuildError(message, "give each as a flag; see darkpipe init --help")
+        raise BuildError(message, "give each as a flag; see `./darkpipe init --help`")
     return _Interview(given, terminal).run(login)
 
 

@@ -78,18 +78,22 @@ def parse_lock(text: str, name: str) -> Lock:
         first = error.errors(include_url=False)[0]
         where = "/".join(str(part) for part in first["loc"]) or "the file"
         message = f"{name} is no lock: {where}: {first['msg']}"
-        raise BuildError(message, "make one with darkpipe lock") from error
+        raise BuildError(message, "make one with `./darkpipe lock`") from error
     if twice := _twice(f"{package.name}:{package.architecture}" for package in lock.packages):
-        raise BuildError(f"{name} is no lock: it has {twice} twice", "make one with darkpipe lock")
+        raise BuildError(f"{name} is no lock: it has {twice} twice", "make one with `./darkpipe lock`")
     return lock
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a lock file; see `parse_lock`."""
+    """Read a lock file; see `parse_lock`.
+
+    Raises:
+        BuildError: it cannot be read, or is none.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path} cannot be read: {error}", "make one with darkpipe lock") from error
+        raise BuildError(f"{path} cannot be read: {error}", "make one with `./darkpipe lock`") from error
     return parse_lock(text, str(path))
 
 

@@ -56,7 +56,7 @@ def check_fit(lock: Lock, profile: str, architecture: str, wanted: Iterable[str]
     found, expected = (lock.profile, lock.architecture, lock.suite), (profile, architecture, SUITE)
     if found != expected:
         message = f"the lock is for {' '.join(found)}; this build is for {' '.join(expected)}"
-        raise BuildError(message, "make one for it with darkpipe lock")
+        raise BuildError(message, "make one for it with `./darkpipe lock`")
     if missing := sorted(set(wanted) - {package.name for package in lock.packages}):
         message = f"the lock does not have what this version asks for: {', '.join(missing)}"
         raise BuildError(message, "take the version of DarkPipe that the lock was made with, or make a new lock")

@@ -68,7 +68,11 @@ def examine_disk(device: Path, system: Path = Path("/")) -> Disk:
 
 
 def examine_number(path: Path, major: int, minor: int, system: Path = Path("/")) -> Disk:
-    """As `examine_disk`, for a device number."""
+    """As `examine_disk`, for a device number.
+
+    Raises:
+        BuildError: it is no whole disk that the kernel knows.
+    """
     folder = (system / f"sys/dev/block/{major}:{minor}").resolve()
     if not folder.is_dir():
         raise BuildError(f"the kernel does not know the disk {path}", "lsblk lists the disks")

@@ -94,6 +94,9 @@ class Workshop:
 
         Returns:
             The result's folder, whose name is its content id.
+
+        Raises:
+            WouldMakeError: it would have to be made, and nothing is to be made; besides, what `make` raises.
         """
         inputs = self.complete(inputs, code)
         if entry := self.cache.find(stage, content_id(inputs)):

@@ -99,7 +99,11 @@ class _Opening:
         raise DiskError(f"{self.vault.partition} was unplugged. Plug in the right one, and start again")
 
     def wait(self, door: Door) -> None:
-        """Wait until somebody or a stick has unlocked it, or somebody has had it made."""
+        """Wait until somebody or a stick has unlocked it, or somebody has had it made.
+
+        Raises:
+            DiskError: it could not be made or opened; the text says why.
+        """
         new = bool(self.record.making)
         # A code is wanted for a new disk only; of another one's, the card with the owner's own is no matter.
         code = door.code if new else None

@@ -123,7 +123,6 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
     preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
-    accounts = known_accounts(store)
     return Facts(
         relay=relay_name(store),
         pairing=read_told(),

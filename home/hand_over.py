@@ -138,7 +138,16 @@ class _Session:
         return self._say(" ".join([f"{command}:<{address}>", *words]))
 
     def content(self, letter: Letter, trace: str, about_to_end: Callable[[int], None]) -> Reply:
-        """Send the message and give the answer to it."""
+        """Send the message and give the answer to it.
+
+        Args:
+            trace: goes on top, in the field `FIELD`.
+            about_to_end: hears our port before the last octet goes out.
+
+        Raises:
+            LostError: the answer has not come; the server may have taken the message.
+            smtplib.SMTPException, OSError: it was cut off before its end.
+        """
         answer = self._say("DATA")
         if answer.code != _GO_ON:
             return answer

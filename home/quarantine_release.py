@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import smtplib
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from home.drain_letter import LetterError, read_letter
 from home.hand_over import FIELD, stuffed
@@ -23,10 +23,6 @@ _GOOD = 250
 
 class ReleaseError(Exception):
     """Something could not be released and lies in quarantine as before; the text says why and what to do."""
-
-
-Deliver = Callable[[Quarantine, Kept, str], None]
-"""Puts a letter into a mailbox, or raises ReleaseError."""
 
 
 def release(quarantine: Quarantine, kept: Kept, numbers: Sequence[int], mailboxes: Sequence[str]) -> None:

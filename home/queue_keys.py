@@ -1,8 +1,8 @@
 """Home's keys for what waits on the relay: age identities, of which only the public halves ever leave home.
 
-`/data/queue-keys/identities` is a file as age-keygen(1) makes it, with the newest key on top; the relay encrypts
-to that one. Older ones stay, since items may still wait that only they open. `recovery.pub` beside it, if it is there,
-holds the public half of the key that follows from the recovery secret: by it the mail on the relay outlives this disk.
+`/data/queue-keys/identities` is a file as age-keygen(1) makes it. The relay encrypts to the key on top; others below
+it, which somebody has put there, open as well. `recovery.pub` beside it, if it is there, holds the public half of the
+key that follows from the recovery secret: by it the mail on the relay outlives this disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class QueueKeyError(Exception):
 
 
 def ensure_identity(folder: Path, now: datetime | None = None) -> bool:
-    """Make the first key, unless there is one.
+    """Make a key, unless there is one.
 
     Args:
         folder: the volume.
@@ -43,30 +43,15 @@ def ensure_identity(folder: Path, now: datetime | None = None) -> bool:
     if (folder / IDENTITIES).exists():
         read_identities(folder / IDENTITIES)
         return False
-    _write(folder, "", now)
+    identity = x25519.Identity.generate()
+    made = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    text = f"# created: {made}\n# public key: {identity.to_public()}\n{identity}\n"
+    write_atomically(folder / IDENTITIES, text.encode("ascii"), 0o600)
     return True
 
 
-def renew_identity(folder: Path, now: datetime | None = None) -> str:
-    """Put a new key on top; what was encrypted to the ones before can still be opened.
-
-    Returns:
-        Its public half.
-
-    Raises:
-        QueueKeyError: what is there cannot be used.
-    """
-    path = folder / IDENTITIES
-    before = ""
-    if path.exists():
-        read_identities(path)
-        before = path.read_text(encoding="ascii")
-    _write(folder, before, now)
-    return recipients(folder)[0]
-
-
 def read_identities(path: Path) -> Sequence[x25519.Identity]:
-    """Read a file of identities, the newest first.
+    """Read a file of identities, that on top first.
 
     Raises:
         QueueKeyError: there is none, or something else besides.
@@ -87,14 +72,14 @@ def read_identities(path: Path) -> Sequence[x25519.Identity]:
 
 
 def recipients(folder: Path) -> tuple[str, ...]:
-    """Give the public keys that the relay is to encrypt to: home's newest, and the recovery key's if there is one.
+    """Give the public keys that the relay is to encrypt to: home's, and the recovery key's if there is one.
 
     Raises:
         QueueKeyError: one of them cannot be used.
     """
-    newest = str(read_identities(folder / IDENTITIES)[0].to_public())
+    own = str(read_identities(folder / IDENTITIES)[0].to_public())
     recovery = _recovery(folder / RECOVERY)
-    return (newest,) if recovery is None else (newest, recovery)
+    return (own,) if recovery is None else (own, recovery)
 
 
 def _recovery(path: Path) -> str | None:
@@ -111,10 +96,3 @@ def _recovery(path: Path) -> str | None:
     except RecipientError:
         raise QueueKeyError(f"{path} holds something else than one public key of age (age1…)") from None
     return text
-
-
-def _write(folder: Path, before: str, now: datetime | None) -> None:
-    identity = x25519.Identity.generate()
-    made = (now or datetime.now(UTC)).isoformat(timespec="seconds")
-    head = f"# created: {made}\n# public key: {identity.to_public()}\n{identity}\n"
-    write_atomically(folder / IDENTITIES, f"{head}{before}".encode("ascii"), 0o600)

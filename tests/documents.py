@@ -18,6 +18,7 @@ _QUOTED = re.compile(
     r"`((?:sudo +)?(?:\./)?(?:darkpipe|dev)(?:\s[^`]*)?)`|<code>((?:sudo +)?(?:\./)?darkpipe [^<]*)</code>"
 )
 _LINE = re.compile(r"^[ #]*((?:sudo +|[A-Z_]+=\S+ +)*(?:\./(?:darkpipe|dev)|darkpipe) [^\n]*)$", re.MULTILINE)
+_BARE = re.compile(r"(?<![\w./`-])darkpipe ([a-z][a-z0-9-]*)(?: ([a-z][a-z0-9-]*))?")
 _OPERATORS = {"|", "&&", "||", ";", ">", "<", "&"}
 _PLACEHOLDER = re.compile(r"^[A-Z][A-Z:.]*$|[…{]|^\.\.\.$")
 
@@ -106,6 +107,27 @@ def calls(text: str) -> Iterator[Call]:
         while words[0] == "sudo" or "=" in words[0]:
             words = words[1:]
         yield Call(_line(text, start), words)
+
+
+def misplaced(text: str, programs: Mapping[str, click.Group]) -> list[str]:
+    """Find commands in running text, without backticks, that the device's `darkpipe` does not know.
+
+    Args:
+        text: of a program or template.
+        programs: as for `fault`.
+
+    Returns:
+        a sentence for each, with the line.
+    """
+    device, computer = programs["darkpipe"].commands, programs["./darkpipe"].commands
+    faults = []
+    for found in _BARE.finditer(text):
+        group = device.get(found[1])
+        of_computer = group is None and found[1] in computer
+        unknown = isinstance(group, click.Group) and found[2] and found[2] not in group.commands
+        if of_computer or unknown:
+            faults.append(f"line {_line(text, found.start())}: there is no {found[0]}")
+    return faults
 
 
 def fault(call: Call, programs: Mapping[str, click.Command], rest: Callable[[list[str]], str | None]) -> str | None:

@@ -12,7 +12,7 @@ from builder.cli import darkpipe
 from firstboot.imager import read_imager
 from home.cli import main as on_device
 from tests.dev import OWN_TESTS, dev
-from tests.documents import Call, anchors, broken_links, calls, fault, missing_files
+from tests.documents import Call, anchors, broken_links, calls, fault, misplaced, missing_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -43,10 +43,18 @@ def test_documents_name_commands_that_are_there() -> None:
 
 
 def test_messages_and_help_name_commands_that_are_there() -> None:
-    files = [file for folder in FOLDERS for kind in SPEAKING for file in (REPOSITORY / folder).rglob(kind)]
-    found, number = judged([*files, REPOSITORY / "tests/dev.py", *(REPOSITORY / "tests").glob("*/command.py")])
+    found, number = judged([*speaking(), REPOSITORY / "tests/dev.py", *(REPOSITORY / "tests").glob("*/command.py")])
     assert found == []
     assert number > 200
+
+
+def test_messages_name_no_command_of_the_other_computer() -> None:
+    assert misplaced("see darkpipe build, or darkpipe disk shut", PROGRAMS) == [
+        "line 1: there is no darkpipe build",
+        "line 1: there is no darkpipe disk shut",
+    ]
+    faults = {str(file.relative_to(REPOSITORY)): misplaced(file.read_text(), PROGRAMS) for file in speaking()}
+    assert {name: found for name, found in faults.items() if found} == {}
 
 
 def test_the_login_of_the_first_evening_is_taken() -> None:
@@ -100,6 +108,12 @@ def test_planted_links(tmp_path: Path) -> None:
 
 def test_anchors_are_those_of_github() -> None:
     assert anchors("# The `disk`: how, when?\n## Home's end_\n") == {"the-disk-how-when", "homes-end_"}
+
+
+@cache
+def speaking() -> tuple[Path, ...]:
+    """The files whose texts people read: programs, pages, templates, and comments in data."""
+    return tuple(file for folder in FOLDERS for kind in SPEAKING for file in (REPOSITORY / folder).rglob(kind))
 
 
 def judged(files: list[Path]) -> tuple[list[str], int]:

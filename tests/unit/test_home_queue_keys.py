@@ -17,7 +17,6 @@ from home.queue_keys import (
     ensure_identity,
     read_identities,
     recipients,
-    renew_identity,
 )
 
 _NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -38,19 +37,13 @@ def test_a_key_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:
     assert pyrage.decrypt(_seal(b"letter", (key,)), list(read_identities(tmp_path / IDENTITIES))) == b"letter"
 
 
-def test_a_new_key_is_on_top_and_the_old_one_still_opens(tmp_path: Path) -> None:
+def test_the_relay_seals_to_the_key_on_top_and_all_of_them_open(tmp_path: Path) -> None:
     ensure_identity(tmp_path)
     old = recipients(tmp_path)
-    new = renew_identity(tmp_path)
-    assert recipients(tmp_path) == (new,)
-    assert new not in old
-    assert pyrage.decrypt(_seal(b"letter", old), list(read_identities(tmp_path / IDENTITIES))) == b"letter"
-
-
-def test_a_key_can_be_renewed_that_was_never_made(tmp_path: Path) -> None:
-    new = renew_identity(tmp_path)
-    assert recipients(tmp_path) == (new,)
-    assert len(read_identities(tmp_path / IDENTITIES)) == 1
+    path, other = tmp_path / IDENTITIES, x25519.Identity.generate()
+    path.write_text(f"{other}\n{path.read_text()}")
+    assert recipients(tmp_path) == (str(other.to_public()),)
+    assert pyrage.decrypt(_seal(b"letter", old), list(read_identities(path))) == b"letter"
 
 
 def test_the_recovery_key_opens_too(tmp_path: Path) -> None:
@@ -66,7 +59,7 @@ def test_the_recovery_key_opens_too(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / IDENTITIES
     path.write_bytes(content)
-    for use in (ensure_identity, renew_identity, recipients):
+    for use in (ensure_identity, recipients):
         with pytest.raises(QueueKeyError, match=IDENTITIES):
             use(tmp_path)
     assert path.read_bytes() == content
