@@ -24,6 +24,7 @@ from firstboot.unlock_socket import UnlockClient, serve
 from home.administrator import IDLE
 from home.pair_state import Stage
 from home.relay_view import Origin, RelayView
+from home.seen import Seen
 from home.trial_message import Fate
 from model.site import Site, UnlockPolicy
 from tests.accessible import faults
@@ -191,7 +192,8 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
 
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
 def test_the_steps_are_taken_by_keyboard(browser: Chromium, device: Device, place: Place, scripts: bool) -> None:
-    device.status, device.facts, device.relay = status(), FRESH, RelayView(origin=Origin.TO_MAKE, name="mx.example.com")
+    device.status, device.facts = status(tunnel=None, seen=Seen(relay="mx.example.com")), FRESH
+    device.relay = RelayView(origin=Origin.TO_MAKE, name="mx.example.com")
     browser.scripts(on=scripts)
     looked_at = _looked_at if scripts else lambda *_: None  # they look the same
     with _served(device.app(), place) as address:
