@@ -382,7 +382,7 @@ def _tunnel_problems(tunnel: Tunnel | None) -> Iterator[Problem]:
     state = "is troubled" if tunnel.up else f"is down since {tunnel.since:%Y-%m-%d %H:%M} UTC"
     yield Problem(
         found=f"the tunnel to {tunnel.relay} {state}{why}",
-        remedy="was the relay ordered, and does it run? Does its name lead to it in DNS? Does its provider let the tunnel "
-        "in, UDP port 51820 or, for OpenVPN, TCP port 1194? Is this device on the Internet? "
+        remedy="was the relay ordered, and does it run? Does its name lead to it in DNS? Does its provider let the "
+        "tunnel in, UDP port 51820 or, for OpenVPN, TCP port 1194? Is this device on the Internet? "
         "See: journalctl -b -u darkpipe-tunnel",
     )

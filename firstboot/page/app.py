@@ -54,6 +54,7 @@ class Page:
         form = await self._frame.form(request)
         if form is None:
             return await self._render(request, OLD_FORM, status=403)
+        request.state.typed = {"code": form["code"]}
         if form["passphrase"] != form["again"]:
             return await self._render(request, "These are two different passphrases.", status=422)
         code = form["code"] or request.cookies.get(_GRANT, "")
@@ -70,6 +71,7 @@ class Page:
         typed = {str(name): sent[name] for name in Answer if name in sent}
         if form is None:
             return await self._render(request, OLD_FORM, status=403, typed=typed)
+        request.state.typed = {"code": form["code"]}
         try:
             judged = await run_in_threadpool(
                 self._client.take_site, typed, form["code"] or request.cookies.get(_GRANT, "")

@@ -61,16 +61,23 @@ class Page:
     async def home(self, request: Request, session: str) -> Response:
         """Show how the device is."""
         status = await run_in_threadpool(self._client.status, session)
-        facts = await run_in_threadpool(self._client.facts, session)
-        found = steps(status, facts)
+        facts, complaint = None, ""
+        try:
+            facts = await run_in_threadpool(self._client.facts, session)
+        except SignedOut:
+            raise
+        except Denied as error:
+            complaint = sentence(error)  # of a damaged file, say: what works is shown all the same
+        found = steps(status, facts) if facts else ()
         return self._frame.render(
             request,
             "home.html",
+            complaint,
             inside=True,
             problems=status.problems,
-            cards=cards(status, shown=has_shown_mail(facts)),
+            cards=cards(status, shown=facts is not None and has_shown_mail(facts)),
             steps=found,
-            relay=facts.relay,
+            relay=facts.relay if facts else "",
             next_step=next_step(found),
         )
 
@@ -95,6 +102,7 @@ class Page:
         form = await self._frame.form(request)
         if form is None:
             return await self._outside(request, OLD_FORM, status=403)
+        request.state.typed = {"code": form["code"]}
         if form["password"] != form["again"]:
             return await self._outside(request, "These are two different passwords.", status=422)
         return await self._enter(request, lambda: self._client.claim(form["code"], form["password"]))

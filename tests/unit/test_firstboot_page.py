@@ -61,6 +61,7 @@ def test_a_disk_is_made(device: Device) -> None:
     assert _GOOD not in wrong.text
     other = browser.post("/choose", code=code, passphrase=_GOOD, again=f"{_GOOD}x")
     assert "two different passphrases" in other.text
+    assert f'name="code" value="{code}"' in other.text, "what was typed right is not typed again"
     shown = browser.post("/choose", code=code, passphrase=_GOOD, again=_GOOD)
     assert re.findall(r"<li>(\w+)</li>", shown.text) == list(_GROUPS)
     assert shown.headers["cache-control"] == "no-store"

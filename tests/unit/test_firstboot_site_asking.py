@@ -155,6 +155,7 @@ def test_without_the_code_nobody_is_heard_and_guesses_cost_time(asked: Asked) ->
             wrong = browser.post("/site", **{**_ANSWERS, "code": guess, "domains": "kept.example.com"})
             assert (wrong.status, "The code is not the right one" in wrong.text) == (422, True)
             assert "kept.example.com" in wrong.text
+            assert f'name="code" value="{guess}"' in wrong.text
         assert "wait 1 second" in browser.post("/site", **_ANSWERS, code=session.code.shown).text
         asked.now += 2
         browser.cookies["__Host-darkpipe-grant"] = "A" * 43

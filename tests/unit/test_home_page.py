@@ -26,6 +26,7 @@ from home.relay_view import Origin, RelayView
 from home.seen import DnsSeen
 from home.status import Status
 from home.status_cli import lines
+from home.store import StoreError
 from tests.unit.browser import HOST, Answer, Browser
 from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, facts, record, status
 from web.lan import is_neighbour
@@ -52,6 +53,7 @@ class Device:
     relay: RelayView = field(default_factory=lambda: RelayView(origin=Origin.SPENT, name="mx.example.com"))
     asked: list[Mapping[str, Any]] = field(default_factory=list)
     refused: str = ""
+    damaged: str = ""
     own_code: str = ""
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class Device:
             clock=lambda: self.now,
             own_code=self.own_code,
         )
-        look = Look(self._status, self._records, lambda: self.facts.model_dump(mode="json"), self._hand)
+        look = Look(self._status, self._records, self._facts, self._hand)
         self.desk = Desk(self.gate, look, "AB:CD", lambda _: None)
         self.browser = self.another()
 
@@ -80,6 +82,11 @@ class Device:
 
     def _keep(self, kept: str | None) -> None:
         self.kept = kept
+
+    def _facts(self) -> Mapping[str, Any]:
+        if self.damaged:
+            raise StoreError(self.damaged)
+        return self.facts.model_dump(mode="json")
 
     def _status(self) -> Mapping[str, Any]:
         self.looked.append("status")
@@ -125,6 +132,7 @@ def test_the_device_is_claimed_and_shows_how_it_is(device: Device) -> None:
     assert "Nobody looks after this device" in browser.get().text
     other = browser.post("/claim", code=device.gate.code, password=_GOOD, again=f"{_GOOD}x")
     assert (other.status, "two different passwords" in other.text) == (422, True)
+    assert f'name="code" value="{device.gate.code}"' in other.text, "what was typed right is not typed again"
     wrong = browser.post("/claim", code="1", password=_GOOD, again=_GOOD)
     assert (wrong.status, "not the one that the device shows" in wrong.text) == (422, True)
     assert _GOOD not in wrong.text
@@ -325,6 +333,16 @@ def test_nothing_foreign_is_loaded_or_frames_it(device: Device) -> None:
         assert set(scripts) <= {'<script src="/page.js" defer>'}
         assert not re.search(r'style="|http:|\bon[a-z]+="', answer.text)
         assert answer.text.count("src=") == len(scripts)
+
+
+def test_a_damaged_file_hides_nothing_of_what_is_known(device: Device) -> None:
+    device.damaged, device.status = "accounts.json is damaged: bring it back from a backup", TROUBLED
+    text = device.enter().get().text
+    assert "Accounts.json is damaged: bring it back from a backup." in text
+    assert "Keeps mail away: dovecot does not work" in text
+    assert "All steps are done" not in text
+    device.status = status()
+    assert "Mail is taken" not in device.browser.get().text, "nobody knows of the pre-flight"
 
 
 def test_what_is_wrong_stands_on_top(device: Device) -> None:
