@@ -11,6 +11,8 @@ import pytest
 from builder.cli import darkpipe
 from firstboot.imager import read_imager
 from home.cli import main as on_device
+from home.status import Status
+from stack.stack import Stack
 from tests.dev import OWN_TESTS, dev
 from tests.documents import Call, anchors, broken_links, calls, fault, misplaced, missing_files
 
@@ -55,6 +57,23 @@ def test_messages_name_no_command_of_the_other_computer() -> None:
     ]
     faults = {str(file.relative_to(REPOSITORY)): misplaced(file.read_text(), PROGRAMS) for file in speaking()}
     assert {name: found for name, found in faults.items() if found} == {}
+
+
+def test_the_fields_of_the_status_are_all_explained() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text().partition("## Is it well?")[2].partition("\n## ")[0]
+    explained = {
+        name for row in re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert explained == set(Status.model_fields)
+
+
+def test_the_ports_are_those_of_the_stack() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text().partition("## Ports")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", text, re.MULTILINE)
+    stack = Stack.load(REPOSITORY / "components")
+    zones = {"lan": stack.ports, "home": stack.home_ports, "tunnel": stack.tunnel_ports, "device": stack.device_ports}
+    told = {zone: {int(number) for number in re.findall(r"\d+", cell)} for zone, cell in rows}
+    assert told == {zone: {port.port for port in ports} for zone, ports in zones.items()}
 
 
 def test_the_login_of_the_first_evening_is_taken() -> None:
