@@ -31,9 +31,9 @@ from tests.accessible import faults
 from tests.chromium import Chromium, chromium
 from tests.keyboard import fill, tab_to
 from tests.tiers import REPOSITORY
+from tests.unit.page_device import Device
 from tests.unit.page_samples import FRESH, TROUBLED, checked, facts, message, pairing, status
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
-from tests.unit.test_home_page import Device
 from tests.unit.test_home_page_steps import _HERE
 from web import frame
 from web.server import listening_socket, server

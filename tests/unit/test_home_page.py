@@ -4,104 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from starlette.applications import Starlette
 
 from firstboot.questions import ask, serve_questions
-from home.administrator import IDLE, Gate
-from home.desk import Desk, Fresh, Look, greeting
+from home.administrator import IDLE
+from home.desk import Fresh, greeting
 from home.desk_client import DeskClient
-from home.desk_facts import Facts
 from home.dns_checks import Check
 from home.dns_commands import record_json
 from home.dns_judges import Outcome
 from home.dns_records import Need, Place, Record, RecordType, Role
 from home.page.app import SESSION, make_app
-from home.relay_view import Origin, RelayView
 from home.seen import DnsSeen
-from home.status import Status
 from home.status_cli import lines
-from home.store import StoreError
 from tests.unit.browser import HOST, Answer, Browser
-from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, facts, record, status
+from tests.unit.page_device import GOOD, Device
+from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, record, status
 from web.lan import is_neighbour
 from web.plain import plain_app
 
-_GOOD = "correct horse battery"
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
 _INSIDE = ("/", "/dns", "/dns/check", "/dns/darkpipe.zone", "/relay", "/relay/live", "/preflight", "/users", "/message")
-_FORMS = ("/relay/make", "/relay/address", "/preflight/start", "/users/add", "/users/password", "/message/send")
-
-
-@dataclass
-class Device:
-    """A device with a desk; its page may be seen by several browsers."""
-
-    path: Path
-    now: float = 1000.0
-    kept: str | None = None
-    status: Status = field(default_factory=status)
-    looked: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    is_root: bool = False
-    facts: Facts = field(default_factory=facts)
-    relay: RelayView = field(default_factory=lambda: RelayView(origin=Origin.SPENT, name="mx.example.com"))
-    asked: list[Mapping[str, Any]] = field(default_factory=list)
-    refused: str = ""
-    damaged: str = ""
-    own_code: str = ""
-
-    def __post_init__(self) -> None:
-        self.gate = Gate(
-            self.kept,
-            keep=self._keep,
-            hash_password=lambda password: f"#{password}",
-            fits=lambda kept, password: kept == f"#{password}",
-            clock=lambda: self.now,
-            own_code=self.own_code,
-        )
-        look = Look(self._status, self._records, self._facts, self._hand)
-        self.desk = Desk(self.gate, look, "AB:CD", lambda _: None)
-        self.browser = self.another()
-
-    def another(self, address: str = "192.168.1.7") -> Browser:
-        return Browser(self.app(), address)
-
-    def app(self) -> Starlette:
-        return make_app(DeskClient(self.path), lambda: "darkpipe")
-
-    def enter(self) -> Browser:
-        self.browser.get()
-        assert self.browser.post("/claim", code=self.gate.code, password=_GOOD, again=_GOOD).status == 303
-        return self.browser
-
-    def _keep(self, kept: str | None) -> None:
-        self.kept = kept
-
-    def _facts(self) -> Mapping[str, Any]:
-        if self.damaged:
-            raise StoreError(self.damaged)
-        return self.facts.model_dump(mode="json")
-
-    def _status(self) -> Mapping[str, Any]:
-        self.looked.append("status")
-        return self.status.model_dump(mode="json")
-
-    def _hand(self, question: Mapping[str, Any]) -> Mapping[str, Any]:
-        if question["do"] == "show-relay":
-            return {"relay": self.relay.model_dump(mode="json")}
-        self.asked.append(question)
-        return {"refused": self.refused} if self.refused else {}
-
-    def _records(self, check: bool) -> Mapping[str, Any]:
-        self.looked.append("check" if check else "records")
-        rows = self.rows or [checked("good") if check else record()]
-        return {"records": rows, "unknown": [], "zone": "$ORIGIN example.com.\n"}
 
 
 @pytest.fixture
@@ -124,20 +52,20 @@ def test_the_page_asks_for_the_owners_own_code_where_there_is_one(tmp_path: Path
         assert "darkpipe-code.txt" in shown
         assert "eight digits" not in shown
         assert "bluegeese" not in shown
-        assert device.browser.post("/claim", code="Blue geese fly 7", password=_GOOD, again=_GOOD).status == 303
+        assert device.browser.post("/claim", code="Blue geese fly 7", password=GOOD, again=GOOD).status == 303
 
 
 def test_the_device_is_claimed_and_shows_how_it_is(device: Device) -> None:
     browser = device.browser
     assert "Nobody looks after this device" in browser.get().text
-    other = browser.post("/claim", code=device.gate.code, password=_GOOD, again=f"{_GOOD}x")
+    other = browser.post("/claim", code=device.gate.code, password=GOOD, again=f"{GOOD}x")
     assert (other.status, "two different passwords" in other.text) == (422, True)
     assert f'name="code" value="{device.gate.code}"' in other.text, "what was typed right is not typed again"
-    wrong = browser.post("/claim", code="1", password=_GOOD, again=_GOOD)
+    wrong = browser.post("/claim", code="1", password=GOOD, again=GOOD)
     assert (wrong.status, "not the one that the device shows" in wrong.text) == (422, True)
-    assert _GOOD not in wrong.text
+    assert GOOD not in wrong.text
     assert device.kept is None
-    done = browser.post("/claim", code=device.gate.code, password=_GOOD, again=_GOOD)
+    done = browser.post("/claim", code=device.gate.code, password=GOOD, again=GOOD)
     assert (done.status, done.headers["location"]) == (303, "/")
     assert device.gate.claimed
     cookie = next(line for line in done.cookies if line.startswith(SESSION)).lower()
@@ -169,7 +97,7 @@ def test_a_second_claimant_is_refused(device: Device) -> None:
     device.enter()
     refused = late.post("/claim", code=code, password="a password of mine", again="a password of mine")
     assert (refused.status, "has an administrator already" in refused.text) == (422, True)
-    assert device.kept == f"#{_GOOD}"
+    assert device.kept == f"#{GOOD}"
     assert _is_outside(late.get())
 
 
@@ -180,7 +108,7 @@ def test_signing_in_and_out(device: Device) -> None:
     wrong = browser.post("/sign-in", password="<script>")
     assert (wrong.status, "<script>" in wrong.text) == (422, False)
     assert "This is not the password." in wrong.text
-    assert browser.post("/sign-in", password=_GOOD).status == 303
+    assert browser.post("/sign-in", password=GOOD).status == 303
     assert "How the device is" in browser.get().text
     kept = browser.cookies[SESSION]
     assert browser.post("/sign-out").status == 303
@@ -245,7 +173,7 @@ def test_passwords_are_not_guessed_quickly(device: Device) -> None:
 def test_a_form_of_another_site_is_not_heard(device: Device, path: str) -> None:
     browser = device.browser if path == "/claim" else device.enter()
     browser.get("/dns") if path == "/sign-out" else browser.get()
-    fields = {"code": device.gate.code, "password": _GOOD, "again": _GOOD}
+    fields = {"code": device.gate.code, "password": GOOD, "again": GOOD}
     body = urlencode({"token": browser.token, **fields}).encode()
     before = (device.kept, browser.cookies.get(SESSION))
     assert browser.send("POST", path, {**_OWN, "origin": "https://evil.example"}, body).status == 403

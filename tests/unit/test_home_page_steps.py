@@ -21,9 +21,9 @@ from home.seen import DnsSeen, Seen
 from home.trial_message import Fate
 from stack.certificate import ensure_certificate
 from tests.unit.browser import HOST
+from tests.unit.page_device import Device
 from tests.unit.page_samples import FRESH, NOW, checked, facts, message, pairing, preflight, status
 from tests.unit.stack_samples import accounts
-from tests.unit.test_home_page import Device
 
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
 _SECRET = "three words or so"
