@@ -72,7 +72,7 @@ def test_the_ports_are_those_of_the_stack() -> None:
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", text, re.MULTILINE)
     stack = Stack.load(REPOSITORY / "components")
     zones = {"lan": stack.ports, "home": stack.home_ports, "tunnel": stack.tunnel_ports, "device": stack.device_ports}
-    told = {zone: {int(number) for number in re.findall(r"\d+", cell)} for zone, cell in rows}
+    told = {zone: {int(number) for number in re.findall(r"\b\d{2,}\b", cell)} for zone, cell in rows}
     assert told == {zone: {port.port for port in ports} for zone, ports in zones.items()}
 
 
