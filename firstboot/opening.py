@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.console import announce
-from firstboot.data_place import Record, keep_record
+from firstboot.data_place import Place, Record, keep_record
 from firstboot.door import Door
-from firstboot.luks import MAPPED, Luks, LuksError, close
+from firstboot.luks import MAPPED, Luks, LuksError, Use, close
+from firstboot.luks_head import read_luks
 from firstboot.other_disks import known_devices
 from firstboot.partitions import DiskError, run
 from firstboot.recovery import RecoverySecret
@@ -27,6 +30,12 @@ from firstboot.vault import Vault, this_machine
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at whether a disk that is not used is still there."""
+
+
+_EXCHANGED = (
+    "the disk for the mail, {partition}, was unplugged or exchanged while the device waited: plug in the right one, and "
+    "start the device again"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class _Opening:
 
     def make(self, passphrase: bytes, recovery: RecoverySecret, tell: Callable[[str], object]) -> None:
         """Make it (`unlocking.Session`)."""
+        self._check_empty_one()
         state, data = self.places.state, self.places.data
         if data.is_mount():
             run("umount", str(data))
@@ -76,12 +86,49 @@ class _Opening:
 
     def unlock(self, typed: str) -> bool:
         """Unlock it with what somebody has typed (`unlocking.Session`)."""
+        self._check_same()
         if not self.vault.unlock(typed):
             return False
         # Who types vouches for what has changed; a stick and the relay do not.
         if wants_tpm(self.vault.luks) and (known := self.vault.typed_key(typed)):
             give_tpm(self.tpm, known, new=False)
         return True
+
+    def unlock_by(self, key: bytes) -> bool:
+        """Unlock it with a key from a stick; False when it is another one.
+
+        Raises:
+            LuksError: nobody can tell.
+        """
+        self._check_same()
+        return self.vault.luks.open(key, Use.USB_KEY)
+
+    def _check_same(self) -> None:
+        """Make sure that the disk is still the one whose head was looked at; a person may have been waited for since.
+
+        Raises:
+            LuksError: it is not.
+        """
+        found = read_luks(self.vault.partition)
+        if found is None or found.uuid != self.record.uuid or self.vault.luks.why_not_ours():
+            raise LuksError(_EXCHANGED.format(partition=self.vault.partition))
+
+    def _check_empty_one(self) -> None:
+        """Make sure that the partition is still the one that was found empty; a disk's name goes to the next one.
+
+        Raises:
+            DiskError: it is not.
+        """
+        if self.record.place is Place.SYSTEM:
+            return
+        run("udevadm", "settle")
+        partition = str(self.vault.partition)
+        try:
+            listed = json.loads(run("lsblk", "--json", "--nodeps", "--output", "PARTUUID", partition))["blockdevices"]
+        except subprocess.CalledProcessError:  # it is not there
+            listed = []
+        if [row["partuuid"] for row in listed] != [self.record.making]:
+            raise DiskError(_EXCHANGED.format(partition=partition))
 
     def refuse(self, why: str, door: Door) -> None:
         """Tell everybody why the disk is not opened, for as long as it is plugged in.
@@ -111,7 +158,7 @@ class _Opening:
         door.open(session)
         wanted = "needs a passphrase to be made" if new else "is locked"
         print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
-        watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices)
+        watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices, self.unlock_by)
         with nullcontext() if new else watching(*watch):
             session.finished.wait()
         if session.view().stage is not Stage.OPEN:

@@ -28,6 +28,7 @@ def watch_sticks(
     disk: UUID,
     sticks: Sticks,
     devices: Callable[[], object],
+    unlock: Callable[[bytes], bool],
     settle: Callable[[], object] = lambda: run("udevadm", "settle"),
 ) -> None:
     """Try the sticks that are plugged in, and again whenever the disks have changed, until the disk is unlocked.
@@ -35,6 +36,7 @@ def watch_sticks(
     Args:
         disk: the container's identifier.
         devices: gives what is compared to see whether the disks have changed.
+        unlock: unlocks the disk with a key, and tells whether it did.
         settle: waits until udev knows them.
     """
     seen: object = None
@@ -46,7 +48,7 @@ def watch_sticks(
                 settle()
                 if not any(slot.use is Use.USB_KEY for slot in luks.slots()):
                     return
-                if any(_try(session, luks, key) for key in sticks.keys(disk)):
+                if any(_try(session, unlock, key) for key in sticks.keys(disk)):
                     print("the disk for the mail was unlocked by the key on a USB stick", flush=True)
                     return
             except (LuksError, DiskError, OSError, subprocess.CalledProcessError) as error:
@@ -62,10 +64,13 @@ def watching(
     disk: UUID,
     sticks: Sticks,
     devices: Callable[[], object],
+    unlock: Callable[[bytes], bool],
     settle: Callable[[], object] = lambda: run("udevadm", "settle"),
 ) -> Iterator[None]:
     """Do so beside the block, after which no stick is read any more, unless one hangs."""
-    thread = threading.Thread(target=watch_sticks, args=(session, luks, disk, sticks, devices, settle), daemon=True)
+    thread = threading.Thread(
+        target=watch_sticks, args=(session, luks, disk, sticks, devices, unlock, settle), daemon=True
+    )
     thread.start()
     try:
         yield
@@ -73,8 +78,8 @@ def watching(
         thread.join(_PATIENCE)
 
 
-def _try(session: Session, luks: Luks, key: bytes) -> bool:
-    return not session.finished.is_set() and session.offer(lambda: luks.open(key, Use.USB_KEY))
+def _try(session: Session, unlock: Callable[[bytes], bool], key: bytes) -> bool:
+    return not session.finished.is_set() and session.offer(lambda: unlock(key))
 
 
 def give_stick(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,10 @@ def test_cut_at_every_call_the_disk_opens_and_doing_it_again_ends_well(plugged: 
     assert calls >= 3, "before looking at the slots, before the new slot, and before its name"
 
 
+def _by(luks: Luks) -> Callable[[bytes], bool]:
+    return lambda key: luks.open(key, Use.USB_KEY)
+
+
 def _session(opened: list[str]) -> Session:
     def unlock(typed: str) -> bool:
         opened.append(typed)
@@ -223,7 +227,7 @@ def test_a_stick_that_is_plugged_in_later_unlocks(luks: Luks, plugged: Plugged) 
         return looks
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, _by(luks), lambda: None)
     assert looks == 2
     assert session.view().stage is Stage.OPEN
 
@@ -242,7 +246,7 @@ def test_no_stick_stays_mounted_when_somebody_else_was_faster(luks: Luks, plugge
         left.append(writable)
 
     sticks = Sticks(lambda: tuple(plugged.folders), slow)
-    with watching(session, luks, CONTAINER, sticks, lambda: 1, lambda: None):
+    with watching(session, luks, CONTAINER, sticks, lambda: 1, _by(luks), lambda: None):
         assert mounted.wait(5)
         session.unlock("right", stranger=False)
     assert left == [False]
@@ -251,7 +255,7 @@ def test_no_stick_stays_mounted_when_somebody_else_was_faster(luks: Luks, plugge
 def test_without_a_slot_for_it_no_stick_is_mounted(luks: Luks, plugged: Plugged) -> None:
     (plugged.folders[0] / _FILE).write_text(_KEYS[0].hex())
     session = _session([])
-    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: 1, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: 1, _by(luks), lambda: None)
     assert plugged.mounts == []
     assert session.view().stage is Stage.LOCKED
 
@@ -268,7 +272,7 @@ def test_a_wrong_key_leaves_the_page_to_whoever_types(luks: Luks, plugged: Plugg
         return len(plugged.mounts)
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, lambda: None)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, devices, _by(luks), lambda: None)
     assert opened == ["right"]
     assert session.view().stage is Stage.OPEN
 
@@ -287,7 +291,7 @@ def test_a_broken_header_or_stick_ends_nothing(
             raise LuksError("torn")
 
     session.finished.wait = lambda timeout=None: True  # type: ignore[method-assign]
-    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: looks, settle)
+    watch_sticks(session, luks, CONTAINER, plugged.sticks, lambda: looks, _by(luks), settle)
     assert "torn" in capsys.readouterr().out
     assert session.view().stage is Stage.OPEN
 
