@@ -33,8 +33,8 @@ _LOOK_AGAIN = 1.0
 
 
 _EXCHANGED = (
-    "the disk for the mail, {partition}, was unplugged or exchanged while the device waited: plug in the right one, and "
-    "start the device again"
+    "the disk for the mail, {partition}, was unplugged or exchanged while the device waited: plug in the right one, "
+    "and start the device again"
 )
 
 

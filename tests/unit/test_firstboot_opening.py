@@ -1,4 +1,4 @@
-"""The disk that is made or unlocked is the one that was looked at: somebody may exchange it while a person is waited for."""
+"""The disk that is made or unlocked is the one that was looked at: it may be exchanged while a person is waited for."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_disk_that_was_plugged_in_meanwhile_is_not_formatted(plugged: Plugged,
     record = Record(place=Place.OTHER, uuid=CONTAINER, encrypted=True, making=_PARTITION)
     plugged.partition = partition
     before = len(plugged.header.calls)
-    with pytest.raises(DiskError, match="was unplugged or exchanged .* start the device again"):
+    with pytest.raises(DiskError, match=r"was unplugged or exchanged .* start the device again"):
         plugged.opening(record).make(PASSPHRASE, RecoverySecret(bytes(16)), lambda _: None)
     assert len(plugged.header.calls) == before
     assert plugged.calls[0] == ("udevadm", "settle")
@@ -85,7 +85,7 @@ def test_nothing_that_was_plugged_in_meanwhile_is_unlocked(plugged: Plugged, exc
         case _:
             plugged.why = "the mail would be encrypted with cipher_null-ecb"
     before = len(plugged.header.calls)
-    with pytest.raises(LuksError, match="was unplugged or exchanged .* start the device again"):
+    with pytest.raises(LuksError, match=r"was unplugged or exchanged .* start the device again"):
         way.unlock(PASSPHRASE.decode())
     with pytest.raises(LuksError, match="was unplugged or exchanged"):
         way.unlock_by(b"of a stick")
