@@ -124,7 +124,8 @@ def _looked_at(browser: Chromium, name: str) -> None:
     browser.appear(1280, dark=False)
 
 
-def _wait(seen: Callable[[], bool], what: str) -> None:
+def wait_for(seen: Callable[[], bool], what: str) -> None:
+    """Wait until something is seen."""
     end = time.monotonic() + 20
     while not seen():
         assert time.monotonic() < end, f"{what}: not in time"
@@ -170,7 +171,7 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
             browser.look("navigator.clipboard.writeText = async text => { document.title = text }")
             tab_to(browser, "button Copy")
             browser.press("Enter")
-            _wait(lambda: "Copied" in browser.text, "the button says that it has copied")
+            wait_for(lambda: "Copied" in browser.text, "the button says that it has copied")
             assert browser.look("document.title") == device.rows[0]["value"]
         browser.open(f"{address}/dns")
         tab_to(browser, "textarea value1")
@@ -221,10 +222,10 @@ def test_the_steps_are_taken_by_keyboard(browser: Chromium, device: Device, plac
             browser.look("navigator.clipboard.writeText = async text => { document.title = text }")
             tab_to(browser, "button Copy")
             browser.press("Enter")
-            _wait(lambda: "Copied" in browser.text, "the button says that it has copied")
+            wait_for(lambda: "Copied" in browser.text, "the button says that it has copied")
             assert str(browser.look("document.title")).split() == _HERE.text.split()
             device.facts = facts(pairing=pairing(Stage.INSTALLING))
-            _wait(lambda: "which installs its software" in browser.text, "the page shows how far the relay is")
+            wait_for(lambda: "which installs its software" in browser.text, "the page shows how far the relay is")
         else:
             assert "Copy" not in browser.text
         _go(browser, address, "Pre-flight")
@@ -252,7 +253,7 @@ def test_a_page_that_waits_stays_until_something_has_changed(
         browser.open(f"{address}/message")
         browser.look("window.before = true")
         asked.clear()
-        _wait(lambda: "/message" in asked, "the page asks whether something has changed")
+        wait_for(lambda: "/message" in asked, "the page asks whether something has changed")
         assert browser.look("window.before") is True
         device.facts = facts(message=message(Fate.SENT))
         tab_to(browser, "input recipient")
