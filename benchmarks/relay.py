@@ -28,11 +28,11 @@ from benchmarks.kit.report import Row, megabytes, show
 from benchmarks.kit.root import root_and_scratch
 from builder.build import SOURCE
 from builder.errors import BuildError
-from builder.relay_files import RelaySetting, relay_files
 from model.tunnel import HOME_INTERFACE, RELAY_INTERFACE, Addresses, RelayEnd
 from tests.machine.machine import wait_for, why_not
 from tests.network.net import Namespace, join, namespace, wireguard
 from tests.network.postfix import POSTFIX_MASTER, running_postfix
+from tests.relay_files import RelaySetting, relay_files
 
 _ROUNDS = 12
 """A multiple of the number of orders."""

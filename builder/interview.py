@@ -232,8 +232,8 @@ def _relay(primary: str) -> Question:
         ("relays",),
         "--relay",
         "Relay (Enter: none)",
-        f"{_description(Site, 'relays')} While home is away it asks senders to try again, and stores nothing. "
-        f"{_description(Relay, 'address')}",
+        f"{_description(Site, 'relays')} While home is away it keeps mail, encrypted to a key that only your device "
+        f"has. {_description(Relay, 'address')}",
         f"mx.{primary}, if you are to rent a server, which `./darkpipe user-data` makes a relay. Enter for a trial.",
         _DONE,
     )

@@ -337,7 +337,7 @@ class Site(_Strict):
     relays: tuple[Relay, ...] = Field(
         (),
         description="Servers on the Internet that the world connects to. Without one, mail to others waits at home.",
-        examples=[[{"address": "mx.example.com", "offline": "tempfail"}]],
+        examples=[[{"address": "mx.example.com", "offline": "queue"}]],
     )
     disk: Disk = Field(
         description="The disk that holds the mail. There is no default: mail on a disk that is not encrypted must be "

@@ -52,7 +52,7 @@ def user_data(site: Path, provider: str, ssh_key: Path | None, output: Path | No
     if not wanted.relays:
         raise BuildError(
             f"{site}: found no relay, and user-data are for one",
-            "add `relays: [{address: mx.example.com, offline: tempfail}]` with your own domain",
+            "add `relays: [{address: mx.example.com}]` with your own domain",
         )
     key = public_key(ssh_key.read_text(encoding="utf-8", errors="replace")) if ssh_key else ""
     if output:

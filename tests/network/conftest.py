@@ -15,7 +15,6 @@ from builder.archive import Archive
 from builder.build import open_workshop
 from builder.cache import Cache
 from builder.progress import Stages
-from builder.relay_files import RelaySetting
 from builder.sandbox import remove_tree
 from model.mtls import MtlsHome, MtlsRelay
 from model.tunnel import HOME_FILE, Addresses, HomeEnd, RelayEnd
@@ -27,6 +26,7 @@ from tests.machine.machine import Machine, unpack, wait_for, why_not
 from tests.network.internet import Internet, make_internet
 from tests.network.net import Namespace, join, namespace
 from tests.network.relay import Relay, running_relay
+from tests.relay_files import RelaySetting
 
 RELAY_NAME = "mx.example.com"
 RELAY_ADDRESS, RELAY_ADDRESS_6 = "203.0.113.1", "2001:db8:1::1"

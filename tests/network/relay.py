@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.build import SOURCE
-from builder.relay_files import RelaySetting, relay_files
 from model.mtls import MtlsRelay
 from model.tunnel import RELAY_INTERFACE, RelayEnd
 from tests.machine.machine import wait_for
 from tests.network.net import Namespace, wireguard
 from tests.network.postfix import running_postfix
+from tests.relay_files import RelaySetting, relay_files
 
 
 @dataclass(frozen=True)

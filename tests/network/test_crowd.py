@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.relay_files import RelaySetting, relay_files
 from model.tunnel import RelayEnd
 from tests.machine.machine import wait_for
 from tests.network.conftest import ADDRESSES, DOMAINS, RELAY_ADDRESS, RELAY_NAME, SENDER_ADDRESS
 from tests.network.net import Namespace, join, namespace
+from tests.relay_files import RelaySetting, relay_files
 
 _KEY = "A" * 43 + "="
 

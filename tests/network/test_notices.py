@@ -21,7 +21,6 @@ import pyrage
 import pytest
 
 from builder.build import SOURCE
-from builder.relay_files import RelaySetting, relay_files
 from home.control_client import ControlClient, Home
 from home.relay_queue import RemoteQueue
 from model.control import QueueSettings, QueueStatus
@@ -36,6 +35,7 @@ from tests.network.net import Namespace, join, namespace
 from tests.network.outside import HOOK_NAME, RELAY_ADDRESS, SENDER, Outside, outside
 from tests.network.postfix import running_postfix
 from tests.network.smuggler import Smuggler
+from tests.relay_files import RelaySetting, relay_files
 
 _DAY = 24 * 3600.0
 _CONTROL = ("127.0.0.1", 2600)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from builder.relay_files import RelaySetting, relay_files
 from model.control import QueueSettings
 from model.envelope import Envelope
 from model.recipients import DomainRule, RecipientList
@@ -29,6 +28,7 @@ from tests.network.conftest import DOMAINS, RELAY_NAME, Ends, scratch_folder
 from tests.network.net import Namespace, namespace
 from tests.network.postfix import running_postfix
 from tests.network.smuggler import Smuggler, proxy_header
+from tests.relay_files import RelaySetting, relay_files
 from tests.sealed import opened
 
 _HOME = pyrage.x25519.Identity.generate()

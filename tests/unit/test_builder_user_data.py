@@ -22,7 +22,6 @@ import builder.bootstrap
 from bootstrap.ends import Bootstrap, make_bootstrap
 from builder.bootstrap import bootstrap_file, has_bootstrap, keys_folder, open_bootstrap
 from builder.errors import BuildError
-from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
 from home.pair_commands import read_bootstrap
 from model.accounts import first_accounts
@@ -31,6 +30,7 @@ from model.problems import Refusal
 from model.site import Relay, Site
 from model.tunnel import Addresses, HomeEnd, RelayEnd
 from stack.addresses import alias_domains
+from tests.relay_files import RelaySetting, relay_files
 
 
 def _public_key(kind: str, *parts: bytes) -> str:

@@ -17,7 +17,6 @@ from bootstrap.ends import Bootstrap, make_bootstrap
 from bootstrap.server import server_files
 from builder.bootstrap import open_bootstrap
 from builder.errors import BuildError
-from builder.relay_files import RelaySetting, relay_files
 from builder.user_data import LIMIT, next_steps, providers, user_data
 from home import openvpn_link
 from home.openvpn_link import OPENVPN, Management, OpenvpnLink, openvpn_settings, parse_management
@@ -26,6 +25,7 @@ from home.tunnel import Action, Make, Point, Resolve, Seen, State, decide
 from model.mtls import MtlsHome, MtlsRelay, read_home_end
 from model.site import Relay, Site, Transport
 from relay.tunnel_file import find_tunnel, read_openvpn
+from tests.relay_files import RelaySetting, relay_files
 
 _RELAY = Relay(address="mx.example.com", transport=Transport.MTLS)
 _STATE = ">INFO:OpenVPN Management Interface\r\n1795600360,CONNECTED,SUCCESS,,192.0.2.2,443,192.0.2.1,47116\r\nEND\r\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from bootstrap.server import server_files
-from builder.relay_files import RelaySetting, relay_files
 from model.tunnel import Addresses, RelayEnd
 from relay.render import RelayFile
 from stack.stack import Stack
+from tests.relay_files import RelaySetting, relay_files
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
