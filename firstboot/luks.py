@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -81,8 +81,8 @@ def cryptsetup(arguments: Sequence[str], secrets: Sequence[bytes] = ()) -> subpr
     """Run the tool; each secret is a file in memory that only it can open."""
     with ExitStack() as stack:
         descriptors = [stack.enter_context(_in_memory(secret)) for secret in secrets]
-        paths = [f"/dev/fd/{descriptor}" for descriptor in descriptors]
-        command = ["cryptsetup", "--batch-mode", *(argument.format(*paths) for argument in arguments)]
+        paths = {f"{{{place}}}": f"/dev/fd/{descriptor}" for place, descriptor in enumerate(descriptors)}
+        command = ["cryptsetup", "--batch-mode", *(paths.get(argument, argument) for argument in arguments)]
         return subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -132,10 +132,15 @@ class Luks:
             costs: None for a key that nobody can guess.
 
         Raises:
-            LuksError: it cannot be added, for instance because `known` is wrong.
+            LuksError: it cannot be added, for instance because `known` is wrong; nothing was changed.
         """
         number = self.add_unnamed(known, new, costs)
-        self._name(number, use)
+        try:
+            self._name(number, use)
+        except LuksError:
+            with suppress(LuksError):
+                self._run(("luksKillSlot", str(self.partition), str(number)))
+            raise
         return Slot(number, use)
 
     def add_unnamed(self, known: bytes, new: bytes, costs: Costs | None) -> int:

@@ -173,6 +173,20 @@ def test_what_a_cut_has_left_is_told_from_a_passphrase(header: Header2, luks: Lu
     assert luks.half_made() == ()
 
 
+def test_a_key_that_gets_no_name_does_not_stay(header: Header2, luks: Luks) -> None:
+    """The head has no room for one: the slot would open the disk, and the command says that it has failed."""
+
+    def narrow(words: Sequence[str], secrets: Sequence[bytes]) -> subprocess.CompletedProcess[str]:
+        if words[:2] == ("token", "import"):
+            return subprocess.CompletedProcess(words, 1, "", "Failed to import token from file.")
+        return header(words, secrets)
+
+    here = Luks(luks.partition, narrow)
+    with pytest.raises(LuksError, match=r"token failed .* import token"):
+        here.add(b"recovery", b"of a stick", Use.USB_KEY, None)
+    assert luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+
+
 def test_a_full_head_is_told(header: Header2, luks: Luks) -> None:
     header.slots |= dict.fromkeys(range(32), b"another")
     with pytest.raises(LuksError, match=r"32 keys.*revoke"):
@@ -222,6 +236,9 @@ def test_secrets_reach_the_tool_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.stdout.startswith("--batch-mode /dev/fd/")
     assert done.stdout.endswith(" onetwo")
     assert "one" not in " ".join(done.args)
+    tool.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
+    for name in ("/root/{0}.header", "/root/{.header", "/root/{own}"):
+        assert cryptsetup(("luksHeaderBackup", name), (b"one",)).stdout == f"--batch-mode luksHeaderBackup {name} "
 
 
 def test_a_token_may_come_before_its_slot_and_goes_with_it(header: Header2, luks: Luks) -> None:
