@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 import yaml
 
@@ -10,26 +12,30 @@ from home.relay_change import change_relay, kept_site
 from home.store import Store
 from model.document import LARGEST, SiteError, read_content
 from model.report import annotate
-from model.site import Relay, Site
+from model.site import Site
+
+_SITE = re.compile(rb"^version *:", re.MULTILINE)
+"""What a site file has, and what this command shows has not."""
 
 
 @click.command("settings")
-@click.argument("file", metavar="[SITE|-]", required=False)
+@click.argument("file", metavar="[FILE|-]", required=False)
 @json_option
 def relay_settings(file: str | None, as_json: bool) -> None:
-    """Show what this device's site says of its relay, or take `relays` from a SITE file, `-` for standard input.
+    """Show what this device's site says of its relay, or take it from a file, `-` for standard input.
 
-    Of the file nothing else is taken. The relay hears of it within half a minute, or when it answers again. Another
-    relay, or another transport, is no setting: see `darkpipe relay replace`.
+    The file is a site file, of which nothing but `relays` is taken, or what this command has shown, changed. The relay
+    hears of it within half a minute, or when it answers again. Another relay, or another transport, is no setting: see
+    `darkpipe relay replace`.
 
     \b
     Examples:
-      darkpipe relay settings
-      darkpipe relay settings site.yaml
+      darkpipe relay settings > relays.yaml
+      darkpipe relay settings relays.yaml
     """
     with in_words(as_json=as_json):
         if file is None:
-            _show(kept_site(Store()).relays, as_json=as_json)
+            _show(kept_site(Store()), as_json=as_json)
             return
         changed = change_relay(Store(), _read(file, as_json=as_json))
     if as_json:
@@ -44,16 +50,26 @@ def relay_settings(file: str | None, as_json: bool) -> None:
 
 def _read(file: str, *, as_json: bool) -> Site:
     try:
-        with click.open_file(file, "rb") as content:
-            return read_content(content.read(LARGEST + 1), "standard input" if file == "-" else file)
+        with click.open_file(file, "rb") as opened:
+            content = opened.read(LARGEST + 1)
+        if not _SITE.search(content):
+            # Behind it, so that the lines in complaints are those of the file.
+            content += b"\n" + _rest(kept_site(Store())).encode()
+        return read_content(content, "standard input" if file == "-" else file)
     except SiteError as error:
         if as_json:
             raise
         raise click.ClickException(annotate(error)) from None
 
 
-def _show(relays: tuple[Relay, ...], *, as_json: bool) -> None:
-    told = {"relays": [relay.model_dump(mode="json", exclude_none=True) for relay in relays]}
+def _rest(site: Site) -> str:
+    """Write what a site says besides its relay, without hashes of passwords, which a complaint would show."""
+    told = site.model_dump(mode="json", exclude={"relays": True, "users": {"__all__": {"password"}}})
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+
+
+def _show(site: Site, *, as_json: bool) -> None:
+    told = {"relays": [relay.model_dump(mode="json", exclude_none=True) for relay in site.relays]}
     if as_json:
         print_json(told)
     else:

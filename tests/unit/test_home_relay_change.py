@@ -83,17 +83,29 @@ def test_what_is_shown_can_be_changed_and_given_back(store: Store) -> None:
     run = CliRunner()
     shown = run.invoke(main, ["relay", "settings"]).output
     assert shown.startswith("relays:\n- address: mx.example.com\n  offline: queue\n")
-    head = "version: 1\ndomains: [example.com]\ndisk: {unlock: none}\nusers: [{address: a@example.com}]\n"
-    done = run.invoke(main, ["relay", "settings", "-"], input=head + shown.replace("queue", "tempfail"))
+    done = run.invoke(main, ["relay", "settings", "-"], input=shown.replace("queue", "tempfail"))
     assert (done.exit_code, done.output) == (0, "Changed: offline. The relay is told as soon as it answers.\n")
     assert read_site(store.site).relays[0].offline == "tempfail"
+    head = "version: 1\ndomains: [example.com]\ndisk: {unlock: none}\nusers: [{address: a@example.com}]\n"
     again = run.invoke(main, ["relay", "settings", "--json", "-"], input=head + shown.replace("queue", "tempfail"))
     assert json.loads(again.output) == {"changed": []}
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"relays: [{address: mx.example.com, offline: sometimes}]\n", b""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"users: []\n",
+        b"relays: [{address: 'mx.example.com\n",
+        b"relays: [{address: mx.example.com, offline: sometimes}]\n",
+        b"",
+    ],
+)
 def test_a_file_that_is_no_site_is_refused_in_words(store: Store, content: bytes) -> None:
     before = store.site.read_bytes()
+    told = CliRunner().invoke(main, ["relay", "settings", "-"], input=content).output
+    assert "$argon2id$" in store.site.read_text()
+    assert "$argon2id$" not in told
     for options in ([], ["--json"]):
         refused = CliRunner().invoke(main, ["relay", "settings", *options, "-"], input=content)
         assert refused.exit_code == 1
