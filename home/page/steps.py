@@ -192,8 +192,10 @@ class Steps:
             return await show(request, session, OLD_FORM, 403)
         try:
             asked = question(form)
-        except ValidationError:
-            return await show(request, session, "That is too long to be right.", 422)
+        except ValidationError as error:
+            kinds = {found["type"] for found in error.errors(include_url=False, include_context=False)}
+            text = "That is too long to be right." if "string_too_long" in kinds else "Choose one of each."
+            return await show(request, session, text, 422)
         except Denied as error:
             return await show(request, session, sentence(error), 422)
         try:

@@ -35,8 +35,8 @@ class Browser:
         """The header field."""
         return "; ".join(f"{name}={value}" for name, value in self.cookies.items() if value)
 
-    def get(self, path: str = "/", host: str = HOST) -> Answer:
-        return self._keep(self.send("GET", path, {"host": host}))
+    def get(self, path: str = "/", host: str = HOST, query: str = "") -> Answer:
+        return self._keep(self.send("GET", path, {"host": host}, query=query))
 
     def walk(self, path: str, method: str = "GET") -> Answer:
         """Go where an address bar or an old form leads, as browsers do: they ask for a page, and follow."""
@@ -49,7 +49,7 @@ class Browser:
         headers = {"host": HOST, "origin": f"https://{HOST}"}
         return self._keep(self.send("POST", path, headers, urlencode({"token": self.token, **fields}).encode()))
 
-    def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+    def send(self, method: str, path: str, headers: dict[str, str], body: bytes = b"", query: str = "") -> Answer:
         headers = {"cookie": self.cookie, "content-length": str(len(body)), **headers}
         headers.setdefault("content-type", "application/x-www-form-urlencoded")
         scope = {
@@ -60,7 +60,7 @@ class Browser:
             "scheme": "https",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
             "client": (self._address, 50000),

@@ -176,6 +176,8 @@ def test_two_different_passwords_and_what_is_too_long_are_refused_at_once(device
     assert (other.status, "two different passwords" in other.text) == (422, True)
     long = browser.post("/users/add", address="c" * 2000, password=_SECRET, again=_SECRET)
     assert (long.status, "too long" in long.text) == (422, True)
+    none = browser.post("/relay/begin", offline="queue")
+    assert (none.status, "Choose one of each." in none.text, "too long" in none.text) == (422, True, False)
     assert device.asked == []
 
 
@@ -187,6 +189,9 @@ def test_the_user_data_stand_there_to_be_copied_as_they_are(device: Device) -> N
     assert "UDP 51820" in text
     assert '<a href="/dns">' in text
     assert "Hetzner Cloud" in text
+    assert "Choose a provider above" in text
+    assert "no notes on any provider" not in text, "there are some"
+    assert "Choose a provider above" not in device.browser.get("/relay", query="provider=hetzner").text
     device.relay = _HERE.model_copy(update={"mtls": True, "ssh": True, "address": "203.0.113.7"})
     text = device.browser.get("/relay").text
     assert "TCP 22 and TCP 1194" in text.replace("\n", " ")
