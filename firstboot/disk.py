@@ -41,7 +41,7 @@ from firstboot.luks import Luks, LuksError
 from firstboot.luks_head import read_luks
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.measuring import Measurements, close_tpm, measure_settings
-from firstboot.opening import Places, check_head, open_disk
+from firstboot.opening import Places, check_empty, check_head, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.seed import SeedError
@@ -288,6 +288,7 @@ def _encrypted_system_data(partition: Path, record: Record | None, policy: Unloc
             record = Record(place=Place.SYSTEM, uuid=container.uuid, encrypted=True)
         else:
             # What may be there is the empty file system that this disk has got a moment ago.
+            check_empty(partition)
             besides = _besides(policy)
             record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, **besides)
         keep_record(_STATE, record)

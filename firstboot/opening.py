@@ -16,21 +16,26 @@ from firstboot.door import Door
 from firstboot.luks import MAPPED, Luks, LuksError, Use, close
 from firstboot.luks_head import read_luks
 from firstboot.other_disks import known_devices
-from firstboot.partitions import DiskError, run
+from firstboot.partitions import DiskError, label, run
 from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.relay_key import give_relay
 from firstboot.seed import SeedError
 from firstboot.stick_unlock import give_stick, watching
+from firstboot.superblock import read_btrfs
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import Sticks
 from firstboot.vault import Vault, this_machine
+from model.document import SEED_NAME
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at whether a disk that is not used is still there."""
 
+
+_NEW = 2**20
+"""Bytes that a btrfs which nobody has written to holds at most."""
 
 _EXCHANGED = (
     "the disk for the mail, {partition}, was unplugged or exchanged while the device waited: plug in the right one, "
@@ -211,6 +216,20 @@ def check_head(partition: Path) -> None:
     """
     if why := Luks(partition).why_not_ours():
         raise DiskError(not_ours(partition, why))
+
+
+def check_empty(partition: Path) -> None:
+    """Make sure that a partition which is going to be encrypted holds no mail, of a `state` that has lost its memory.
+
+    Raises:
+        DiskError: it does.
+    """
+    found = read_btrfs(partition)
+    if found and found.label == label("data") and found.used > _NEW:
+        raise DiskError(
+            f"{partition} holds a device's mail that is NOT encrypted, and {SEED_NAME} asks for encryption, which "
+            f"would destroy it. Write `unlock: none` into {SEED_NAME} to use it as it is, or write the image again"
+        )
 
 
 def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import struct
 import time
 import uuid
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from model.site import DataDisk, UnlockPolicy
 from tests.tiers import REPOSITORY
 from tests.unit.disk_world import DATA, EMPTY, OURS, PART, PHOTOS, SEED, STRANGER, THEIRS, VOLUME, World, world_maker
 from tests.unit.power_cut import at_every_step
+from tests.unit.test_firstboot_superblock import superblock
 
 
 @pytest.fixture
@@ -272,6 +274,26 @@ def test_a_finished_container_on_the_own_disk_is_adopted(new_world: Callable[...
     world = new_world("system", encrypted=True)
     _container(world.folder / "data", OURS, "darkpipe-data")
     assert world.find().record == Record(place=Place.SYSTEM, uuid=OURS, encrypted=True)
+
+
+@pytest.mark.parametrize(("used", "kept"), [(147456, False), (2**21, True)])
+def test_mail_that_is_not_encrypted_is_not_encrypted_over(
+    new_world: Callable[..., World], used: int, kept: bool
+) -> None:
+    """What mkfs.btrfs(8) makes holds 144 KiB; more than that was written by a device that has forgotten it."""
+    world = new_world("system", encrypted=True)
+    block = bytearray(superblock(1, 0))
+    block[32:48], block[299:312] = OURS.bytes, b"darkpipe-data"
+    struct.pack_into("<Q", block, 120, used)
+    (world.folder / "data").write_bytes(bytes(65536) + block)
+    if kept:
+        with pytest.raises(DiskError, match=r"holds a device's mail .* NOT encrypted.*`unlock: none`"):
+            world.find()
+        assert read_record(world.state) is None
+    else:
+        record = world.find().record
+        assert record is not None
+        assert record.making == "system"
 
 
 @pytest.mark.parametrize("has_boot", [False, True])

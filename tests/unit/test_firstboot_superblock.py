@@ -85,7 +85,7 @@ def test_it_says_whose_it_is_even_when_it_is_torn(disk: Path, sectors: int) -> N
     block = bytearray(superblock(13, 9))
     block[299:555] = b"darkpipe-data".ljust(256, b"\0")
     _write(disk, bytes(block[: 512 * sectors]))
-    assert read_btrfs(disk) == Btrfs(UUID(bytes=b"f" * 16), "darkpipe-data")
+    assert read_btrfs(disk) == Btrfs(UUID(bytes=b"f" * 16), "darkpipe-data", int.from_bytes([9] * 8))
 
 
 def test_what_is_no_btrfs_is_nobodys(tmp_path: Path) -> None:
