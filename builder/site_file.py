@@ -12,7 +12,7 @@ import yaml
 
 from builder.errors import BuildError
 from model.document import parse_site
-from model.site import Disk, Site, User
+from model.site import Disk, Relay, Site, User
 
 _WIDTH = 100
 _HEADER = (
@@ -25,9 +25,11 @@ def site_text(site: Site) -> str:
     values = site.model_dump(mode="json")
     parts = [_comment(_HEADER), "version: 1\n"]
     for name, field in Site.model_fields.items():
-        if name in {"version", "users", "disk"} or not values[name]:
+        if name in {"version", "relays", "users", "disk"} or not values[name]:
             continue
         parts.append(f"{_comment(field.description or '')}{name}: {_flow(values[name])}\n")
+    if site.relays:
+        parts.append(_relays(values["relays"]))
     parts.append(f"disk:\n{_disk(values['disk'])}")
     parts.append(_users(values["users"]))
     return "\n".join(parts)
@@ -69,6 +71,17 @@ def refuse_existing(path: Path) -> None:
     """
     if os.path.lexists(path):
         raise BuildError(f"{path} is there already, and is not overwritten", "name another file, or move that one away")
+
+
+def _relays(relays: list[dict[str, Any]]) -> str:
+    """Write address and policy of each, and what is not as it is by itself."""
+    lines = [f"{_comment(Site.model_fields['relays'].description or '')}relays:\n"]
+    for relay in relays:
+        lines.append(f"  - address: {_flow(relay['address'])}\n")
+        for name, field in Relay.model_fields.items():
+            if name == "offline" or (name != "address" and relay[name] != field.default):
+                lines.append(f"{_comment(field.description or '', '    ')}    {name}: {_flow(relay[name])}\n")
+    return "".join(lines)
 
 
 def _disk(disk: dict[str, Any]) -> str:

@@ -121,6 +121,8 @@ def test_flags_answer_everything(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     assert read_site(target).admin == "info@example.com"
     assert read_site(target).relays[0].address == "mx.example.com"
+    assert "relays:\n  - address: mx.example.com\n    # What the relay does" in target.read_text()
+    assert "null" not in target.read_text()
     assert f"./darkpipe user-data {target}" in made.stderr
 
 
