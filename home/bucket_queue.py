@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -11,7 +10,7 @@ from home.bucket import Bucket, Leftover, MissingError
 from home.control_errors import Unreachable
 from home.drain_journal import Journal
 from home.drain_run import Drain
-from home.relay_queue import GoneError, RelayQueue
+from home.relay_queue import GoneError, RelayQueue, Summed
 from model.control import PROTOCOL, Page, QueuedItem, QueueStatus
 from model.s3_objects import StoreError
 
@@ -50,7 +49,7 @@ class BucketQueue:
             GoneError: it is missing.
             ControlFailure: the store fails.
         """
-        summed = _Summed(into)
+        summed = Summed(into)
         try:
             self._bucket.download(self._leftover.folder, item, summed)
         except MissingError as error:
@@ -78,19 +77,6 @@ class BucketQueue:
         oldest = min((item.received for item in self._items.values()), default=None)
         epoch = self._leftover.head.epoch
         return QueueStatus(PROTOCOL, "", epoch, len(self._items), octets, oldest, octets, None, 0, 0)
-
-
-class _Summed:
-    """A file, and the sha256 of what is written to it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, octets: bytes, /) -> int:
-        """Write some octets."""
-        self.digest.update(octets)
-        return self._file.write(octets)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def read(path: Path) -> Document | None:
         return load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError:
+        raise PairingError(f"{path} is damaged; restore it from a backup") from None
 
 
 def write(path: Path, document: Document) -> None:

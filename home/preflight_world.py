@@ -106,7 +106,7 @@ def parse_visit(text: str) -> Visit | None:
 def fingerprint(path: Path) -> str | None:
     """Give the SHA-256 of the certificate in a PEM file that may hold a key as well; None without one."""
     try:
-        return digest(path.read_text()).hex()
+        return digest(path.read_text(encoding="ascii", errors="replace")).hex()
     except (FileNotFoundError, CertificateError):
         return None
 

@@ -67,7 +67,7 @@ class RemoteQueue:
 
     def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
         """Fetch an item's ciphertext and give its sha256."""
-        summed = _Summed(into)
+        summed = Summed(into)
         try:
             self._client.download(f"/items/{item.id}", summed, item.size)
         except Refused as error:
@@ -102,7 +102,7 @@ def _of(error: Refused) -> Exception:
     return (GoneError if error.status == HTTPStatus.NOT_FOUND else NotNowError)(error.found)
 
 
-class _Summed:
+class Summed:
     """A file, and the sha256 of what is written to it."""
 
     def __init__(self, file: BinaryIO) -> None:

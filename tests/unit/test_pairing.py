@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -344,6 +345,14 @@ def test_damaged_files_are_told_without_their_secrets(text: str) -> None:
         home_file.load(text)
     with pytest.raises(relay_file.DamagedError, match="damaged"):
         relay_file.load(text)
+
+
+def test_a_file_of_other_octets_is_damaged(tmp_path: Path) -> None:
+    (path := tmp_path / "state.json").write_bytes(b"\xff\x00")
+    with pytest.raises(home_file.PairingError, match="damaged"):
+        home_file.read(path)
+    with pytest.raises(relay_file.DamagedError, match="damaged"):
+        relay_file.read(path)
 
 
 def test_no_key_is_in_the_text_of_a_state() -> None:
