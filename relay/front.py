@@ -22,9 +22,10 @@ from model.control import QueuedItem
 from model.envelope import Envelope
 from relay.header import END_OF_HEADER
 from relay.reception import CHUNK, KEPT, PATIENCE, Incoming, Reception, TooLargeError, refusal, serve
+from relay.room import SpoolFullError
 from relay.server import BUSY, MOST
 from relay.smtp import Data, End, Event, Piece, Reply
-from relay.spool import Spool, SpoolError, SpoolFullError
+from relay.spool import Spool, SpoolError
 
 SMALL = 64 * 1024
 """Octets of a message that is held in memory until it has come whole."""

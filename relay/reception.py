@@ -13,9 +13,10 @@ from model.control import QueuedItem
 from model.envelope import Envelope
 from relay.envelope import envelope_of
 from relay.header import END_OF_HEADER, message_id_of, tls_of
+from relay.room import Room, SpoolFullError
 from relay.sender_policy import Asked, SenderPolicy
 from relay.smtp import Data, End, Event, Mail, Piece, Quit, Recipient, Reply, Reset, Session
-from relay.spool import Room, Spool, SpoolError, SpoolFullError
+from relay.spool import Spool, SpoolError
 
 PATIENCE = 300.0
 """Seconds for a client to say something, and to take an answer (RFC 5321 §4.5.3.2.7)."""

@@ -29,14 +29,12 @@ from relay.entry import IDENTIFIER, Entry, Index
 from relay.epoch import Sequence as Numbers
 from relay.files import PARTIAL, sync_folder, sync_together
 from relay.place import Place, PlaceError, Upload
+from relay.room import Room, SpoolFullError
 from relay.sealing import Sealing
 
 _T = TypeVar("_T")
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-OVERHEAD = 64 * 1024
-"""Octets that an item may take besides its message: the envelope, and what age and the file system add."""
 
 MOST_ITEMS = 30_000
 """Items that may wait: the index is in memory, and takes a third of a KiB for each."""
@@ -48,37 +46,8 @@ _UNSAID = 50 * 2**20
 """Octets that a message is taken to have, of which nothing was said, when there is another place for it."""
 
 
-class SpoolFullError(Exception):
-    """There is no room for a message; later there may be."""
-
-
 class SpoolError(Exception):
     """The disk does not do what it should; the text says what it said."""
-
-
-class Room:
-    """Room that is kept for one message.
-
-    Args:
-        promise: gets more of it.
-        away: whether it is in the place besides the disk.
-    """
-
-    def __init__(self, promise: Callable[[int], None], *, away: bool = False) -> None:
-        self._promise = promise
-        self.octets = 0
-        self.away = away
-
-    def grow_to(self, octets: int) -> None:
-        """Keep room for a message of so many octets.
-
-        Raises:
-            SpoolFullError: there is not so much left; what was kept stays so.
-        """
-        more = octets + OVERHEAD - self.octets
-        if more > 0:
-            self._promise(more)
-            self.octets += more
 
 
 @dataclass

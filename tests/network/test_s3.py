@@ -26,8 +26,9 @@ from model.recipients import DomainRule, RecipientList
 from model.s3 import Mode, S3Settings
 from model.s3_objects import Objects, open_store
 from relay.place import PlaceError
+from relay.room import SpoolFullError
 from relay.s3 import Rhythm, S3Place
-from relay.spool import Spool, SpoolFullError
+from relay.spool import Spool
 from tests.network.conftest import scratch_folder
 from tests.s3.proxy import WHEN_READ, WHEN_WRITTEN, Call, Fault, FaultProxy
 from tests.s3.server import ACCESS_KEY, BUCKET, SECRET_KEY, Server, running_server

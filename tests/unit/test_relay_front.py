@@ -19,9 +19,10 @@ import relay.front
 from model.control import QueuedItem
 from relay.front import SMALL, Front
 from relay.reception import Reception, Terms
+from relay.room import OVERHEAD, SpoolFullError
 from relay.sender_policy import SenderPolicy
 from relay.smtp import Reply
-from relay.spool import OVERHEAD, Spool, SpoolFullError
+from relay.spool import Spool
 from tests.machine.machine import wait_for
 from tests.sealed import opened
 

@@ -20,9 +20,10 @@ from model.control import QueuedItem
 from model.envelope import Envelope, Reader
 from relay.front import Front
 from relay.reception import Kept, Policy, Reception, Terms, converse
+from relay.room import OVERHEAD, Room, SpoolFullError
 from relay.server import Server
 from relay.smtp import Reply
-from relay.spool import OVERHEAD, Room, Spool, SpoolError, SpoolFullError
+from relay.spool import Spool, SpoolError
 from tests.machine.machine import wait_for
 from tests.sealed import opened
 

@@ -26,8 +26,9 @@ from model.envelope import LARGEST, MOST_RECIPIENTS, Envelope, EnvelopeError
 from relay.envelope import Item, envelope_of
 from relay.files import sync_together
 from relay.place import PlaceError
+from relay.room import OVERHEAD, SpoolFullError
 from relay.smtp import Mail, Recipient
-from relay.spool import INODES, OVERHEAD, Spool, SpoolError, SpoolFullError
+from relay.spool import INODES, Spool, SpoolError
 from tests.sealed import opened, sealed
 
 _HOME, _PAPER, _STRANGER = (pyrage.x25519.Identity.generate() for _ in range(3))

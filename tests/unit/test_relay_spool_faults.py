@@ -18,8 +18,9 @@ import pytest
 from model.control import QueuedItem
 from relay.envelope import envelope_of
 from relay.files import sync_folder
+from relay.room import SpoolFullError
 from relay.smtp import Mail, Recipient
-from relay.spool import Spool, SpoolError, SpoolFullError
+from relay.spool import Spool, SpoolError
 from tests.sealed import opened
 from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
 
