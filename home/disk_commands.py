@@ -121,7 +121,7 @@ def _seen(record: Record) -> tuple[dict[str, object], list[str]]:
     if record.making or not _MAPPED.exists():
         words = "going to be encrypted, and not made yet" if record.making else "encrypted, and locked"
         return {"encrypted": True, "locked": True}, [f"It is {words}: sudo darkpipe disk unlock"]
-    return look(Luks(mapped_partition()), record, _places(), _DATA, Sticks())
+    return look(Luks(mapped_partition()), record, _places(), _DATA, Sticks(), _LOCK)
 
 
 @disk.command("add-key")

@@ -13,8 +13,10 @@ from firstboot.luks import Luks, LuksError, Slot, Use
 from firstboot.partitions import DiskError
 from firstboot.relay_key import waits
 from firstboot.tpm_unlock import wants_tpm
+from firstboot.unlocking import Refused
 from firstboot.usb_key import Sticks
 from home.boot_stage import BootStageError
+from home.disk_lock import only_command
 from home.relay_policy import Places, helps, paired
 
 _WORDS = {
@@ -51,18 +53,21 @@ def policy_of(luks: Luks) -> Policy:
     return Policy.USB_KEY if Use.USB_KEY in uses else Policy.PASSPHRASE
 
 
-def look(luks: Luks, record: Record, places: Places, data: Path, sticks: Sticks) -> tuple[dict[str, object], list[str]]:
+def look(
+    luks: Luks, record: Record, places: Places, data: Path, sticks: Sticks, lock: Path
+) -> tuple[dict[str, object], list[str]]:
     """Give what is to be told of a disk that is unlocked: for programs, and in words.
 
     Args:
         data: folder where it is mounted.
         sticks: those that are plugged in are read, if the disk has keys on such.
+        lock: with which commands keep each other away: one of them may be writing to a stick.
 
     Raises:
         LuksError: the header cannot be read.
     """
     policy, slots, half_made = policy_of(luks), luks.slots(), luks.half_made()
-    notes, here = read_notes(luks, data), _plugged_in(luks, slots, record, sticks)
+    notes, here = read_notes(luks, data), _plugged_in(luks, slots, record, sticks, lock)
     help_here, trouble = _help(record, places)
     found: dict[str, object] = {
         "encrypted": True,
@@ -95,15 +100,16 @@ def _row(slot: Slot, notes: Mapping[int, KeyNote], here: frozenset[int]) -> dict
     return row | ({"plugged_in": True} if slot.number in here else {})
 
 
-def _plugged_in(luks: Luks, slots: Sequence[Slot], record: Record, sticks: Sticks) -> frozenset[int]:
+def _plugged_in(luks: Luks, slots: Sequence[Slot], record: Record, sticks: Sticks, lock: Path) -> frozenset[int]:
     """Tell which slots are those of the sticks that are plugged in."""
     numbers = [slot.number for slot in slots if slot.use is Use.USB_KEY]
     if not numbers:
         return frozenset()
     try:
-        keys = list(sticks.keys(record.uuid))
+        with only_command(lock):
+            keys = list(sticks.keys(record.uuid))
         return frozenset(number for key in keys for number in numbers if luks.fits_slot(key, number))
-    except (LuksError, DiskError, OSError, subprocess.CalledProcessError):
+    except (Refused, LuksError, DiskError, OSError, subprocess.CalledProcessError):
         return frozenset()  # it is a help, and no more
 
 

@@ -394,21 +394,32 @@ def test_a_stick_that_is_pulled_out_ends_no_status(device: Device, monkeypatch: 
     assert "slot 2: key on a USB stick\n" in device.run("disk", "status").output
 
 
-def test_one_command_changes_keys_at_a_time(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_command_changes_keys_at_a_time(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that revoke each other's passphrase would leave none; each has seen that one remains."""
     assert device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW)).exit_code == 0
     inner: list[Result] = []
+    status: list[str] = []
+    device.luks.add(_OLD.encode(), bytes(32), Use.USB_KEY, None)
+    (stick := tmp_path / "stick").mkdir()
+    (stick / f"darkpipe-{uuid.UUID(int=7)}.key").write_text(bytes(32).hex())
+    plugged = Plugged(stick)
+    monkeypatch.setattr(disk_commands, "Sticks", lambda: plugged.sticks)
+    assert "slot 3: key on a USB stick (plugged in now)" in device.run("disk", "status").output
+    plugged.mounts.clear()
 
     def meanwhile(*_: object, **__: object) -> str:
         monkeypatch.setattr(Tty, "ask", lambda *_, **__: _NEW)
+        status.append(device.run("disk", "status").output)
         inner.extend(device.run("disk", *words) for words in (("revoke", "1"), ("add-key",), ("change-policy", "tpm2")))
         return _OLD
 
     monkeypatch.setattr(Tty, "ask", meanwhile)
     assert device.run("disk", "revoke", "2").exit_code == 0
+    assert "slot 3: key on a USB stick\n" in status[0]
+    assert plugged.mounts == [], "a command may be writing to the stick"
     assert [result.exit_code for result in inner] == [1, 1, 1]
     assert all("nother `darkpipe disk` command is under way" in result.output for result in inner)
-    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE))
+    assert device.luks.slots() == (Slot(0, Use.RECOVERY), Slot(1, Use.PASSPHRASE), Slot(3, Use.USB_KEY))
     monkeypatch.setattr(Tty, "ask", device._ask)
     assert device.run("disk", "add-key", answers=(_OLD, _NEW, _NEW)).exit_code == 0, "it keeps nobody away for good"
 
