@@ -27,7 +27,7 @@ from home.relay_half import retire
 from home.relay_peer import FOLDER
 from home.s3_settings import S3KeyError
 from home.store import Store, StoreError, read_accounts
-from home.tunnel_service import FileError, read_home_end
+from home.tunnel_service import FileError, read_home_file
 from home.tunnel_state import is_up, read_tunnel
 from model.control_tls import CertificateError
 from model.document import SiteError, read_site
@@ -222,7 +222,7 @@ class Service:
         if not path.exists():
             return
         try:
-            bootstrap = read_home_end(path)
+            bootstrap = read_home_file(path)
         except FileError:
             print(UNREADABLE, flush=True)
             self._told = replace_told(self._told, wish=UNREADABLE)
@@ -315,7 +315,7 @@ def read_document(folder: Path, store: Store) -> Document | None:
     document = pairing_file.read(folder / STATE_FILE)
     if document is not None and document.kept.base is not None:
         return document
-    found = read_home_end(store.tunnel) if store.tunnel.exists() else None
+    found = read_home_file(store.tunnel) if store.tunnel.exists() else None
     # Anything else is another relay's bootstrap, put there before home was paired with the one before.
     if document is not None and found in {None, document.bootstrap, _next(document)}:
         return document
@@ -339,7 +339,7 @@ def take_first(folder: Path, store: Store) -> None:
     if not path.exists():
         return
     try:
-        if bootstrap := read_home_end(path):
+        if bootstrap := read_home_file(path):
             write_atomically(store.tunnel, bootstrap.model_dump_json().encode(), 0o600)
     except FileError:
         print(UNREADABLE, flush=True)

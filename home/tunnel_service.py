@@ -41,7 +41,7 @@ class FileError(Exception):
     """The file about the relay cannot be used; the text says why, and quotes no key."""
 
 
-def read_home_end(path: Path) -> mtls.AnyHome | None:
+def read_home_file(path: Path) -> mtls.AnyHome | None:
     """Read home's half of what the two ends know; None while there is none.
 
     Args:
@@ -220,7 +220,7 @@ class _Idle:
 
 def _begin(credential: Path) -> Keeper | _Idle:
     try:
-        home = read_home_end(credential)
+        home = read_home_file(credential)
     except FileError as error:
         print(error, flush=True)
         return _Idle(str(error))

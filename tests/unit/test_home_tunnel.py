@@ -14,7 +14,7 @@ import pytest
 
 from home.tunnel import QUIET, ROUND, STALE, TRY, Action, Make, Point, Resolve, Seen, State, decide, in_turn
 from home.tunnel_link import Reading, address_commands, endpoint, parse_dump, wireguard_settings
-from home.tunnel_service import FileError, Version, is_outdated, look_up, read_home_end
+from home.tunnel_service import FileError, Version, is_outdated, look_up, read_home_file
 from home.tunnel_state import SILENT, Noted, note, read_tunnel, shown
 from model.tunnel import HomeEnd
 
@@ -269,20 +269,20 @@ def test_wireguard_is_told_the_keys() -> None:
 def test_homes_half_is_read(tmp_path: Path) -> None:
     path = tmp_path / "relay.json"
     path.write_text("\n")
-    assert read_home_end(path) is None
+    assert read_home_file(path) is None
     path.write_text(HOME.model_dump_json())
-    assert read_home_end(path) == HOME
+    assert read_home_file(path) == HOME
 
 
 def test_a_damaged_file_is_told_of_and_no_key_with_it(tmp_path: Path) -> None:
     path = tmp_path / "relay.json"
     path.write_text(json.dumps({**HOME.model_dump(mode="json"), "port": 70000, "relay_key": KEY[:20]}))
     with pytest.raises(FileError, match=r"damaged: relay_key: .*port: ") as caught:
-        read_home_end(path)
+        read_home_file(path)
     assert KEY[:20] not in str(caught.value)
     path.write_text(HOME.model_dump_json()[:60])
     with pytest.raises(FileError) as caught:
-        read_home_end(path)
+        read_home_file(path)
     assert KEY[:20] not in str(caught.value)
 
 
