@@ -13,6 +13,7 @@ import base64
 import imaplib
 import re
 import ssl
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -46,6 +47,8 @@ _RELAY = Site(1)
 _ADMINISTRATOR = "nine slow trains by night"
 _PATIENCE = 1800.0
 """Seconds; all of them share two slow processors."""
+_PAUSE = 60
+"""Seconds between two looks at what costs the device time."""
 
 _REVERSE = "1.18.198.in-addr.arpa"
 _ZONES = ("example.com", "example.org", _REVERSE)
@@ -97,13 +100,18 @@ class Evening:
         self.home.lines("getent ahostsv4 ns1.example.net")
 
     def show(self, expected: str, path: str = "") -> None:
-        """Open the page until it shows a text: the device may be starting."""
+        """Open a page, and wait until it shows a text; it is opened again seldom, since the device has other work."""
+        opened = float("-inf")
 
         def shows() -> bool:
+            nonlocal opened
             try:
-                self.browser.open(f"{self.address}{path}")
+                if time.monotonic() > opened + _PAUSE:
+                    self.browser.open(f"{self.address}{path}")
+                    opened = time.monotonic()
                 return expected in self.browser.text
             except BrowserError:
+                time.sleep(5)  # it is starting, or the page is just replaced
                 return False
 
         wait_for(shows, f"the page says: {expected}", _PATIENCE)
@@ -138,7 +146,8 @@ class Evening:
     def wait_until_paired(self) -> None:
         """Wait until home says that it and its relay are paired."""
         paired = 'darkpipe pair --json | grep --quiet \'"stage": "paired"\''
-        wait_for(lambda: self.home.run(paired).status == 0, "home and relay are paired", _PATIENCE)
+        paused = f"sleep {_PAUSE}; {paired}"
+        wait_for(lambda: self.home.run(paused).status == 0, "home and relay are paired", _PATIENCE)
 
     def make_user_data(self) -> str:
         """Have the page make user-data for a new relay, and copy them."""
