@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from home.configure import known_accounts
 from home.store import Store, StoreError
 from model.document import check_values, dump_site, read_site
-from model.mtls import MtlsHome, read_home_end
+from model.mtls import AnyHome, MtlsHome, read_home_end
 from model.problems import Kind, Refusal
 from model.site import Relay, Site, Transport
 from stack.durable import write_atomically
@@ -42,14 +42,18 @@ def change_relay(store: Store, given: Site) -> tuple[str, ...]:
 
 
 def kept_site(store: Store) -> Site:
-    """Read the site of a device that was set up.
+    """Read the site of a device that was set up; its relay may have been replaced since by one of another transport.
 
     Raises:
         Refusal: it was not.
-        SiteError, StoreError: a file cannot be used.
+        SiteError, StoreError, OSError: a file cannot be used.
     """
     known_accounts(store)
-    return read_site(store.site)
+    site, home = read_site(store.site), _home(store)
+    if not home or not site.relays:
+        return site
+    transport = Transport.MTLS if isinstance(home, MtlsHome) else Transport.WIREGUARD
+    return site.model_copy(update={"relays": (site.relays[0].model_copy(update={"transport": transport}),)})
 
 
 def _relay(site: Site, whose: str, remedy: str) -> Relay:
@@ -58,20 +62,21 @@ def _relay(site: Site, whose: str, remedy: str) -> Relay:
     return site.relays[0]
 
 
-def _require_same(store: Store, before: Relay, after: Relay) -> None:
-    """Refuse another relay. It counts what home goes by: the relay may have been replaced since the site was kept."""
+def _home(store: Store) -> AnyHome | None:
     try:
-        home = read_home_end(store.tunnel.read_bytes()) if store.tunnel.exists() else None
+        return read_home_end(store.tunnel.read_bytes()) if store.tunnel.exists() else None
     except ValidationError:
         raise StoreError(f"{store.tunnel} is damaged, and with it the keys of the relay") from None
+
+
+def _require_same(store: Store, before: Relay, after: Relay) -> None:
+    """Refuse another relay."""
+    home = _home(store)
     addresses = {before.address, home.relay} if home else {before.address}
-    transport = before.transport
-    if home:
-        transport = Transport.MTLS if isinstance(home, MtlsHome) else Transport.WIREGUARD
     remedy = "for another relay make other keys (`./darkpipe user-data --renew`, then `darkpipe relay replace`)"
     if after.address not in addresses:
         expected = " or ".join(sorted(addresses))
         raise Refusal(Kind.IN_USE, f"`address: {after.address}`", f"`{expected}`, the relay that home has", remedy)
-    if after.transport is not transport:
-        expected = f"`transport: {transport}`, for which the relay was made"
+    if after.transport is not before.transport:
+        expected = f"`transport: {before.transport}`, for which the relay was made"
         raise Refusal(Kind.IN_USE, f"`transport: {after.transport}`", expected, remedy)

@@ -71,7 +71,9 @@ def test_the_relay_that_replaced_the_first_one_counts(store: Store) -> None:
     other = Relay.model_validate({"address": "vps.example.net", "transport": "mtls"})
     store.tunnel.write_text(make_bootstrap(other).home.model_dump_json())
     given = parse_site(_TEXT.replace("mx.example.com", "vps.example.net") % "transport: mtls", "mine")
-    assert change_relay(store, given) == ("address", "transport")
+    assert "transport: mtls" in CliRunner().invoke(main, ["relay", "settings"]).output
+    assert change_relay(store, given) == ("address",)
+    assert read_site(store.site).relays[0].transport == "mtls"
     with pytest.raises(Refusal, match="transport: wireguard"):
         change_relay(store, parse_site(_TEXT.replace("mx.example.com", "vps.example.net") % "offline: queue", "mine"))
     store.tunnel.write_text("{}")
