@@ -7,7 +7,7 @@ the same address, and shows the code once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from firstboot.unlock_socket import Asking, serve
 from firstboot.why import reason
 from firstboot.wipe import wipe
 from model.document import SEED_NAME, SiteError, dump_site, read_site
+from model.first_site import answers_in
 from model.report import annotate
 from model.site import Disk as Wish
 from model.site import Site, UnlockPolicy
@@ -118,7 +119,7 @@ class Door:
                 wrong = error
         self._say(annotate(wrong))
         print(wrong, flush=True)
-        return self._ask(f"{reason(wrong)}\n{_REPLACED}", lambda: False)
+        return self._ask(f"{reason(wrong)}\n{_REPLACED}", lambda: False, answers_in(wrong.text))
 
     def ask(self, until: Callable[[], bool]) -> Wish | None:
         """Ask for a site, and wait for one.
@@ -142,9 +143,9 @@ class Door:
         if self._asking:
             self._asking.tell(text)
 
-    def _ask(self, problems: str, until: Callable[[], bool]) -> Wish | None:
+    def _ask(self, problems: str, until: Callable[[], bool], draft: Mapping[str, str] | None = None) -> Wish | None:
         if self._asking is None:
-            self._asking = SiteSession(self.code, self._keep, self._policies(), problems)
+            self._asking = SiteSession(self.code, self._keep, self._policies(), problems, draft)
             self.open(self._asking)
             print("the device has brought no site, and asks for one", flush=True)
         while not self._asking.finished.wait(_LOOK_AGAIN):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from firstboot.console_code import ConsoleCode, WrongCode
 from firstboot.unlocking import Refused, Stage, View
+from model.document import SEED_NAME
 from model.first_site import Answer, Complaint, NoSiteError, first_site
 from model.site import Site, UnlockPolicy
 
+_FROM_FILE = f"What you have left empty is filled in from {SEED_NAME}: look at it, and send the form."
 _ALREADY = "the device has a site already"
 _TAKEN = "looking at the disks"
 
@@ -22,10 +24,12 @@ class Judged:
     Args:
         grant: shown in place of the code from now on.
         complaints: what is wrong; none: the site is kept.
+        answers: what was judged, to be shown again.
     """
 
     grant: str
     complaints: tuple[Complaint, ...] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 class SiteSession:
@@ -36,16 +40,23 @@ class SiteSession:
         keep: keeps a site so that a power cut does not take it away.
         policies: ways to unlock the disk that this device has.
         problems: what is wrong with the site that lies on the boot partition; empty when there is none.
+        draft: what that says, by `Answer`; whoever has shown the code sees it in the fields that they left empty.
     """
 
     def __init__(
-        self, code: ConsoleCode, keep: Callable[[Site], None], policies: Sequence[UnlockPolicy], problems: str = ""
+        self,
+        code: ConsoleCode,
+        keep: Callable[[Site], None],
+        policies: Sequence[UnlockPolicy],
+        problems: str = "",
+        draft: Mapping[str, str] | None = None,
     ) -> None:
         self.code = code
         self.policies = tuple(policies)
         self.finished = threading.Event()
         self.site: Site | None = None
         self._keep = keep
+        self.draft = draft or {}
         self._problems = problems
         self._text = _TAKEN
         self._busy = threading.Lock()
@@ -67,13 +78,20 @@ class SiteSession:
             self.code.check(code)
         except WrongCode as error:
             raise Refused(str(error)) from None
+        from_file: tuple[Complaint, ...] = ()
+        # Only who sees it there can have emptied a field of it.
+        if self.draft and not self.site and code != self.code.grant:
+            answers = {answer: answers.get(answer, "").strip() or self.draft.get(answer, "") for answer in Answer}
+            from_file = (Complaint(None, _FROM_FILE),)
         with self._busy:
             try:
                 site = self._judge(answers)
             except NoSiteError as error:
                 if self.site:
                     raise Refused(_ALREADY) from None
-                return Judged(self.code.grant, error.complaints)
+                return Judged(self.code.grant, from_file + error.complaints, answers)
+            if from_file:
+                return Judged(self.code.grant, from_file, answers)
             if self.site:
                 if site == self.site:
                     return Judged(self.code.grant)

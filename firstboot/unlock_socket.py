@@ -42,6 +42,7 @@ class Seen:
         own_code: whether that is the owner's own, which is not shown.
         refused_code: why the owner's own is not taken; empty when it is, or there is none.
         policies: ways to unlock the disk that this device has, while it asks for a site.
+        draft: whether there is a site file that cannot be used, and that the form can be filled in from.
     """
 
     view: View
@@ -50,6 +51,7 @@ class Seen:
     own_code: bool = False
     refused_code: str = ""
     policies: tuple[UnlockPolicy, ...] = ()
+    draft: bool = False
 
 
 class UnlockClient:
@@ -67,13 +69,14 @@ class UnlockClient:
         answer = self._ask({"do": "see"})
         view = View(Stage(answer["stage"]), answer["text"], tuple(answer["asked"]), answer["wait"])
         policies = tuple(map(UnlockPolicy, answer["policies"]))
-        return Seen(view, answer["fingerprint"], answer["code"], answer["own_code"], answer["refused_code"], policies)
+        own, refused = answer["own_code"], answer["refused_code"]
+        return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, answer["draft"])
 
     def take_site(self, answers: Mapping[str, str], code: str) -> Judged:
         """Answer what a device asks that has brought no site."""
         answer = self._ask({"do": "site", "answers": dict(answers), "code": code})
         complaints = tuple(Complaint(Answer(name) if name else None, text) for name, text in answer["complaints"])
-        return Judged(answer["grant"], complaints)
+        return Judged(answer["grant"], complaints, answer["answers"])
 
     def choose(self, passphrase: str, code: str = "") -> str:
         """Choose the passphrase of a new disk; gives the recovery secret in its written form."""
@@ -145,7 +148,7 @@ def _do_site(asking: SiteSession, question: Mapping[str, Any]) -> Mapping[str, A
     answers = {str(name): str(text) for name, text in question["answers"].items()}
     judged = asking.take(answers, str(question["code"]))
     complaints = [(complaint.answer or "", complaint.text) for complaint in judged.complaints]
-    return {"grant": judged.grant, "complaints": complaints}
+    return {"grant": judged.grant, "complaints": complaints, "answers": dict(judged.answers)}
 
 
 def _do(session: Session, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any] | None:
@@ -177,4 +180,5 @@ def _see(asking: Asking, fingerprint: str, *, stranger: bool) -> Mapping[str, An
         "own_code": needed and asking.code.own,
         "refused_code": asking.code.refusal if needed else "",
         "policies": asking.policies if isinstance(asking, SiteSession) else (),
+        "draft": isinstance(asking, SiteSession) and bool(asking.draft),
     }

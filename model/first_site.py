@@ -11,7 +11,9 @@ from typing import Any
 from model.document import check_values
 from model.passwords import GENERATE
 from model.problems import Finding, Kind
-from model.site import DataDisk, OfflinePolicy, Site, Transport
+from model.site import DataDisk, OfflinePolicy, Site, Transport, UnlockPolicy
+from model.yaml_faults import SyntaxFault
+from model.yaml_tree import read_tree
 
 
 class Answer(StrEnum):
@@ -82,6 +84,50 @@ def first_site(answers: Mapping[str, str]) -> Site:
     if findings := check_values(data):
         raise NoSiteError(tuple(dict.fromkeys(_complaint(finding) for finding in findings)))
     return Site.model_validate(data)
+
+
+def answers_in(text: str) -> dict[str, str]:
+    """Read what a site file says of that which the page asks, though the file as a whole cannot be used.
+
+    Returns:
+        Texts by `Answer`, as a person would type them; what is missing, or is none of the choices, is not there.
+    """
+    try:
+        data = read_tree(text).data
+    except SyntaxFault:
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    users = [_mailbox_text(user) for user in _maps(data.get("users"))]
+    relay = next(iter(_maps(data.get("relays"))), {})
+    disk = next(iter(_maps([data.get("disk")])), {})
+    found = {
+        Answer.DOMAINS: " ".join(_texts(data.get("domains"))),
+        Answer.OWNER: users[0] if users else "",
+        Answer.OTHERS: "\n".join(filter(None, users[1:])),
+        Answer.RELAY: " ".join(_texts([relay.get("address")])),
+        Answer.OFFLINE: _choice(relay.get("offline"), OfflinePolicy),
+        Answer.TRANSPORT: _choice(relay.get("transport"), Transport),
+        Answer.DATA: _choice(disk.get("data"), DataDisk),
+        Answer.UNLOCK: _choice(disk.get("unlock"), UnlockPolicy),
+    }
+    return {str(answer): text for answer, text in found.items() if text}
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _mailbox_text(user: dict[str, Any]) -> str:
+    return " ".join(_texts([user.get("address")]) + _texts(user.get("aliases")))
+
+
+def _choice(value: Any, choices: type[StrEnum]) -> str:
+    return value if isinstance(value, str) and value in set(choices) else ""
 
 
 def _composed(answers: Mapping[str, str]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Page:
             return await self._render(request, sentence(error), status=422, typed=typed, doubted=doubted)
         if judged.complaints:
             response = await self._render(
-                request, NOTHING_KEPT, status=422, typed=typed, complaints=judged.complaints, known=True
+                request, NOTHING_KEPT, status=422, typed=judged.answers, complaints=judged.complaints, known=True
             )
         else:
             response = RedirectResponse("/", 303)
@@ -134,6 +134,8 @@ class Page:
             self._was_locked = seen.view.stage not in {Stage.SITE, Stage.TAKEN}
         except Refused:
             seen = _GONE
+        is_known = not doubted and (_GRANT in request.cookies if known is None else known)
+        free = seen.draft and not is_known
         groups = recovery.split("-") if recovery else []
         response = self._frame.render(
             request,
@@ -145,8 +147,9 @@ class Page:
             groups=groups,
             was_locked=self._was_locked,
             shortest=SHORTEST,
-            form=SiteForm(seen.policies, typed or {}, complaints),
-            known=not doubted and (_GRANT in request.cookies if known is None else known),
+            form=SiteForm(seen.policies, typed or {}, complaints, blank=free),
+            free=free,
+            known=is_known,
         )
         if doubted:
             response.delete_cookie(_GRANT, path="/", secure=True, httponly=True, samesite="strict")

@@ -108,11 +108,13 @@ class SiteForm:
         policies: ways to unlock the disk that the device has.
         typed: what was typed before, by name of the field.
         complaints: about that.
+        blank: whether nothing is chosen to begin with, since a file may say it.
     """
 
     policies: Sequence[UnlockPolicy]
     typed: Mapping[str, str]
     complaints: Sequence[Complaint] = ()
+    blank: bool = False
 
     def complaint(self, name: str) -> str:
         """Give what is wrong with a field; empty when nothing is."""
@@ -125,7 +127,7 @@ class SiteForm:
 
     def value(self, name: str) -> str:
         """Give what was typed, or what is there to begin with."""
-        return self.typed.get(name, "") or _TO_BEGIN_WITH.get(name, "")
+        return self.typed.get(name, "") or ("" if self.blank else _TO_BEGIN_WITH.get(name, ""))
 
     def choices(self, name: str) -> Sequence[Choice]:
         """Give what can be chosen."""

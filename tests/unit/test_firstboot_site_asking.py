@@ -49,11 +49,12 @@ class Asked:
     broken: bool = False
     now: float = 100.0
     problems: str = ""
+    draft: dict[str, str] = field(default_factory=dict)
     own: str = ""
 
     def session(self) -> SiteSession:
         code = ConsoleCode(lambda: self.now, self.own)
-        return SiteSession(code, self.keep, (UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE), self.problems)
+        return SiteSession(code, self.keep, (UnlockPolicy.NONE, UnlockPolicy.PASSPHRASE), self.problems, self.draft)
 
     def keep(self, site: Site) -> None:
         if self.broken:
@@ -222,6 +223,51 @@ def test_problems_of_a_wrong_file_are_shown_beside_the_form(asked: Asked) -> Non
     assert "line 3: found <b>" in html.unescape(text)
     assert "<b>" not in text
     assert "<form" in text
+
+
+def test_only_what_a_wrong_file_does_not_say_is_asked(asked: Asked) -> None:
+    """The file names all but what unlocks the disk; who has not shown the code sees nothing of it."""
+    asked.problems = "darkpipe.yaml on the boot partition cannot be used.\nfound no unlock"
+    asked.draft = {
+        "domains": "example.com",
+        "owner": "alice@example.com",
+        "relay": "mx.example.com",
+        "offline": "tempfail",
+        "data": "usb",
+    }
+    session = asked.session()
+    with serve(session, "AB", asked.path, group=None):
+        browser = asked.browser()
+        shown = browser.get().text
+        assert "Type the code alone" in shown
+        assert "has brought no domain" not in shown
+        assert "alice@example.com" not in shown
+        assert 'mx.example.com"' not in shown
+        assert not re.findall(r'<input name="(?!code)[^>]* required|radio[^>]* (?:required|checked)', shown)
+        assert "alice@example.com" not in browser.post("/site", code="1").text
+        filled = browser.post("/site", code=session.code.shown)
+        assert (filled.status, asked.kept) == (422, [])
+        assert 'value="alice@example.com"' in filled.text
+        assert 'value="tempfail" checked' in filled.text
+        assert 'value="usb" checked' in filled.text
+        assert 'value="wireguard" checked' in filled.text
+        assert "filled in from darkpipe.yaml" in filled.text
+        assert "Nothing is chosen yet" in filled.text
+        # From now on the form counts as it is: who wants no relay empties the field.
+        sent = {"domains": "example.com", "owner": "alice@example.com", "data": "usb", "unlock": "none"}
+        assert browser.post("/site", **sent).status == 303
+        (site,) = asked.kept
+        assert (site.relays, site.disk.data) == ((), "usb")
+
+
+def test_what_a_file_says_is_seen_before_it_counts(asked: Asked) -> None:
+    asked.draft = {**_ANSWERS, "relay": "mx.example.com"}
+    session = asked.session()
+    judged = session.take({}, session.code.shown)
+    assert asked.kept == []
+    assert [complaint.answer for complaint in judged.complaints] == [None]
+    assert session.take(judged.answers, judged.grant).complaints == ()
+    assert [site.relays[0].address for site in asked.kept] == ["mx.example.com"]
 
 
 def test_the_console_shows_the_way_until_somebody_was_there(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

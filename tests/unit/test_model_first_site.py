@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from model.document import dump_site, parse_site
-from model.first_site import Answer, NoSiteError, first_site
+from model.first_site import Answer, NoSiteError, answers_in, first_site
 from model.site import DataDisk, OfflinePolicy, Site, Transport, UnlockPolicy
 
 _ANSWERS = {"domains": "example.com", "owner": "alice@example.com", "unlock": "none"}
@@ -74,6 +74,42 @@ def test_who_wants_the_relays_help_without_one_hears_of_the_form_and_not_of_a_fi
     assert complaint.answer is Answer.UNLOCK
     assert "name or address above, with WireGuard" in complaint.text
     assert "`" not in complaint.text
+
+
+_FILE = """\
+domains: [example.com, example.org]
+users:
+  - address: alice@example.com
+    aliases: [info@example.org]
+    password: a secret of mine
+  - address: bob@example.com
+relays:
+  - {address: mx.example.com, transport: pigeon}
+disk: {data: usb}
+colour: green
+"""
+
+
+def test_what_a_file_says_is_read_as_a_person_would_type_it() -> None:
+    found = answers_in(_FILE)
+    assert found == {
+        "domains": "example.com example.org",
+        "owner": "alice@example.com info@example.org",
+        "others": "bob@example.com",
+        "relay": "mx.example.com",
+        "data": "usb",
+    }
+    site = first_site({**found, "unlock": "none"})
+    assert [user.address for user in site.users] == ["alice@example.com", "bob@example.com"]
+    assert answers_in(dump_site(site)) == {**found, "offline": "queue", "transport": "wireguard", "unlock": "none"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "- 1", "domains: [", "domains: 1", "users: [1, {address: [x]}]", "relays: {}", "disk: usb", "a: *b"],
+)
+def test_a_file_that_says_nothing_of_it_fills_in_nothing(text: str) -> None:
+    assert answers_in(text) == {}
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
