@@ -37,14 +37,15 @@ const waiting = document.querySelector("[data-reload]");
 if (waiting) {
   let turns = 0;
   const place = waiting.dataset.reload;
+  const typing = () => [...document.querySelectorAll("input:not([type=hidden])")].some(field => field.value);
   const look = async () => {
-    const typing = [...document.querySelectorAll("input:not([type=hidden])")].some(field => field.value);
-    if (!typing && !document.hidden) {
+    if (!typing() && !document.hidden) {
       const answer = await fetch(place).catch(() => null);
       const text = answer && answer.ok ? await answer.text() : "";
       // While nothing has changed, nobody is interrupted who reads, or has it read to them.
       const now = new DOMParser().parseFromString(text, "text/html").querySelector("[data-reload]");
-      if (text && now?.textContent !== waiting.textContent) return location.replace(place);
+      // Somebody may have begun to type while the answer came.
+      if (text && !typing() && now?.textContent !== waiting.textContent) return location.replace(place);
     }
     if (++turns < MOST) setTimeout(look, EVERY);
   };
