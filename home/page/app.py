@@ -75,7 +75,7 @@ class Page:
             complaint,
             inside=True,
             problems=status.problems,
-            cards=cards(status, shown=facts is not None and has_shown_mail(facts)),
+            cards=cards(status, shown=bool(facts and has_shown_mail(facts)), relay=facts is None or bool(facts.relay)),
             steps=found,
             relay=facts.relay if facts else "",
             next_step=next_step(found),

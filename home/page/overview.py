@@ -44,15 +44,16 @@ class Card:
     link: tuple[str, str] | tuple[()] = ()
 
 
-def cards(status: Status, *, shown: bool = True) -> tuple[Card, ...]:
+def cards(status: Status, *, shown: bool = True, relay: bool = True) -> tuple[Card, ...]:
     """Give the cards of mail, relay, disk, DNS, queue, services and system, in this order.
 
     Args:
         shown: whether a pre-flight has shown that mail comes and goes.
+        relay: whether the site names one.
     """
     now = status.clock.now
     return (
-        _mail(status, shown=shown),
+        _mail(status, shown=shown, relay=relay),
         _relay(status.tunnel, now),
         _disk(status.disk),
         _dns(status.seen.dns if status.seen else None),
@@ -72,13 +73,13 @@ def age(duration: timedelta) -> str:
     return "a moment"
 
 
-def _mail(status: Status, *, shown: bool) -> Card:
+def _mail(status: Status, *, shown: bool, relay: bool) -> Card:
     if not status.ready:
         return Card("Mail", Mood.BAD, "No mail is taken", ("What keeps it away stands above.",))
     if not shown:
         why = "Whether it comes and goes through the relay, no pre-flight has shown."
         return Card("Mail", Mood.WATCH, "This device would take mail", (why,))
-    if status.seen is not None and not status.seen.relay:
+    if not relay:
         why = "Without a relay the world does not reach this device, and mail to others waits here."
         return Card("Mail", Mood.WATCH, "Mail is taken at home only", (why,), link=("/relay", "Give it a relay"))
     if status.problems:
