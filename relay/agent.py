@@ -56,6 +56,7 @@ class Agent:
         self._server: ControlServer | None = None
         self._serving: threading.Thread | None = None
         self._updates = Updates(system)
+        self._applying = threading.Lock()
 
     def look(self) -> None:
         """Let time pass, and serve by the keys that are in use now."""
@@ -99,8 +100,10 @@ class Agent:
             path.unlink()
 
     def _apply(self) -> None:
-        give_to_queue(self._folders, self._system)
-        apply_settings(self._system)
+        # Home asks again when it is not answered in time, on a slow relay before the first time is done.
+        with self._applying:
+            give_to_queue(self._folders, self._system)
+            apply_settings(self._system)
 
     def _reread(self) -> None:
         give_to_queue(self._folders, self._system)

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
@@ -407,3 +408,26 @@ def test_home_gives_and_takes_the_keys_that_help_to_unlock(
 
 def _fails(_: System) -> None:
     raise Failure("apt-get: no way to the archive")
+
+
+def test_settings_that_come_again_meanwhile_wait_for_the_first(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd has one unit of a name, and refuses the second."""
+    now, most, done = 0, 0, 0
+
+    def slow(_: System) -> None:
+        nonlocal now, most, done
+        now += 1
+        most = max(most, now)
+        time.sleep(0.05)
+        now -= 1
+        done += 1
+
+    monkeypatch.setattr("relay.agent.apply_settings", slow)
+    relay.start()
+    assert relay.agent
+    threads = [threading.Thread(target=relay.agent._apply) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, done) == (1, 3)
