@@ -127,7 +127,6 @@ def apply(system: System, bundle: Bundle) -> None:
     written = write_files(system, bundle)
     if (system.root / "etc/tmpfiles.d/darkpipe.conf").is_file():
         system.run("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/darkpipe.conf")
-    system.run("systemctl", "daemon-reload")
     _start(system, bundle, written)
 
 
@@ -257,11 +256,13 @@ def _start(system: System, bundle: Bundle, written: Sequence[RelayFile]) -> None
     path = system.root / _APPLIED
     applied: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     names = {str(file.path) for file in written}
-    for service in SERVICES:
-        if not service.file_is_in(names) or (service.settled and settings is None):
-            continue
-        if not service.starts_by_itself:
-            system.run("systemctl", "enable", "--quiet", service.unit)
+    chosen = [one for one in SERVICES if one.file_is_in(names) and not (one.settled and settings is None)]
+    # One reload for all of them: each takes seconds on a small server.
+    enabled = [one.unit for one in chosen if not one.starts_by_itself]
+    if enabled:
+        system.run("systemctl", "enable", "--quiet", "--no-reload", *enabled)
+    system.run("systemctl", "daemon-reload")
+    for service in chosen:
         again = _digest(written, service.files, bundle if service.code else None)
         reread = _digest(written, service.rereads)
         known = applied.get(service.unit)

@@ -126,6 +126,18 @@ def test_a_service_is_started_again_for_its_own_files_only(tmp_path: Path, bundl
     assert server.started() == ["restart darkpipe-agent.service", "reload-or-restart haproxy.service"]
 
 
+def test_systemd_reads_its_units_once_and_before_any_of_them_starts(tmp_path: Path, bundle: Bundle) -> None:
+    server = _server(tmp_path / "root")
+    _settle(server)
+    apply(server, bundle)
+    ran = [line for line in server.ran if line.startswith("systemctl ")]
+    assert [line for line in ran if " enable " in line and "--no-reload" not in line] == []
+    assert [("daemon-reload" in line, " enable " in line) for line in ran[:2]] == [(False, True), (True, False)]
+    assert [line for line in ran[2:] if "start" not in line] == []
+    assert "postfix.service" in ran[0]
+    assert "haproxy.service" in ran[0]
+
+
 def test_what_could_not_be_started_is_started_next_time(tmp_path: Path, bundle: Bundle) -> None:
     server = _server(tmp_path / "root", "restart darkpipe-agent")
     with pytest.raises(Failure):
