@@ -11,6 +11,7 @@ from pathlib import Path
 
 from home.block_lists import BLOCK_LISTS
 from tests.machine.machine import wait_for
+from tests.network.greeter import greeter
 from tests.network.names import DOMAIN, ROOT, SERVERS, names, reload_zone, zone
 from tests.network.net import Namespace
 from tests.network.postfix import POSTFIX_MASTER, running_postfix
@@ -22,6 +23,9 @@ ADDRESS = "198.51.100.25"
 
 SOURCE = "192.168.77.9"
 """Where it sends from; familiar to home's rspamd, so that nothing has to be sent twice."""
+
+_PROVIDER = "198.51.100.26"
+"""Of a large provider's mail server, which the pre-flight calls."""
 
 _MAIN = f"""\
 compatibility_level = 3.10
@@ -56,10 +60,11 @@ _OTHERS = (
     "friend.example. IN MX 10 mx.friend.example.\n"
     f"mx.friend.example. IN A {ADDRESS}\n"
     f'friend.example. IN TXT "v=spf1 ip4:{SOURCE} -all"\n'
-    "gmail.com. IN MX 10 mx.friend.example.\n"
+    "gmail.com. IN MX 10 mx.provider.example.\n"
+    f"mx.provider.example. IN A {_PROVIDER}\n"
     + "".join(f"2.0.0.127.{each.zone}. IN A 127.0.0.2\n" for each in BLOCK_LISTS)
 )
-"""Of the correspondent, in the root itself; it stands for a large provider as well, and block lists have nobody."""
+"""Of the correspondent and a large provider, in the root itself; block lists have nobody."""
 
 _USE = """\
 file=$(readlink -m "$2/etc/resolv.conf")
@@ -131,8 +136,9 @@ def correspondent(place: Namespace, root: Path, scratch: Path, zones: Sequence[s
     empty = {name: zone("") for name in zones}
     delegations = "".join(f"{name}. IN NS {server}.\n" for name in zones if name != DOMAIN for server in SERVERS)
     with ExitStack() as stack:
-        for address in (ADDRESS, SOURCE, ROOT, *SERVERS.values()):
+        for address in (ADDRESS, SOURCE, _PROVIDER, ROOT, *SERVERS.values()):
             place.add_address(address)
+        stack.enter_context(greeter(place, _PROVIDER))
         (dns := scratch / "dns").mkdir()
         stack.enter_context(names(place, root, dns, empty, empty, more_root=_OTHERS + delegations))
         (settings := scratch / "settings").mkdir()

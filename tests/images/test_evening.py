@@ -304,6 +304,9 @@ def test_the_records_of_the_page_are_published_and_judged(in_browser: Evening) -
 
 def test_the_pre_flight_passes(in_browser: Evening) -> None:
     evening = in_browser
+    # An emulated relay is minutes at what home has told it.
+    router = evening.internet.router
+    wait_for(lambda: router.can_connect(25, _RELAY.address), "the relay takes mail", _PATIENCE)
     evening.show("Can mail come and go?", "/preflight")
     evening.picture("10-preflight")
     tab_to(evening.browser, "button Start")

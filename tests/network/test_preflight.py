@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +14,7 @@ from home.preflight_job import Preflight
 from home.seen import PREFLIGHT
 from tests.machine.machine import Machine
 from tests.network.conftest import RELAY_ADDRESS, SENDER_ADDRESS, know
+from tests.network.greeter import greeter
 from tests.network.net import Namespace
 
 _KNOWN = (
@@ -29,29 +28,8 @@ _KNOWN = (
 
 @pytest.fixture
 def friend(world: Namespace) -> Iterator[list[str]]:
-    """A mail server of the world that says who calls; gives the commands that it was told."""
-    told: list[str] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, (client, *_) = listener.accept()
-            except OSError:
-                return
-            with connection, connection.makefile("rwb") as stream:
-                stream.write(b"220 mx.friend.example ESMTP\r\n")
-                stream.flush()
-                for line in stream:
-                    told.append(line.decode().strip())
-                    stream.write(f"250 mx.friend.example at your service, [{client}]\r\n".encode())
-                    stream.flush()
-
-    with world.call(socket.create_server, (SENDER_ADDRESS, 25)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+    with greeter(world, SENDER_ADDRESS) as told:
         yield told
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
 
 
 def _preflight(home: Machine) -> dict[str, dict[str, Any]]:
