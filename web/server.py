@@ -15,6 +15,9 @@ PORT = 443
 PATIENCE = 20.0
 """Seconds that a browser has to send a request: who connects and says nothing would take the place of others."""
 
+_ALL, _OF_ONE = 32, 12
+"""Connections at once, and those of one address: a browser takes six, and one neighbour must not take them all."""
+
 
 def listening_socket(port: int) -> socket.socket:
     """Listen for both IPv6 and IPv4, or for the latter alone where the kernel has no IPv6.
@@ -31,8 +34,11 @@ class Impatient(H11Protocol):
     """HTTP on one connection, which ends when a request does not arrive."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, and look at the clock."""
+        """Begin, and look at the clock; who has too many connections already is hung up on."""
         super().connection_made(transport)
+        clients = [one.client for one in self.connections if isinstance(one, Impatient) and one.client]
+        if self.client and [address for address, _ in clients].count(self.client[0]) > _OF_ONE:
+            transport.close()
         self._wait()
 
     def _wait(self) -> None:
@@ -69,8 +75,8 @@ def server(app: ASGIApp, certificate: Path | None) -> uvicorn.Server:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=32,
-        backlog=32,
+        limit_concurrency=_ALL,
+        backlog=_ALL,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=16384,

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -215,6 +216,23 @@ def test_who_does_not_ask_takes_nobodys_place(
             while stranger.recv(4096):
                 pass
         made.should_exit = True
+        thread.join(10)
+
+
+def test_one_neighbours_connections_leave_room_for_others(device: Device) -> None:
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        made = server(device.browser.app, None)
+        thread = threading.Thread(target=made.run, args=([listening],), daemon=True)
+        thread.start()
+        where = listening.getsockname()
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(where, timeout=10))
+        other = stack.enter_context(socket.create_connection(where, timeout=10, source_address=("127.0.0.2", 0)))
+        other.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert b" 200 " in other.recv(4096).splitlines()[0]
+        made.should_exit = True
+        made.force_exit = True
         thread.join(10)
 
 
