@@ -43,6 +43,8 @@ class _Left:
             self.items.append(item)
             self.states.append(self.bucket.content())
         place.stop()
+        place._thread.join()  # it may be writing the records once more
+        self.states[-1] = self.bucket.content()
         status = place.status()
         assert status
         self.status: BucketStatus = status
