@@ -96,6 +96,8 @@ def relay_step(facts: Facts) -> Step:
         return Step(title, Mark.TO_DO, text, path)
     if stage in _GOES_ON:
         return Step(title, Mark.WAITING, text, path)
+    if stage is Stage.PAIRED and not facts.pairing.settings:
+        return Step(title, Mark.WAITING, f"{text}, and the relay is told for whom it takes mail", path)
     return Step(title, Mark.DONE if stage in {Stage.PAIRED, Stage.CHANGING} else Mark.TROUBLE, text, path)
 
 

@@ -123,9 +123,9 @@ def checked(outcome: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def pairing(stage: Stage, trouble: str = "") -> Pairing:
+def pairing(stage: Stage, trouble: str = "", settings: int = 3) -> Pairing:
     """Make what darkpipe-pair says."""
-    return Pairing(written=0.0, stage=stage, relay="mx.example.com", trouble=trouble)
+    return Pairing(written=0.0, stage=stage, relay="mx.example.com", trouble=trouble, settings=settings)
 
 
 def preflight(outcome: Outcome | None = Outcome.GOOD, **changes: Any) -> Preflight:

@@ -323,6 +323,8 @@ def test_nobody_is_told_that_mail_works_before_a_preflight_has_passed(device: De
         ({"pairing": pairing(Stage.INSTALLING)}, "Relay", Mark.WAITING),
         ({"pairing": pairing(Stage.SILENT)}, "Relay", Mark.TROUBLE),
         ({"pairing": pairing(Stage.CHANGING)}, "Relay", Mark.DONE),
+        # A relay without settings takes no mail, and a pre-flight would find a fault that is none.
+        ({"pairing": pairing(Stage.PAIRED, settings=0)}, "Relay", Mark.WAITING),
         ({"dns": None}, "DNS", Mark.TO_DO),
         ({"dns": {Outcome.GOOD: 3, Outcome.WAITING: 1}}, "DNS", Mark.WAITING),
         ({"dns": {Outcome.GOOD: 3, Outcome.WRONG: 1, Outcome.WAITING: 2}}, "DNS", Mark.TROUBLE),
