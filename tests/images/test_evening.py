@@ -297,9 +297,16 @@ def test_the_records_of_the_page_are_published_and_judged(in_browser: Evening) -
     moods = "[...document.querySelectorAll('.record .mood')].map(e => e.innerText.toLowerCase())"
     assert "good" not in evening.browser.look(moods)
     evening.publish(_zone_file(evening))
-    evening.show("Check again", "/dns/check")
+    # An hour later the resolver has forgotten that there were none.
+    evening.home.lines("systemctl restart unbound && echo done")
+
+    def are_good() -> bool:
+        evening.show("Check again", "/dns/check")
+        return set(evening.browser.look(moods)) == {"good"}
+
+    # Of so many questions some come too late on an emulated processor.
+    wait_for(are_good, "the page finds all records good", _PATIENCE)
     evening.picture("9-dns-published")
-    assert set(evening.browser.look(moods)) == {"good"}, evening.browser.text
 
 
 def test_the_pre_flight_passes(in_browser: Evening) -> None:
