@@ -68,8 +68,8 @@ class Pair:
         return str(self._told()["relay_id"])
 
     def _told(self) -> dict[str, object]:
-        # The console may say something of its own in between; an emulated home that is asked all the time comes too late
-        # for its turn with the keys.
+        # The console may say something of its own in between. An emulated home that is asked all the time comes too
+        # late for its turn with the keys.
         output = self.home.run("sleep 10; darkpipe pair --json").output
         told: dict[str, object] = json.loads(output[output.index("\n{") + 1 if "\n{" in output else 0 :])
         return told
