@@ -47,7 +47,7 @@ def mailbox(port: int, user: str, password: str, host: str = "127.0.0.1") -> ima
     client = imaplib.IMAP4_SSL(host, port, ssl_context=any_certificate(), timeout=60)
     try:
         client.login(user, password)
-    except client.error:
+    except (client.error, OSError):
         client.shutdown()
         raise
     return client

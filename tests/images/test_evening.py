@@ -16,7 +16,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -164,6 +164,15 @@ class Evening:
         self.friend.send(_ALICE, mail.letter(subject, FRIEND, _ALICE).encode())
         return subject
 
+    @contextmanager
+    def mailbox(self) -> Iterator[imaplib.IMAP4_SSL]:
+        """Open Alice's mailbox through the relay; whatever happens, the connection ends."""
+        box = self.internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
+        try:
+            yield box
+        finally:
+            box.shutdown()
+
     def fetch(self, subject: str) -> bytes:
         """Wait for a letter in Alice's mailbox, read through the relay."""
         found = b""
@@ -171,11 +180,8 @@ class Evening:
         def is_there() -> bool:
             nonlocal found
             try:
-                box = self.internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
-            except (OSError, imaplib.IMAP4.error):
-                return False
-            try:
-                found = self.internet.router.call(mail.fetch, box, subject)
+                with self.mailbox() as box:
+                    found = self.internet.router.call(mail.fetch, box, subject)
             except (AssertionError, OSError, imaplib.IMAP4.error):
                 return False
             return True
@@ -185,12 +191,11 @@ class Evening:
 
     def count(self, subject: str) -> int:
         """Count a letter in all of Alice's folders for new mail."""
-        box = self.internet.router.call(mail.mailbox, 993, _ALICE, PASSWORD, host=_RELAY.address)
         found = 0
-        for folder in mail.ARRIVED:
-            box.select(folder, readonly=True)
-            found += len(box.search(None, "HEADER", "Subject", f'"{subject}"')[1][0].split())
-        box.logout()
+        with self.mailbox() as box:
+            for folder in mail.ARRIVED:
+                box.select(folder, readonly=True)
+                found += len(box.search(None, "HEADER", "Subject", f'"{subject}"')[1][0].split())
         return found
 
 
