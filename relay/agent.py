@@ -101,8 +101,8 @@ class Agent:
 
     def _apply(self) -> None:
         # Home asks again when it is not answered in time, on a slow relay before the first time is done.
+        give_to_queue(self._folders, self._system)  # at once: what is at work may be starting the queue
         with self._applying:
-            give_to_queue(self._folders, self._system)
             apply_settings(self._system)
 
     def _reread(self) -> None:

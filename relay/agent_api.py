@@ -140,7 +140,9 @@ class AgentApi:
         return Response.of(self._state())
 
     def _put(self, name: str, content: bytes, use: Callable[[], None]) -> None:
-        files.replace(self.folders.config / name, content, 0o640)
+        # What comes again stays the file that the queue may read.
+        if self._read(name) != content:
+            files.replace(self.folders.config / name, content, 0o640)
         use()
         given.note(self.folders.given, name, content)
 
