@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from firstboot.console import announce
@@ -21,7 +22,7 @@ from firstboot.recovery import RecoverySecret
 from firstboot.recovery_keys import keep_recovery_keys
 from firstboot.relay_key import give_relay
 from firstboot.seed import SeedError
-from firstboot.stick_unlock import give_stick, watching
+from firstboot.stick_unlock import beside, give_stick, watch_sticks
 from firstboot.superblock import read_btrfs
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
@@ -163,8 +164,8 @@ class _Opening:
         door.open(session)
         wanted = "needs a passphrase to be made" if new else "is locked"
         print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
-        watch = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices, self.unlock_by)
-        with nullcontext() if new else watching(*watch):
+        sticks = (session, self.vault.luks, self.record.uuid, Sticks(), known_devices, self.unlock_by)
+        with nullcontext() if new else beside(partial(watch_sticks, *sticks)):
             session.finished.wait()
         if session.view().stage is not Stage.OPEN:
             raise DiskError(session.view().text)

@@ -58,19 +58,9 @@ def watch_sticks(
 
 
 @contextmanager
-def watching(
-    session: Session,
-    luks: Luks,
-    disk: UUID,
-    sticks: Sticks,
-    devices: Callable[[], object],
-    unlock: Callable[[bytes], bool],
-    settle: Callable[[], object] = lambda: run("udevadm", "settle"),
-) -> Iterator[None]:
-    """Do so beside the block, after which no stick is read any more, unless one hangs."""
-    thread = threading.Thread(
-        target=watch_sticks, args=(session, luks, disk, sticks, devices, unlock, settle), daemon=True
-    )
+def beside(watch: Callable[[], object]) -> Iterator[None]:
+    """Have sticks watched beside the block, after which none is read any more, unless one hangs."""
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

@@ -56,7 +56,7 @@ class Agent:
         self._server: ControlServer | None = None
         self._serving: threading.Thread | None = None
         self._updates = Updates(system)
-        self._applying = threading.Lock()
+        self._turn = threading.Lock()
 
     def look(self) -> None:
         """Let time pass, and serve by the keys that are in use now."""
@@ -66,7 +66,7 @@ class Agent:
             return
         self.stop()
         pins = self._pins(keys) if keys.own_pem else None
-        acts = (self._updates, self._apply, self._reread)
+        acts = (self._updates, self._apply, self._reread, self._group, self._turn)
         api = AgentApi(self._keeper, keys, self._folders, _software(), *acts, self._unlock)
         family = socket.AF_INET6 if ":" in self._place[0] else socket.AF_INET
         listener = socket.create_server(self._place, family=family)
@@ -100,10 +100,11 @@ class Agent:
             path.unlink()
 
     def _apply(self) -> None:
-        # Home asks again when it is not answered in time, on a slow relay before the first time is done.
-        give_to_queue(self._folders, self._system)  # at once: what is at work may be starting the queue
-        with self._applying:
-            apply_settings(self._system)
+        give_to_queue(self._folders, self._system)
+        apply_settings(self._system)
+
+    def _group(self) -> int | None:
+        return self._system.user(QUEUE_USER)  # systemd-sysusers gives user and group one number
 
     def _reread(self) -> None:
         give_to_queue(self._folders, self._system)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class AgentApi:
         bundle: takes software.
         apply: is called after home's settings have changed.
         reread: is called after home's recipients have changed.
+        group: gives the group that may read what home has pushed; None before there is one.
+        turn: what home pushes is taken one after the other: on a slow relay home asks again before the first is done.
         unlock: where the keys for home's disk lie.
     """
 
@@ -47,6 +50,8 @@ class AgentApi:
     bundle: Handler
     apply: Callable[[], None]
     reread: Callable[[], None]
+    group: Callable[[], int | None]
+    turn: threading.Lock
     unlock: UnlockFolder = field(default_factory=UnlockFolder)
 
     def __call__(self, request: Request) -> Response:
@@ -78,7 +83,8 @@ class AgentApi:
             case _, "/bundle":
                 return self.bundle(request)
             case method, path:
-                return self._given(method, path, request)
+                with self.turn:
+                    return self._given(method, path, request)
 
     def _given(self, method: str, path: str, request: Request) -> Response:
         match method, path:
@@ -140,9 +146,7 @@ class AgentApi:
         return Response.of(self._state())
 
     def _put(self, name: str, content: bytes, use: Callable[[], None]) -> None:
-        # What comes again stays the file that the queue may read.
-        if self._read(name) != content:
-            files.replace(self.folders.config / name, content, 0o640)
+        files.replace(self.folders.config / name, content, 0o640, self.group())
         use()
         given.note(self.folders.given, name, content)
 

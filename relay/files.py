@@ -58,11 +58,12 @@ def sync_together(descriptors: Sequence[int]) -> dict[int, OSError]:
     return failures
 
 
-def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
+def replace(path: Path, content: bytes, mode: int = 0o600, group: int | None = None) -> None:
     """Write a file; whatever happens on the way, the old or the new one is there.
 
     Args:
         mode: its permissions, whatever the umask.
+        group: whose it is from the moment on which it has its name; None for the writer's own.
 
     Raises:
         OSError: the disk has failed.
@@ -74,6 +75,8 @@ def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fchmod(descriptor, mode)
+            if group is not None:
+                os.fchown(descriptor, -1, group)
             os.fsync(descriptor)
         partial.rename(path)
         sync_folder(path.parent)

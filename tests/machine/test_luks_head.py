@@ -151,7 +151,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(opening, "announce", found.console.append)
     monkeypatch.setattr(door, "ensure_page_certificate", lambda _: "AB")
     monkeypatch.setattr(opening, "_LOOK_AGAIN", 0.02)
-    monkeypatch.setattr(opening, "watching", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(opening, "beside", lambda _: contextlib.nullcontext())
     return found
 
 

@@ -17,7 +17,7 @@ from firstboot.cipher import AES_XTS
 from firstboot.costs import Costs
 from firstboot.key_notes import read_notes
 from firstboot.luks import Luks, LuksError, Slot, Use
-from firstboot.stick_unlock import give_stick, watch_sticks, watching
+from firstboot.stick_unlock import beside, give_stick, watch_sticks
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import StickError, Sticks, add_stick, find_fats, find_model
 from stack.stack import Stack
@@ -246,7 +246,7 @@ def test_no_stick_stays_mounted_when_somebody_else_was_faster(luks: Luks, plugge
         left.append(writable)
 
     sticks = Sticks(lambda: tuple(plugged.folders), slow)
-    with watching(session, luks, CONTAINER, sticks, lambda: 1, _by(luks), lambda: None):
+    with beside(lambda: watch_sticks(session, luks, CONTAINER, sticks, lambda: 1, _by(luks), lambda: None)):
         assert mounted.wait(5)
         session.unlock("right", stranger=False)
     assert left == [False]
