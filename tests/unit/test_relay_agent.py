@@ -422,7 +422,8 @@ def test_settings_that_come_again_meanwhile_wait_and_stay_readable(
     groups, most, now = set(), [], itertools.count()
     at_work = threading.Lock()
 
-    def slow(_: System) -> None:
+    def slow(system: System) -> None:
+        del system
         most.append(at_work.acquire(blocking=False))
         for _ in range(20):
             groups.add((relay.folders.config / "settings.json").stat().st_gid)
