@@ -39,7 +39,7 @@ class User(_Fact):
     has_password: bool
 
 
-class Door(_Fact):
+class MailServer(_Fact):
     """Where mail apps come in.
 
     Args:
@@ -70,7 +70,7 @@ class Facts(_Fact):
     preflight: Preflight | None
     preflight_runs: bool
     users: tuple[User, ...]
-    door: Door
+    mail_server: MailServer
     message: trial_message.Told | None
     message_stays: bool = False
 
@@ -130,7 +130,7 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         preflight=preflight,
         preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
         users=users(accounts),
-        door=door(accounts, store.certificate),
+        mail_server=mail_server(accounts, store.certificate),
         message=message,
         message_stays=message is not None and _domain(message) in {domain.name for domain in accounts.domains},
     )
@@ -140,7 +140,7 @@ def _domain(told: trial_message.Told) -> str:
     return told.message.recipient.rpartition("@")[2]
 
 
-def door(accounts: Accounts, certificate: Path) -> Door:
+def mail_server(accounts: Accounts, certificate: Path) -> MailServer:
     """Tell where mail apps come in.
 
     Args:
@@ -153,7 +153,7 @@ def door(accounts: Accounts, certificate: Path) -> Door:
         shown = fingerprint(certificate.read_text(encoding="ascii", errors="replace"))
     except (FileNotFoundError, CertificateError):
         shown = ""  # the status tells of it
-    return Door(host=accounts.mail_host, fingerprint=shown)
+    return MailServer(host=accounts.mail_host, fingerprint=shown)
 
 
 def users(accounts: Accounts) -> tuple[User, ...]:

@@ -139,7 +139,7 @@ class Steps:
             status=status,
             inside=True,
             users=facts.users,
-            door=facts.door,
+            mail_server=facts.mail_server,
             shortest=SHORTEST,
         )
 

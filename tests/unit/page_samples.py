@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from home.desk_facts import Door, Facts, User
+from home.desk_facts import Facts, MailServer, User
 from home.dns_judges import Outcome
 from home.pair_state import Stage
 from home.pair_state import Told as Pairing
@@ -156,7 +156,7 @@ def facts(**changes: Any) -> Facts:
             User(address="alice@example.com", is_admin=True, has_password=True),
             User(address="bob@example.com", is_admin=False, has_password=True),
         ),
-        door=Door(host="mail.example.com", fingerprint=":".join(["9F"] * 32)),
+        mail_server=MailServer(host="mail.example.com", fingerprint=":".join(["9F"] * 32)),
         message=message(),
     ).model_copy(update=changes)
 

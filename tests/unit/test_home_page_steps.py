@@ -12,7 +12,7 @@ import pytest
 
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE
-from home.desk_facts import Door, Watched, door
+from home.desk_facts import MailServer, Watched, mail_server
 from home.dns_judges import Outcome
 from home.page.guide import Mark, has_shown_mail, next_step, steps
 from home.pair_state import Stage
@@ -133,13 +133,13 @@ def test_the_users_page_says_what_a_mail_app_wants_to_know(device: Device) -> No
     text = browser.get("/users").text
     assert "<dd>mail.example.com</dd>" in text
     assert ":".join(["9F"] * 32) in text
-    device.facts = facts(door=Door(host="mail.example.com", fingerprint=""))
+    device.facts = facts(mail_server=MailServer(host="mail.example.com", fingerprint=""))
     assert "fingerprint" not in browser.get("/users").text
 
 
 def test_the_door_has_the_mail_server_s_certificate(tmp_path: Path) -> None:
     file = tmp_path / "mail.pem"
-    assert door(accounts(), file) == Door(host="mail.example.com", fingerprint="")
+    assert mail_server(accounts(), file) == MailServer(host="mail.example.com", fingerprint="")
     ensure_certificate(file, ["mail.example.com"])
     shown = subprocess.run(
         ["openssl", "x509", "-in", file, "-noout", "-fingerprint", "-sha256"],
@@ -147,9 +147,9 @@ def test_the_door_has_the_mail_server_s_certificate(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert door(accounts(), file).fingerprint == shown.stdout.strip().rpartition("=")[2]
+    assert mail_server(accounts(), file).fingerprint == shown.stdout.strip().rpartition("=")[2]
     file.write_text("-----BEGIN CERTIFICATE-----\n")
-    assert door(accounts(), file).fingerprint == ""
+    assert mail_server(accounts(), file).fingerprint == ""
 
 
 @pytest.mark.parametrize("path", ["/relay", "/relay/live", "/preflight", "/users", "/message"])
