@@ -23,8 +23,8 @@ from relay import pairing_file
 from relay.keeper import Folders
 from relay.pairing import Kept as RelayKept
 from relay.pairing import Keys
+from tests.unit.agent_world import Relay
 from tests.unit.pairing_world import bootstrap_keys, make_own
-from tests.unit.test_relay_agent import Relay
 
 ANSWERS = Around("mx.example.com", ("192.0.2.1",), answers=True)
 """A relay that is there, and whose WireGuard is silent."""

@@ -44,9 +44,9 @@ from model.site import Transport
 from model.tunnel import HomeEnd
 from relay.pairing import DELAY
 from relay.recipients import Recipients
+from tests.unit.agent_world import Relay
 from tests.unit.certificates import some_certificates
 from tests.unit.pairing_world import bootstrap_keys, make_own
-from tests.unit.test_relay_agent import Relay
 
 _ACCOUNTS = Accounts.model_validate(
     {
