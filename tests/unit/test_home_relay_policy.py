@@ -15,26 +15,20 @@ from uuid import UUID
 import pytest
 
 from bootstrap.ends import make_bootstrap
-from firstboot.cipher import AES_XTS
-from firstboot.costs import Costs
 from firstboot.luks import Luks, LuksError, Slot, Use
 from firstboot.relay_key import VOLUME, WaitingKeyError, give_relay, read_waiting
-from firstboot.vault import Machine, Vault, relay_words
 from home import boot_stage, pairing_file, relay_policy, unlock_keys
 from home.boot_stage import BootStageError
 from home.pair_keeper import STATE_FILE, make_own
 from home.pairing import Kept, Keys, Own
 from home.pairing_file import Document
 from home.relay_policy import Places, add_relay, finish, follow, forget_relay, helps
-from model.control import ControlError
 from model.pairing import Counter
 from model.site import Relay, Transport
-from model.unlock import UnlockKeys
-from relay.unlock import UnlockFolder
 from stack.stack import Stack
 from tests.tiers import REPOSITORY
 from tests.unit.test_firstboot_luks import CONTAINER, PASSPHRASE, RECOVERY, Header2, a_container
-from tests.unit.unlock_samples import JWK, WIREGUARD, some_unlock_keys
+from tests.unit.unlock_samples import WIREGUARD, some_unlock_keys
 
 
 class Relays:
@@ -72,15 +66,16 @@ def relay(monkeypatch: pytest.MonkeyPatch) -> Relays:
 
 
 @pytest.fixture
-def header() -> Header2:
-    """The container's header."""
-    return Header2()
+def luks() -> Luks:
+    """A container with a passphrase."""
+    return a_container(Header2())
 
 
 @pytest.fixture
-def luks(header: Header2) -> Luks:
-    """A container with a passphrase."""
-    return a_container(header)
+def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device has our components."""
+    stack = Stack.load(REPOSITORY / "components")
+    monkeypatch.setattr(Stack, "load", lambda: stack)
 
 
 @pytest.fixture
@@ -99,7 +94,7 @@ def _add(luks: Luks, folder: Path, known: bytes = PASSPHRASE) -> Slot:
 
 
 def _places(folder: Path) -> Places:
-    return Places(folder, folder / "stage.json", folder / "waiting")
+    return Places(folder, folder / "stage.json", folder / VOLUME)
 
 
 def test_the_relay_and_the_state_have_their_parts_before_the_disk_has_its_slot(
@@ -108,6 +103,7 @@ def test_the_relay_and_the_state_have_their_parts_before_the_disk_has_its_slot(
     assert _add(luks, folder) == Slot(2, Use.RELAY)
     stage = boot_stage.read(folder / "stage.json")
     assert stage is not None
+    assert relay.tried == [stage.relay_keys], "the tunnel that a start will have"
     key = relay.decrypt(stage.key)
     assert luks.fits(key, Use.RELAY)
     assert not luks.fits(key, Use.PASSPHRASE), "nobody can type it"
@@ -169,13 +165,6 @@ def test_what_lies_on_state_follows_the_relays_keys(luks: Luks, folder: Path) ->
     assert after == before.model_copy(update={"relay_keys": (WIREGUARD[1], WIREGUARD[2])})
 
 
-@pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device has our components."""
-    stack = Stack.load(REPOSITORY / "components")
-    monkeypatch.setattr(Stack, "load", lambda: stack)
-
-
 def _made_for_the_relay(luks: Luks, folder: Path) -> bytes:
     """Have a disk made with a slot for the relay, before anybody has paired; gives its key."""
     assert give_relay(luks, CONTAINER, RECOVERY, folder) == Slot(2, Use.RELAY)
@@ -219,7 +208,7 @@ def test_a_new_disks_key_waits_on_the_disk_until_the_relay_helps(
 
 @pytest.mark.usefixtures("relay", "shipped")
 def test_a_cut_after_state_was_written_is_mended(luks: Luks, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    places = _places(folder)
     key = _made_for_the_relay(luks, folder)
     with monkeypatch.context() as patch:
         patch.setattr(relay_policy, "forget_waiting", lambda _: (_ for _ in ()).throw(OSError("cut")))
@@ -234,7 +223,7 @@ def test_a_cut_after_state_was_written_is_mended(luks: Luks, folder: Path, monke
 @pytest.mark.usefixtures("relay", "shipped")
 def test_a_key_waits_for_a_home_that_pairs_late(luks: Luks, folder: Path) -> None:
     """systemd starts nothing a second time for a file that changes while what it has started is running."""
-    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    places = _places(folder)
     (folder / STATE_FILE).rename(folder / "later")
     _made_for_the_relay(luks, folder)
     with ThreadPoolExecutor(1) as pool:
@@ -269,7 +258,7 @@ def test_what_a_command_ends_meanwhile_does_not_come_back(
     luks: Luks, folder: Path, relay: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Home asks the relay, or for its address, in a service of its own while somebody chooses the passphrase alone."""
-    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    places = _places(folder)
     encrypt = relay.encrypt
 
     def ended(key: bytes, *rest: object) -> str:
@@ -312,7 +301,7 @@ def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
     (folder / VOLUME).mkdir()
     (folder / VOLUME / "waiting.json").write_text(json.dumps({"disk": str(CONTAINER), "key": "zz"}))
     with pytest.raises(WaitingKeyError, match="damaged") as told:
-        finish(lambda _: None, Places(folder, folder / "stage.json", folder / VOLUME))
+        finish(lambda _: None, _places(folder))
     assert "zz" not in str(told.value)
 
 
@@ -320,7 +309,7 @@ def test_a_damaged_key_that_waits_is_told_of(folder: Path) -> None:
 def test_what_is_forgotten_is_nowhere(luks: Luks, folder: Path) -> None:
     _add(luks, folder)
     give_relay(luks, CONTAINER, RECOVERY, folder)
-    places = Places(folder, folder / "stage.json", folder / VOLUME)
+    places = _places(folder)
     forget_relay(places)
     forget_relay(places)
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {STATE_FILE}
@@ -353,98 +342,6 @@ def test_a_relay_over_tcp_in_place_of_the_one_that_helped_is_told_once(luks: Luk
     other = make_bootstrap(Relay(address="192.0.2.1", transport=Transport.MTLS)).home
     pairing_file.write(folder / STATE_FILE, replace(document, bootstrap=other))
     told: list[str] = []
-    relay_policy.keep_up(told.append, _places(folder) if state == "helps" else _whole(folder), 0.01)
+    relay_policy.keep_up(told.append, _places(folder), 0.01)
     assert len(told) == 1
     assert "OpenVPN" in told[0]
-
-
-def _whole(folder: Path) -> Places:
-    return Places(folder, folder / "stage.json", folder / VOLUME)
-
-
-def test_the_key_unlocks_as_if_it_was_typed_and_no_other_does(luks: Luks) -> None:
-    luks.add(RECOVERY, b"k" * 32, Use.RELAY, None)
-    vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
-    assert vault.unlock(relay_words(b"k" * 32))
-    assert not vault.unlock(relay_words(b"l" * 32))
-    assert not vault.unlock("darkpipe-relay:zz")
-
-
-def test_a_key_of_the_relay_whose_slot_is_gone_costs_no_guess_of_a_passphrase(luks: Luks, header: Header2) -> None:
-    """It comes every few seconds; each guess takes a slow device as long, and nobody else's is heard meanwhile."""
-    vault = Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), luks)
-    calls = len(header.calls)
-    assert not vault.unlock(relay_words(b"k" * 32))
-    assert not [call for call in header.calls[calls:] if call[0] == "open"]
-    assert not vault.unlock("wrong")
-    assert [call for call in header.calls[calls:] if call[0] == "open"], "what a person types is tried"
-
-
-def test_the_relay_keeps_tangs_keys_for_their_uses_and_forgets_them(tmp_path: Path) -> None:
-    folder, keys = UnlockFolder(tmp_path), some_unlock_keys().for_relay()
-    folder.put(keys)
-    assert folder.read() == keys
-    uses = [json.loads((folder.path / name).read_text())["key_ops"] for name in ("sign.jwk", "exchange.jwk")]
-    assert uses == [["sign", "verify"], ["deriveKey"]]
-    (folder.path / "unlock.json").write_text("torn")
-    assert folder.read() is None, "home brings it again"
-    folder.put(keys)
-    folder.remove()
-    folder.remove()
-    assert not folder.path.exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("peer", "short"),
-        ("home6", "2001:db8::1"),
-        ("relay6", "fd00::2"),
-        ("home6", 'fd00::2 accept"'),
-        ("sign", {**JWK, "alg": "ECMR"}),
-        ("exchange", {"alg": "ECMR", "kty": "EC"}),
-        ("sign", {**JWK, "alg": "ES512", "x": 7}),
-        ("sign", "text"),
-    ],
-)
-def test_keys_that_are_none_are_refused(name: str, value: object) -> None:
-    plain = json.loads(some_unlock_keys().for_relay().to_json())
-    assert UnlockKeys.of(plain).digest == some_unlock_keys().for_relay().digest
-    with pytest.raises(ControlError):
-        UnlockKeys.of({**plain, name: value})
-
-
-def test_a_tang_that_never_answers_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again and again, and what waits for an answer would count against the service's tasks for ever."""
-    (tool := tmp_path / "clevis").write_text(f"#!/bin/sh\n(sleep 60 & echo $! >{tmp_path}/pid; wait) | cat\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(boot_stage, "_TOOL_SECONDS", 0.3)
-    with pytest.raises(BootStageError, match="clevis decrypt: no answer in 0 seconds"):
-        boot_stage.decrypt("what was encrypted")
-    waiting = Path("/proc") / (tmp_path / "pid").read_text().strip()
-    end = time.monotonic() + 5
-    while _runs(waiting) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not _runs(waiting)
-
-
-def _runs(process: Path) -> bool:
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def test_what_clevis_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tool := tmp_path / "clevis").write_text("#!/bin/sh\ncat\necho other keys >&2\nexit $#\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(BootStageError, match="clevis decrypt: other keys"):
-        boot_stage.decrypt("what was encrypted")
-    tool.write_text("#!/bin/sh\ncat\n")
-    assert boot_stage.decrypt("what was encrypted") == b"what was encrypted"
-    tool.unlink()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BootStageError, match="clevis decrypt: FileNotFoundError"):
-        boot_stage.decrypt("what was encrypted")
