@@ -106,12 +106,17 @@ class Relay:
 
 
 @contextmanager
-def relay_at_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-    """Make a relay, whose agent is at work while the context is open."""
-    monkeypatch.setattr(TunnelStandIn, "new_key", lambda _: (KEYS[3], KEYS[4]))
+def relay_at_work(folder: Path, monkeypatch: pytest.MonkeyPatch, kept: Kept | None = None) -> Iterator[Relay]:
+    """Make a relay, whose agent is at work while the context is open.
+
+    Args:
+        kept: what it knows at first; without it, a bootstrap of some keys of ours.
+    """
     made = Relay(Folders(folder), free_port())
     for name in ("agent", "control", "config"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
+    if kept:
+        pairing_file.write(made.folders.state, kept)
     monkeypatch.setattr("relay.agent_api.monotonic", lambda: made.now)
     made.start()
     yield made

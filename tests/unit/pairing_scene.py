@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from builder.greeting import free_port
 from home import pair_keeper, pair_service
 from home.control_client import ControlClient
 from home.pair_commands import in_words
@@ -18,13 +17,9 @@ from home.pair_diagnosis import Around
 from home.pair_service import Service, read_document
 from home.pair_state import WISHES, Stage, Told, Wish
 from home.store import Store
-from model.tunnel import HomeEnd
 from relay import pairing_file
-from relay.keeper import Folders
-from relay.pairing import Kept as RelayKept
-from relay.pairing import Keys
-from tests.unit.agent_world import Relay
-from tests.unit.pairing_world import bootstrap_keys, make_own
+from tests.unit.agent_world import Relay, relay_at_work
+from tests.unit.pairing_world import bootstrap_end, bootstrap_keys, fresh_relay, make_own
 
 ANSWERS = Around("mx.example.com", ("192.0.2.1",), answers=True)
 """A relay that is there, and whose WireGuard is silent."""
@@ -69,12 +64,9 @@ class Scene:
     service: Service | None = None
 
     def start(self, home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> None:
-        own, _, _, relay_public = bootstrap_keys(mtls=False)
-        addresses = {"home4": home4, "relay4": relay4, "home6": "fd99::2", "relay6": "fd99::1"}
-        end = {"private_key": own, "relay_key": relay_public, "relay": "mx.example.com", "addresses": addresses}
         store = Store(self.folder / "data")
         store.tunnel.parent.mkdir(parents=True)
-        store.tunnel.write_text(HomeEnd.model_validate(end).model_dump_json())
+        store.tunnel.write_text(bootstrap_end(home4, relay4).model_dump_json())
         folder = self.folder / "pairing"
         (folder / WISHES).mkdir(parents=True)
         document = read_document(folder, store)
@@ -111,16 +103,15 @@ class Scene:
 @contextmanager
 def pairing_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     """Make a scene, whose relay is at work while the context is open."""
-    folders = Folders(folder / "relay")
-    for name in ("agent", "control", "config"):
-        (folders.base / name).mkdir(parents=True)
-    _, home_public, own, public = bootstrap_keys(mtls=False)
-    kept = RelayKept("b" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
-    pairing_file.write(folders.state, kept)
-    relay = Relay(folders, free_port())
-    monkeypatch.setattr("relay.agent_api.monotonic", lambda: relay.now)
-    relay.start()
-    made = Scene(folder, relay, monkeypatch)
+    with relay_at_work(folder / "relay", monkeypatch, fresh_relay()) as relay:
+        made = Scene(folder, relay, monkeypatch)
+        _put_stand_ins(made)
+        yield made
+
+
+def _put_stand_ins(made: Scene) -> None:
+    """Let home look at the scene instead of its system."""
+    monkeypatch, relay = made.monkeypatch, made.relay
     stand_ins = {
         "has_none": lambda _: False,
         "home_networks": list,
@@ -138,14 +129,10 @@ def pairing_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sce
     )
     # The port is the agent's own elsewhere; here it is one that is free.
     monkeypatch.setattr(pair_service, "Keeper", partial(pair_keeper.Keeper, port=relay.port))
-    yield made
-    relay.stop()
 
 
 def make_relay_anew(scene: Scene) -> None:
     """Put a relay there as the user-data make it."""
     scene.relay.stop()
-    _, home_public, own, public = bootstrap_keys(mtls=False)
-    fresh = RelayKept("d" * 32, Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
-    pairing_file.write(scene.relay.folders.state, fresh)
+    pairing_file.write(scene.relay.folders.state, fresh_relay("d" * 32))
     scene.relay.start()

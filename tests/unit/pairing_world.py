@@ -39,6 +39,26 @@ def bootstrap_keys(*, mtls: bool) -> tuple[str, str, str, str]:
     return *_key(next(_numbers), mtls=mtls), *_key(next(_numbers), mtls=mtls)
 
 
+@cache
+def bootstrap_end(home4: str = "10.200.0.1", relay4: str = "10.200.0.0") -> HomeEnd:
+    """Give home's half of the bootstrap; what is kept of it is the same in both transports."""
+    own, _, _, relay_public = bootstrap_keys(mtls=False)
+    return HomeEnd.model_validate(
+        {
+            "private_key": own,
+            "relay_key": relay_public,
+            "relay": "mx.example.com",
+            "addresses": {"home4": home4, "relay4": relay4, "home6": "fd99::2", "relay6": "fd99::1"},
+        }
+    )
+
+
+def fresh_relay(relay_id: str = "b" * 32, *, mtls: bool = False) -> relay.Kept:
+    """Give what a relay knows that its user-data have just made."""
+    _, home_public, own, public = bootstrap_keys(mtls=mtls)
+    return relay.Kept(relay_id, relay.Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0"))
+
+
 def calm(public: str) -> int:
     """Give the seconds without a fault in which both have met, whatever was before.
 
@@ -83,10 +103,8 @@ class RelaySide:
 
     def boot(self, now: float) -> None:
         if not self.disk:
-            _, home_public, own, public = bootstrap_keys(mtls=self.mtls)
             self.relay_id = self.relay_id or f"{next(_numbers):032x}"
-            base = relay.Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")
-            self.disk = relay_file.dump(relay.Kept(self.relay_id, base))
+            self.disk = relay_file.dump(fresh_relay(self.relay_id, mtls=self.mtls))
         self.written = relay_file.load(self.disk)
         self.state = relay.State(self.written)
         self.happen(relay.Start())
@@ -153,7 +171,7 @@ class HomeSide:
 
     def boot(self, now: float) -> None:
         if not self.disk:
-            self.disk = home_file.dump(home_file.Document(_bootstrap(), home.Kept(f"{next(_numbers):032x}")))
+            self.disk = home_file.dump(home_file.Document(bootstrap_end(), home.Kept(f"{next(_numbers):032x}")))
         self.written = home_file.load(self.disk).kept
         self.state = home.State(self.written)
         self.happen(home.Start(now))
@@ -174,7 +192,7 @@ class HomeSide:
             kept = self.state.kept
             if kept != self.written:
                 self.cut.step()
-                self.disk, self.written = home_file.dump(home_file.Document(_bootstrap(), kept)), kept
+                self.disk, self.written = home_file.dump(home_file.Document(bootstrap_end(), kept)), kept
             for action in actions:
                 self.cut.step()
                 if isinstance(action, home.Ask | home.AskToConfirm):
@@ -209,19 +227,6 @@ def make_own(home4: str = "10.200.0.1", relay4: str = "10.200.0.0", *, mtls: boo
     key, public = _key(next(_numbers), mtls=mtls)
     pem, certificate = some_certificates()[next(_numbers) % 4]
     return home.Own(key, public, pem, certificate, home4, relay4)
-
-
-@cache
-def _bootstrap() -> HomeEnd:
-    own, _, _, relay_public = bootstrap_keys(mtls=False)  # what is kept of it is the same in both
-    return HomeEnd.model_validate(
-        {
-            "private_key": own,
-            "relay_key": relay_public,
-            "relay": "mx.example.com",
-            "addresses": {"home4": "10.200.0.1", "relay4": "10.200.0.0", "home6": "fd99::2", "relay6": "fd99::1"},
-        }
-    )
 
 
 @dataclass

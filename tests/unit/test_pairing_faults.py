@@ -23,11 +23,10 @@ from relay import pairing_file
 from relay.control import Response
 from relay.keeper import Folders, Keeper
 from relay.link import LinkError
-from relay.pairing import DELAY, Confirmed, Heard, Kept, Keys, Made, Offered
+from relay.pairing import DELAY, Confirmed, Heard, Keys, Made, Offered
 from tests.unit.certificates import some_certificates
-from tests.unit.pairing_world import bootstrap_keys, make_own
+from tests.unit.pairing_world import bootstrap_end, bootstrap_keys, fresh_relay, make_own
 from tests.unit.power_cut import PowerCut, full_disk, power_cut
-from tests.unit.test_home_pairing import _bootstrap
 
 _HOME, _EPOCH = "a" * 32, 7
 
@@ -72,9 +71,7 @@ class _Relay:
     def __post_init__(self) -> None:
         for name in ("agent", "control", "config"):
             (self.folders.base / name).mkdir(parents=True)
-        _, home_public, own, public = bootstrap_keys(mtls=False)
-        keys = Keys(own, public, "", home_public, "", "10.200.0.1", "10.200.0.0")
-        pairing_file.write(self.folders.state, Kept("b" * 32, keys))
+        pairing_file.write(self.folders.state, fresh_relay())
         self.start()
 
     def start(self) -> None:
@@ -204,7 +201,7 @@ class _Home:
         self.start()
 
     def start(self) -> None:
-        document = read_document(self.folder / "state.json") or Document(_bootstrap(), home.Kept(_HOME))
+        document = read_document(self.folder / "state.json") or Document(bootstrap_end(), home.Kept(_HOME))
         self.keeper = pair_keeper.Keeper(
             document, self.folder, self.folder / "relay.json", lambda _: None, self._read, lambda: 0.0
         )
