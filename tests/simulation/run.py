@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from unittest import mock
 
 import home.drain
 from model.s3_objects import Objects
+from tests.memory import folder_in_memory
 from tests.simulation.disk import wrapped
 from tests.simulation.world import Message, Plant, World
 
@@ -74,11 +72,10 @@ def simulate(
 ) -> Outcome:
     """Send messages until so many have been sent and so many faults have happened; then drain what waits."""
     chance = random.Random(seed)
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as name, _planted(plant):
+    with folder_in_memory() as folder, _planted(plant):
         disks: list[World] = []
         with wrapped(lambda: disks[0].disks if disks else []):
-            world = World(Path(name), chance, plant)
+            world = World(folder, chance, plant)
             disks.append(world)
             _run(world, messages, faults, say)
             return _finish(world)

@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from stack.dkim import DkimError
 from stack.owners import Owners
 from stack.render import File, RenderError
 from stack.stack import Stack
+from tests.memory import folder_in_memory
 from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
 from tests.unit.stack_samples import HASH, OwnOwners, accounts, sample_stack, site
 
@@ -171,14 +171,9 @@ def _content(folder: Path) -> Content:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory if possible: there are thousands of fsync(2), and no power is cut."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory, prefix="darkpipe-") as name:
-        yield Path(name)
+def folder() -> Iterator[Path]:
+    with folder_in_memory() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

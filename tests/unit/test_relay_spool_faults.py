@@ -6,7 +6,6 @@ import contextlib
 import errno
 import itertools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,42 +15,35 @@ import pyrage
 import pytest
 
 from model.control import QueuedItem
-from relay.envelope import envelope_of
 from relay.files import sync_folder
 from relay.room import SpoolFullError
-from relay.smtp import Mail, Recipient
 from relay.spool import Spool, SpoolError
+from tests.memory import folder_in_memory
 from tests.sealed import opened
 from tests.syscalls import Call, Ended, Fault, changing_calls, trace_function, why_not
+from tests.unit.spool_samples import ENVELOPE, HOME, KEYS, MESSAGE
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-_HOME = pyrage.x25519.Identity.generate()
-_KEYS = [str(_HOME.to_public())]
-_MAIL = Mail("a@example.net", 100, utf8=False, parameters={}, client={})
-_ENVELOPE = envelope_of(_MAIL, [Recipient("alice@example.com", {})], 1_795_478_400_000)
-_MESSAGE = b"Subject: x\r\n\r\n" + b"y" * 150_000
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
-        (Path(name) / "spool").mkdir(mode=0o700)
-        (Path(name) / "taken").mkdir()
-        (Path(name) / "removed").mkdir()
-        yield Path(name)
+    with folder_in_memory() as made:
+        (made / "spool").mkdir(mode=0o700)
+        (made / "taken").mkdir()
+        (made / "removed").mkdir()
+        yield made
 
 
 def _store_one(spool: Spool) -> list[QueuedItem]:
-    return [spool.store(_ENVELOPE, BytesIO(_MESSAGE))]
+    return [spool.store(ENVELOPE, BytesIO(MESSAGE))]
 
 
 def _store_three(spool: Spool) -> list[QueuedItem]:
     """Store as relay.front does, all at once."""
     with contextlib.ExitStack() as stack:
-        rooms = [stack.enter_context(spool.room(len(_MESSAGE))) for _ in range(3)]
-        results = spool.store_all([(_ENVELOPE, BytesIO(_MESSAGE), room) for room in rooms])
+        rooms = [stack.enter_context(spool.room(len(MESSAGE))) for _ in range(3)]
+        results = spool.store_all([(ENVELOPE, BytesIO(MESSAGE), room) for room in rooms])
     return [one for one in results if isinstance(one, QueuedItem)]
 
 
@@ -79,10 +71,10 @@ class _Walk:
             for path in itertools.chain(self._folder.iterdir(), (self.scratch / "taken").iterdir()):
                 path.unlink()
         else:
-            self._spool().store(_ENVELOPE, BytesIO(_MESSAGE))
+            self._spool().store(ENVELOPE, BytesIO(MESSAGE))
 
     def _spool(self) -> Spool:
-        return Spool(self._folder, _KEYS, 10**9)
+        return Spool(self._folder, KEYS, 10**9)
 
     def act(self) -> None:
         try:
@@ -116,7 +108,7 @@ class _Walk:
         assert not removed & items.keys(), f"{call}: what was removed is there again"
         names = {path.name for path in self._folder.iterdir()} - {"epoch.json"}
         assert len(names) == len(items), f"{call}: rubbish"
-        assert opened(spool, _HOME) == [(_ENVELOPE, _MESSAGE)] * len(items), f"{call}: an item that does not open"
+        assert opened(spool, HOME) == [(ENVELOPE, MESSAGE)] * len(items), f"{call}: an item that does not open"
         for item in items.values():
             known = self._numbers.setdefault((spool.epoch, item.sequence), item.id)
             assert known == item.id, f"{call}: a number was used twice"
@@ -205,7 +197,7 @@ def _forgetful(find: Callable[[Spool, str], Any]) -> Callable[[Spool, str], Any]
 
 
 def test_a_folder_that_does_not_sync_is_told_as_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(folder / "spool", _KEYS, 10**9)
+    spool = Spool(folder / "spool", KEYS, 10**9)
 
     def fail(path: Path) -> None:
         sync_folder(path)
@@ -214,6 +206,6 @@ def test_a_folder_that_does_not_sync_is_told_as_a_failure(folder: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("relay.spool.sync_folder", fail)
         with pytest.raises(SpoolError):
-            spool.store(_ENVELOPE, BytesIO(_MESSAGE))
+            spool.store(ENVELOPE, BytesIO(MESSAGE))
     assert spool.items() == []
     assert {path.name for path in (folder / "spool").iterdir()} == {"epoch.json"}
