@@ -13,7 +13,8 @@ import home.drain
 from model.s3_objects import Objects
 from tests.memory import folder_in_memory
 from tests.simulation.disk import wrapped
-from tests.simulation.world import Message, Plant, World
+from tests.simulation.ends import Message
+from tests.simulation.world import Plant, World
 
 _PLACES = ("relay", "relay", "relay", "home", "home", "network", "network", "network", "store")
 _KINDS = {

@@ -1,4 +1,4 @@
-"""Senders, a relay, a home and its mailbox in one process, one after the other, with the real code between them."""
+"""A relay and a home in one process, one after the other, with the real code between sender and mailbox."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from unittest import mock
 
 from pyrage import x25519
 
@@ -27,7 +26,6 @@ from home.hand_over import LostError, NobodyTakesError
 from home.quarantine import QuarantineError
 from home.relay_queue import GoneError, NotNowError
 from model.control import Page, QueuedItem, QueueStatus
-from model.s3_objects import StoreError
 from relay.control import Request
 from relay.place import PlaceError
 from relay.presence import Presence
@@ -38,6 +36,7 @@ from relay.smtp import Reply as SmtpReply
 from relay.spool import Spool
 from tests.bucket import SETTINGS, Bucket
 from tests.simulation.disk import Cut, Disk
+from tests.simulation.ends import TAKEN, ChanceStore, Mailbox, Message, Sender
 from tests.simulation.errands import ChanceErrands
 from tests.simulation.journal import WatchedJournal
 
@@ -46,8 +45,6 @@ _KEYS = [str(_HOME.to_public())]
 _QUICK = Rhythm(soon=0.0, pauses=(0.001,))
 _LONGEST_WAIT = 0.5
 """Seconds for the bucket's thread to see that its store is well again."""
-
-TAKEN = b"250 2.0.0 Kept"
 
 
 class Plant(StrEnum):
@@ -66,89 +63,6 @@ class Plant(StrEnum):
     """Home does not look for what may have been taken."""
     BUCKET_BLIND = "bucket-blind"
     """What is put into the bucket is not read back."""
-
-
-@dataclass
-class Message:
-    """What is to be sent.
-
-    Args:
-        unclear: attempts whose end went out, and whose answer never came: each may become one more copy (RFC 1047).
-    """
-
-    number: int
-    octets: bytes
-    taken: bool = False
-    unclear: int = 0
-
-
-@dataclass
-class Mailbox:
-    """Home's mail server: what it has taken is durable."""
-
-    copies: Counter[int] = field(default_factory=Counter)
-    traces: set[str] = field(default_factory=set)
-    damaged: list[int] = field(default_factory=list)
-
-    def take(self, letter: Letter, trace: str, known: Mapping[int, Message]) -> None:
-        with letter.open() as file:
-            octets = file.read()
-        number = int(octets.partition(b"\r\n")[0].removeprefix(b"No: "))
-        self.copies[number] += 1
-        self.traces.add(trace)
-        if octets != known[number].octets:
-            self.damaged.append(number)
-
-
-class _Client:
-    """A sender's end of a session: what `converse` takes for a socket."""
-
-    def __init__(self, message: Message, point: Callable[[str], str | None], off: Callable[[], bool]) -> None:
-        lines = (
-            "EHLO relay\r\nXFORWARD ADDR=192.0.2.25 PORT=4242 HELO=mail.example.net\r\n"
-            "MAIL FROM:<bob@example.net>\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n"
-        )
-        content = message.octets.replace(b"\r\n.", b"\r\n..") + b".\r\n"
-        self._pieces = [lines.encode(), *(content[at : at + 65_536] for at in range(0, len(content), 65_536))]
-        self._point, self._off = point, off
-        self.told = b""
-        self.all_sent = False
-
-    def settimeout(self, _seconds: float) -> None:
-        """The simulation has no clock for this."""
-
-    def recv(self, _most: int) -> bytes:
-        if self._off() or self._point("recv") == "error":
-            return b""
-        if b"354 " not in self.told and len(self.told.splitlines()) > 12:
-            return b""
-        if self.all_sent:
-            return b""
-        piece = self._pieces.pop(0)
-        self.all_sent = not self._pieces
-        return piece
-
-    def sendall(self, octets: bytes) -> None:
-        if self._off() or self._point("send") == "error":
-            raise ConnectionResetError("planted")
-        self.told += octets
-
-
-class _Store(Bucket):
-    """A store that fails, or says that it keeps what it does not keep."""
-
-    def __init__(self, happens: Callable[[str, str], str | None]) -> None:
-        super().__init__(self._fail)
-        self._happens = happens
-
-    def _fail(self, call: str, _name: str) -> None:
-        if self._happens("store", call) == "error":
-            raise StoreError("planted")
-
-    def put(self, name: str, octets: bytes) -> None:
-        swallowed = mock.patch("obstore.put") if self._happens("store", "swallow") == "swallow" else nullcontext()
-        with swallowed:
-            super().put(name, octets)
 
 
 class _Api:
@@ -282,7 +196,7 @@ class World:
     home: _Home = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bucket = _Store(self._happens)
+        self.bucket = ChanceStore(self._happens)
         for name in ("relay", "home"):
             (self.folder / f"{name}-0").mkdir()
         self.relay = _Relay(self, self.folder / "relay-0")
@@ -377,7 +291,7 @@ class World:
     def send(self, message: Message) -> None:
         """Send a message once, as far as one comes."""
         self.revive()
-        client = _Client(message, self.point, lambda: self.relay.disk.dead)
+        client = Sender(message, self.point, lambda: self.relay.disk.dead)
         terms = Terms("mx.example.com", 10**7, lambda _: SmtpReply(250, "2.1.5 Ok"))
         with suppress(Cut):
             converse(cast("Any", client), terms, self.relay.spool, self.now)
