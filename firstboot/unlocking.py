@@ -219,7 +219,9 @@ class Session:
     def _failed(self, stranger: bool) -> None:
         self._failures += stranger
         if stranger and self._failures >= _FREE_GUESSES:
-            self._quiet_until = self._clock() + min(2.0 ** (self._failures - _FREE_GUESSES), _LONGEST_WAIT)
+            # Beyond ten the power only grows; a float has an end.
+            longer = min(self._failures - _FREE_GUESSES, 10)
+            self._quiet_until = self._clock() + min(2.0**longer, _LONGEST_WAIT)
 
     @contextmanager
     def _only_one(self) -> Iterator[None]:

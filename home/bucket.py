@@ -145,6 +145,15 @@ class Bucket:
         for item in items:
             self._objects.delete(f"{folder}/{name}" for name in seal.piece_names(_entry(item)))
 
+    def left_of(self, folder: str, items: Iterable[QueuedItem]) -> list[QueuedItem]:
+        """Give those of some items of which there is anything at all.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        seal, there = Seal(self._secret, folder), set(self._objects.names(folder))
+        return [item for item in items if not there.isdisjoint(seal.piece_names(_entry(item)))]
+
     def close(self, folder: str) -> None:
         """Delete all that a relay may have put into a folder of which nothing is needed any more: the head last.
 

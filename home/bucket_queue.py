@@ -8,14 +8,20 @@ from typing import BinaryIO
 
 from home.bucket import Bucket, Leftover, MissingError
 from home.control_errors import Unreachable
+from home.drain import MOST_REFUSED
 from home.drain_journal import Journal
 from home.drain_run import Drain
-from home.relay_queue import GoneError, RelayQueue, Summed
+from home.hand_over import NobodyTakesError
+from home.relay_queue import GoneError, NotNowError, RelayQueue, Summed
 from model.control import PROTOCOL, Page, QueuedItem, QueueStatus
 from model.s3_objects import StoreError
 
 _ROUNDS = 3
 """Times that a folder is gone through, as long as something comes of it."""
+
+
+_FAILURES = 6
+"""Of the store, one after the other; then it is not about what it was asked for."""
 
 
 class BucketQueue:
@@ -28,8 +34,9 @@ class BucketQueue:
     def __init__(self, bucket: Bucket, leftover: Leftover, items: Iterable[QueuedItem]) -> None:
         self._bucket, self._leftover = bucket, leftover
         self._items = {item.id: item for item in items}
-        self.missing: set[str] = set()
-        """Items that the bucket must have, and has not."""
+        self.missing: dict[str, QueuedItem] = {}
+        """Items that the bucket must have, and has not given when it was asked last; by their ids."""
+        self._failures = 0
 
     @property
     def waiting(self) -> int:
@@ -47,16 +54,20 @@ class BucketQueue:
 
         Raises:
             GoneError: it is missing.
-            ControlFailure: the store fails.
+            NotNowError: the store fails.
+            ControlFailure: it does so again and again.
         """
         summed = Summed(into)
         try:
             self._bucket.download(self._leftover.folder, item, summed)
         except MissingError as error:
-            self.missing.add(item.id)
+            self.missing[item.id] = item
             raise GoneError(str(error)) from None
         except StoreError as error:
-            raise Unreachable(str(error)) from None
+            self._failures += 1
+            raise (Unreachable if self._failures >= _FAILURES else NotNowError)(str(error)) from None
+        self._failures = 0
+        self.missing.pop(item.id, None)
         return summed.digest.hexdigest()
 
     def delete(self, item: str) -> None:
@@ -114,6 +125,9 @@ def recover(
 ) -> Recovered:
     """Hand over what lies in a folder; when home has all of it, or nobody has it any more, the folder is emptied.
 
+    Where something is left of a message that the bucket does not give, it stays: a store that has failed for a moment
+    may give it later.
+
     Args:
         make_drain: makes a drain of a queue.
 
@@ -125,15 +139,32 @@ def recover(
     drain = make_drain(queue)
     for _ in range(_ROUNDS):
         before = queue.waiting
-        drain.round()
+        _try_each(drain)
         if queue.waiting in {0, before}:
             break
-    left = queue.waiting - len(queue.missing)
-    if not left and not leftover.problems:
-        try:
+    missing, problems = len(queue.missing), leftover.problems
+    left = queue.waiting - missing
+    try:
+        if rest := bucket.left_of(leftover.folder, queue.missing.values()):
+            problems += (f"something is left of {len(rest)} of the messages that are missing, and stays in the bucket",)
+        if not left and not problems:
             bucket.close(leftover.folder)
-        except StoreError as error:
-            raise Unreachable(str(error)) from None
-    missing = len(queue.missing)
+    except StoreError as error:
+        raise Unreachable(str(error)) from None
     had = len(leftover.items) - queue.waiting
-    return Recovered(leftover.folder, leftover.head.written, had, missing, left, leftover.problems)
+    return Recovered(leftover.folder, leftover.head.written, had, missing, left, problems)
+
+
+def _try_each(drain: Drain) -> None:
+    """Let a drain try each item once, also those behind a row of such as are put off, at which a service pauses."""
+    while True:
+        tried = len(drain.patience.tries)
+        try:
+            drain.round()
+        except NobodyTakesError:
+            if drain.patience.row < MOST_REFUSED:
+                raise
+            drain.pause()
+            if len(drain.patience.tries) > tried:
+                continue
+        return

@@ -219,13 +219,17 @@ class Patience:
         """Tell when an item may be tried again."""
         return self.next.get(item, 0.0)
 
-    def put_off(self, item: str, now: float) -> Patience:
-        """Let an item wait, longer each time."""
+    def put_off(self, item: str, now: float, *, counts: bool = True) -> Patience:
+        """Let an item wait, longer each time.
+
+        Args:
+            counts: whether what happened to it may happen to all others, too.
+        """
         tries = self.tries.get(item, 0) + 1
         return Patience(
             {**self.tries, item: tries},
-            {**self.next, item: now + min(_SOON * 2 ** (tries - 1), _LATE)},
-            self.row + 1,
+            {**self.next, item: now + min(_SOON * 2 ** min(tries - 1, 16), _LATE)},
+            self.row + counts,
             self.pauses,
         )
 

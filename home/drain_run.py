@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ from home.drain_errands import Errands, Runner
 from home.drain_incoming import Incoming
 from home.drain_journal import Journal, JournalError
 from home.drain_letter import Letter, LetterError
+from home.drain_state import Progress
 from home.hand_over import BrokenOffError, LostError, NobodyTakesError
 from home.quarantine import Quarantine
 from home.relay_queue import GoneError, NotNowError, RelayQueue
@@ -64,20 +65,6 @@ HandOver = Callable[[Letter, Sequence[int], str, Callable[[Sequence[int], int], 
 
 class NoRoomError(NobodyTakesError):
     """The disk is too full for anything to be fetched; the text says how full."""
-
-
-@dataclass
-class Progress:
-    """What one round has done.
-
-    Args:
-        items: handed over or put into quarantine, for good.
-        octets: of their messages.
-    """
-
-    items: int = 0
-    octets: int = 0
-    put_off: int = 0
 
 
 class Drain:
@@ -165,16 +152,17 @@ class Drain:
 
     def _go_through(self) -> None:
         after, listed, epoch = 0, set[str](), ""
+        again: list[QueuedItem] = []
         while True:
             page = self._errands.begin(partial(self._relay.page, after))()
             if epoch and page.epoch != epoch:
                 break  # the queue has begun anew in the middle
             epoch = page.epoch
             known = self._begin(page)
-            for number, item in enumerate(page.items):
-                listed.add(item.id)
-                self._pass(page.epoch, item, known, islice(page.items, number + 1, None))
-            self._finish_deleting()
+            listed |= {item.id for item in page.items}
+            # What was put off comes last: else many of these, for one full mailbox, would have every turn there is.
+            again += [item for item in page.items if item.id in self._patience.tries]
+            self._pass_all(epoch, [item for item in page.items if item.id not in self._patience.tries], known)
             highest = max((item.sequence for item in page.items), default=after)
             if len(listed) > _MOST_LISTED:
                 raise Garbled(f"found a list of more than {_MOST_LISTED} items")
@@ -182,9 +170,15 @@ class Drain:
                 self._miss(epoch, listed)
                 self._finish_deleting()
                 self._listed = {epoch: self._listed.get(epoch, frozenset()) | listed}
+                self._pass_all(epoch, again, self._journal.find(epoch, [item.id for item in again]))
                 break
             after = highest
         self._incoming.drop_ahead()
+
+    def _pass_all(self, epoch: str, items: Sequence[QueuedItem], known: Mapping[str, Entry]) -> None:
+        for number, item in enumerate(items):
+            self._pass(epoch, item, known, islice(items, number + 1, None))
+        self._finish_deleting()
 
     def pause(self) -> float:
         """Give the seconds to wait after a round that failed."""
@@ -234,6 +228,9 @@ class Drain:
             why = error.found if isinstance(error, Unreachable) else error
             self._tell(f"item {item.id} has stopped everything {_STUCK} times, and waits now: {why}")
             self._put_off(item.id)
+        except GoneError as error:
+            self._tell(f"item {item.id} was listed by the relay, which does not have it: {error}")
+            self._put_off(item.id, counts=False)
 
     def _advance(self, epoch: str, item: QueuedItem, known: Mapping[str, Entry], behind: Iterator[QueuedItem]) -> None:
         """Go on with an item as far as possible.
@@ -268,10 +265,10 @@ class Drain:
         step = next_step(known.get(item.id), self._patience.retry(item.id), time.monotonic())
         return step in {Step.OPEN, Step.HAND_OVER}
 
-    def _put_off(self, item: str) -> None:
+    def _put_off(self, item: str, *, counts: bool = True) -> None:
         # Nothing is deleted now, by whose answer the relay would tell that it serves this home still.
         self._incoming.drop_ahead()
-        self._patience = self._patience.put_off(item, time.monotonic())
+        self._patience = self._patience.put_off(item, time.monotonic(), counts=counts)
         if self._patience.row >= MOST_REFUSED:
             raise NobodyTakesError(f"{MOST_REFUSED} messages in a row were put off")
 
@@ -280,9 +277,6 @@ class Drain:
         self._find_room(entry.item)
         try:
             letter = self._letter(entry)
-        except GoneError:
-            self._tell(f"item {entry.item.id} was listed by the relay, which has it no more")
-            return None
         except NotNowError as error:
             self._tell(f"the relay cannot give item {entry.item.id} now: {error}")
             return None
@@ -328,7 +322,7 @@ class Drain:
         """
         try:
             letter = self._letter(entry)
-        except (GoneError, NotNowError):
+        except NotNowError:
             return None
         except LetterError as error:
             return self._set_aside(entry, str(error))

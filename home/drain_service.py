@@ -16,8 +16,8 @@ from pathlib import Path
 
 from home.control_errors import ControlFailure, Fenced, NotAccepted, OtherRelay, WrongCertificate
 from home.drain_journal import Journal, JournalError
-from home.drain_run import INCOMING, Drain, Progress
-from home.drain_state import Doing, Drained, note, progress_line
+from home.drain_run import INCOMING, Drain
+from home.drain_state import Doing, Drained, Progress, note, progress_line
 from home.drain_traces import FOUND, RUN, WANTED, Wanted, read_found, write_wanted
 from home.hand_over import LostError, NobodyTakesError, hand_over
 from home.quarantine import QuarantineError

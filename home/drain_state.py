@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -34,6 +35,20 @@ class Doing(StrEnum):
 
     FENCED = "fenced"
     """Another home has taken this one's place at the relay."""
+
+
+@dataclass
+class Progress:
+    """What one round has done.
+
+    Args:
+        items: handed over or put into quarantine, for good.
+        octets: of their messages.
+    """
+
+    items: int = 0
+    octets: int = 0
+    put_off: int = 0
 
 
 class Drained(BaseModel):

@@ -16,7 +16,7 @@ _M = TypeVar("_M")
 
 
 class GoneError(Exception):
-    """The relay has no such item any more."""
+    """The relay has no such item any more, or what it has is not what it was; the text is the relay's."""
 
 
 class NotNowError(Exception):
@@ -80,9 +80,11 @@ class RemoteQueue:
         """Have the relay forget an item."""
         try:
             self._client.request("DELETE", f"/items/{item}")
+        except Fenced:
+            raise
         except Refused as error:
             if error.status != HTTPStatus.NOT_FOUND:
-                raise _of(error) from None
+                raise NotNowError(error.found) from None
 
     def status(self) -> QueueStatus:
         """Ask how the queue is."""
@@ -96,10 +98,14 @@ def _sound(check: Callable[[_M], _M], found: _M) -> _M:
         raise Garbled(str(error)) from None
 
 
+_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.BAD_GATEWAY})
+"""The second one when it lies in a bucket, which does not give it back (relay/queue_api.py)."""
+
+
 def _of(error: Refused) -> Exception:
     if isinstance(error, Fenced):
         return error
-    return (GoneError if error.status == HTTPStatus.NOT_FOUND else NotNowError)(error.found)
+    return (GoneError if error.status in _GONE else NotNowError)(error.found)
 
 
 class Summed:

@@ -71,6 +71,8 @@ class LocalRelay:
         settings = QueueSettings(1, "mx.example.com", ("example.com",), "queue", (key,), 10**9)
         (folder / SETTINGS).write_bytes(settings.to_json())
         self.asked: list[tuple[str, str]] = []
+        self.lost: set[str] = set()
+        """Ids of what it lists, and does not have."""
         self.start()
 
     def start(self) -> None:
@@ -102,6 +104,8 @@ class LocalRelay:
     def fetch(self, item: QueuedItem, into: BinaryIO) -> str:
         """See `RelayQueue`."""
         answer = self._ask("GET", f"/items/{item.id}")
+        if item.id in self.lost:
+            raise GoneError("lost")
         if answer.status != 200:
             raise (GoneError if answer.status == 404 else NotNowError)("not here")
         assert isinstance(answer.body, Path)

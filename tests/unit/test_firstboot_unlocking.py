@@ -158,6 +158,15 @@ def test_a_stranger_who_guesses_waits_and_the_owner_does_not(disk: Disk) -> None
     session.unlock(_GOOD, stranger=False)
 
 
+def test_who_guesses_for_a_day_waits_as_long_as_ever(disk: Disk) -> None:
+    session = disk.session(new=False)
+    for _ in range(1100):
+        disk.now += session.view().wait
+        with pytest.raises(Refused, match="neither"):
+            session.unlock("guess", stranger=True)
+    assert session.view().wait == 60
+
+
 def test_a_disk_that_cannot_be_opened_is_no_wrong_answer(disk: Disk) -> None:
     session = disk.session(new=False)
     disk.broken = True

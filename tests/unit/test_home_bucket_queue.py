@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,10 +12,14 @@ import obstore
 import pyrage
 import pytest
 
+import home.drain
 from home.bucket import Bucket as HomeBucket
 from home.bucket_queue import Recovered, recover
+from home.control_errors import Unreachable
 from home.drain_journal import Journal
+from model.bucket import Seal
 from model.control import QueuedItem
+from model.s3_objects import StoreError
 from relay.envelope import Item
 from relay.s3 import Rhythm, S3Place
 from tests.bucket import PREFIX, THROUGH, Bucket
@@ -25,22 +29,21 @@ from tests.mail_sink import Sink
 _MESSAGES = [b"No: %d\r\n\r\nhello\r\n" % number for number in range(4)]
 
 
-def _sealed(message: bytes) -> bytes:
-    return pyrage.encrypt(Item(envelope(), BytesIO(message)).read(10**6) + message, [HOME.to_public()])
+def _sealed(message: bytes, recipient: str = "alice@example.com") -> bytes:
+    return pyrage.encrypt(Item(envelope(recipient), BytesIO(message)).read(10**6) + message, [HOME.to_public()])
 
 
 class _Dead:
     """A relay that has put messages into its bucket and died."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sealed: Sequence[bytes]) -> None:
         self.bucket = Bucket()
         place = S3Place(THROUGH, folder, "e" * 32, objects=self.bucket, rhythm=Rhythm(600, 0.01, (0.01,)))
         place.start(())
         while not place.has_room(0):
             time.sleep(0.002)
         self.items = []
-        for number, message in enumerate(_MESSAGES):
-            octets = _sealed(message)
+        for number, octets in enumerate(sealed):
             item = QueuedItem(f"{number:032x}", number + 1, len(octets), number, hashlib.sha256(octets).hexdigest())
             upload = place.begin(item.id)
             upload.write(octets)
@@ -60,6 +63,11 @@ class _Dead:
         finally:
             journal.close()
 
+    def piece(self, number: int) -> str:
+        """Name the first object of an item."""
+        ((leftover,), _) = HomeBucket(self.bucket, THROUGH.seal, {}).leftovers()
+        return f"{leftover.folder}/{Seal(THROUGH.seal, leftover.folder).piece_name(self.items[number].id, 0)}"
+
     def drop(self, number: int) -> None:
         home = HomeBucket(self.bucket, THROUGH.seal, {})
         ((leftover,), _) = home.leftovers()
@@ -68,7 +76,7 @@ class _Dead:
 
 @pytest.fixture
 def dead(tmp_path: Path) -> _Dead:
-    return _Dead(tmp_path)
+    return _Dead(tmp_path, [_sealed(message) for message in _MESSAGES])
 
 
 @pytest.fixture
@@ -115,3 +123,87 @@ def test_foreign_objects_stay(dead: _Dead, sink: Sink) -> None:
     obstore.put(dead.bucket.store, "notes", b"another's")
     dead.recover(sink)
     assert list(dead.bucket.content()) == ["notes"]
+
+
+def test_many_that_are_missing_do_not_hide_what_lies_behind_them(tmp_path: Path, sink: Sink) -> None:
+    """A rule of the bucket's own deletes the oldest ones; write-through, switched on late, has never had them."""
+    many = 2 * home.drain.MOST_REFUSED + 1
+    dead = _Dead(tmp_path, [_sealed(b"\r\n%d\r\n" % number) for number in range(many + 2)])
+    for number in range(many):
+        dead.drop(number)
+    found = dead.recover(sink)
+    assert (found.had, found.missing, found.left) == (2, many, 0)
+
+
+def test_many_for_one_who_takes_nothing_now_do_not_hide_what_lies_behind_them(tmp_path: Path, sink: Sink) -> None:
+    many = 2 * home.drain.MOST_REFUSED + 1
+    dead = _Dead(tmp_path, [*(_sealed(b"\r\n", "full@example.com") for _ in range(many)), _sealed(_MESSAGES[0])])
+    sink.judge = {"RCPT TO:<full@example.com>": "452 4.2.2 mailbox is full"}.get
+    found = dead.recover(sink)
+    assert (found.had, found.missing, found.left) == (1, 0, many)
+    assert [taken.message for taken in sink.taken] == _MESSAGES[:1]
+
+
+def _hide(dead: _Dead, name: str, times: int) -> None:
+    """Let the store say of an object, some times, that there is none."""
+    get, left = dead.bucket.get, [None] * times
+
+    def without(asked: str, most: int) -> bytes | None:
+        return left.pop() if asked == name and left else get(asked, most)
+
+    dead.bucket.get = without  # type: ignore[method-assign]
+
+
+def test_what_was_missing_for_a_moment_does_not_count_for_what_stays(
+    tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home.drain, "_SOON", 0.0)
+    dead = _Dead(tmp_path, [_sealed(_MESSAGES[0]), _sealed(b"\r\n", "full@example.com"), _sealed(_MESSAGES[2])])
+    sink.judge = {"RCPT TO:<full@example.com>": "452 4.2.2 mailbox is full"}.get
+    _hide(dead, dead.piece(0), times=1)
+    found = dead.recover(sink)
+    assert (found.had, found.missing, found.left) == (2, 0, 1)
+    sink.judge = lambda _line: None
+    assert dead.recover(sink).had == 3
+    assert len(sink.taken) == 3
+
+
+def test_what_the_store_says_not_to_have_and_has_stays_there(dead: _Dead, sink: Sink) -> None:
+    _hide(dead, dead.piece(1), times=2)
+    found = dead.recover(sink)
+    assert (found.had, found.missing, found.left) == (3, 1, 0)
+    assert "1 of the messages" in found.problems[-1]
+    assert dead.recover(sink) == Recovered(found.folder, found.written, 4, 0, 0, ())
+    assert sorted(taken.message for taken in sink.taken) == _MESSAGES
+    assert dead.bucket.content() == {}
+
+
+def _failing(name: str) -> Callable[[str, str], None]:
+    def fail(call: str, asked: str) -> None:
+        if call == "get" and asked.endswith(name):
+            raise StoreError("planted")
+
+    return fail
+
+
+def test_one_object_that_the_store_cannot_read_stops_nobody(dead: _Dead, sink: Sink) -> None:
+    dead.bucket.before = _failing(dead.piece(0))
+    found = dead.recover(sink)
+    assert (found.had, found.missing, found.left) == (3, 0, 1)
+
+
+def test_a_store_that_fails_as_a_whole_ends_it(tmp_path: Path, sink: Sink) -> None:
+    dead = _Dead(tmp_path, [_sealed(b"\r\n") for _ in range(20)])
+    asked = []
+
+    def fail(call: str, name: str) -> None:
+        if call == "get" and not name.endswith("head") and name not in pages:
+            asked.append(name)
+            raise StoreError("planted")
+
+    ((leftover,), _) = HomeBucket(dead.bucket, THROUGH.seal, {}).leftovers()
+    pages = {f"{leftover.folder}/{page.name}" for page in leftover.head.pages}
+    dead.bucket.before = fail
+    with pytest.raises(Unreachable, match="planted"):
+        dead.recover(sink)
+    assert len(asked) <= 8

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from http import HTTPStatus
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +14,9 @@ import pytest
 
 import home.drain_run
 from home.control_client import Answer, ControlClient
-from home.control_errors import Garbled, Unreachable
+from home.control_errors import Fenced, Garbled, Refused, Unreachable
 from home.relay_answers import sentence
-from home.relay_queue import RemoteQueue
+from home.relay_queue import GoneError, NotNowError, RemoteQueue
 from model.control import LARGEST_ITEM, BucketStatus, Fault, Page, QueuedItem, QueueSettings, QueueStatus
 from model.envelope import LARGEST
 from tests.drain import LocalRelay, make_drain
@@ -39,6 +42,33 @@ class _Liar:
 
 def _queue(answer: Any) -> RemoteQueue:
     return RemoteQueue(cast("ControlClient", _Liar(answer)))
+
+
+class _Refuses:
+    """A relay that refuses every request."""
+
+    def __init__(self, status: int) -> None:
+        self._error = (Fenced if status == HTTPStatus.CONFLICT else Refused)(status, "no")
+
+    def request(self, _method: str, _path: str) -> Answer:
+        raise self._error
+
+    def download(self, _path: str, _into: object, _largest: int) -> Answer:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("status", "fetch", "delete"),
+    [(404, GoneError, None), (502, GoneError, NotNowError), (503, NotNowError, NotNowError), (409, Fenced, Fenced)],
+)
+def test_a_refusal_is_about_one_item_or_not(
+    status: int, fetch: type[Exception], delete: type[Exception] | None
+) -> None:
+    queue = RemoteQueue(cast("ControlClient", _Refuses(status)))
+    with pytest.raises(fetch):
+        queue.fetch(_ITEM, BytesIO())
+    with pytest.raises(delete) if delete else nullcontext():
+        queue.delete(_ITEM.id)
 
 
 def test_what_an_honest_relay_says_is_taken() -> None:

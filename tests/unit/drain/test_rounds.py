@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pyrage
 import pytest
 
 import home.drain
+import home.drain_run
 from home.drain_letter import read_letter
 from home.drain_run import Drain
 from home.hand_over import LostError, NobodyTakesError, hand_over
@@ -171,6 +173,52 @@ def test_many_that_are_put_off_make_the_drain_pause(relay: LocalRelay, sink: Sin
     with pytest.raises(NobodyTakesError):
         start().round()
     assert sum(line == "DATA" for line in sink.lines) == home.drain.MOST_REFUSED
+
+
+def test_many_that_are_put_off_again_and_again_keep_nobody_waiting(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As all that waits for one full mailbox: some of it is always ripe for another try."""
+    clock = [0.0]
+    monkeypatch.setattr(home.drain_run.time, "monotonic", lambda: clock[0])
+    sink.judge = {"RCPT TO:<full@example.com>": "452 4.2.2 mailbox is full"}.get
+    many = 12 * home.drain.MOST_REFUSED
+    for _ in range(many):
+        relay.keep(found=envelope("full@example.com"))
+    relay.keep()
+    drain, came = start(), [0.0]
+    while clock[0] < 4 * 3600:
+        if len(sink.taken) == len(came):
+            came.append(clock[0])
+            relay.keep()
+        try:
+            drain.round()
+            clock[0] += 60
+        except NobodyTakesError:
+            clock[0] += drain.pause()
+    assert came[1] < 3600, "it lay behind all of them, none of which had been tried"
+    assert max(after - before for before, after in pairwise(came[1:])) < 600
+    sink.judge = lambda _line: None
+    for _ in range(31):
+        drain.round()
+        clock[0] += 60
+    assert relay.waits == []
+    assert len(sink.taken) == len(came) + many
+
+
+def test_what_the_relay_has_lost_makes_nobody_pause(relay: LocalRelay, start: Callable[[], Drain]) -> None:
+    for _ in range(2 * home.drain.MOST_REFUSED):
+        relay.lost.add(relay.keep().id)
+    relay.keep()
+    assert start().round().items == 1
+    assert set(relay.waits) == relay.lost
+
+
+def test_what_is_tried_for_months_is_tried_every_half_an_hour() -> None:
+    patience = home.drain.Patience.none()
+    for _ in range(2000):
+        patience = patience.put_off("item", 1000.0)
+    assert patience.retry("item") == 1000.0 + 1800.0
 
 
 @pytest.mark.parametrize("taken", [True, False])
