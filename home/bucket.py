@@ -86,12 +86,14 @@ class Bucket:
                 found.append(leftover)
         return found, problems
 
-    def _read(self, folder: str) -> Leftover:
+    def _read_head(self, folder: str) -> Head:
         octets = self._objects.get(f"{folder}/{HEAD}", LARGEST_HEAD)
         if octets is None:
             raise BucketError("its head is gone, and with it the list of what lies there")
-        seal = Seal(self._secret, folder)
-        head = seal.read_head(octets)
+        return Seal(self._secret, folder).read_head(octets)
+
+    def _read(self, folder: str) -> Leftover:
+        seal, head = Seal(self._secret, folder), self._read_head(folder)
         problems: list[str] = []
         entries: list[Entry] = []
         seen = self._seen.get(folder, 0)
@@ -154,13 +156,17 @@ class Bucket:
         seal, there = Seal(self._secret, folder), set(self._objects.names(folder))
         return [item for item in items if not there.isdisjoint(seal.piece_names(_entry(item)))]
 
-    def close(self, folder: str) -> None:
+    def close(self, leftover: Leftover) -> None:
         """Delete all that a relay may have put into a folder of which nothing is needed any more: the head last.
 
         Raises:
+            BucketError: its head is another one by now: a relay lives that takes mail there. Nothing was deleted.
             StoreError: the store fails.
         """
+        folder = leftover.folder
         ours = [name for name in self._objects.names(folder) if NAME.fullmatch(name)]
+        if self._read_head(folder) != leftover.head:
+            raise BucketError("a relay has written there meanwhile: it is not gone, and what lies there is left to it")
         self._objects.delete(f"{folder}/{name}" for name in (*ours, HEAD))
 
 

@@ -15,10 +15,11 @@ import click
 from home.command import in_words, json_option, print_json
 from home.drain_state import read_drained
 from home.queue_keys import IDENTITIES, QueueKeyError, read_identities
-from home.relay_peer import FOLDER
+from home.relay_peer import FOLDER, PEER
 from home.s3_settings import S3KeyError, keep_secret_key, s3_settings, told
 from home.store import Store
 from model.document import read_site
+from model.problems import Kind, Refusal
 from model.site import S3
 from stack.stack import DATA
 
@@ -116,11 +117,24 @@ def _identities(path: Path) -> list[str]:
     return found
 
 
-def _at_work() -> list[str]:
-    """Give the folder that the relay has last told of."""
+def _at_work(folder: Path = FOLDER) -> list[str]:
+    """Give the folder that the relay has last told of; none while home has no relay.
+
+    Raises:
+        Refusal: it has told of none. Its own may be any of them, with mail that came a moment ago.
+    """
+    if not (folder / PEER).exists():
+        return []
     drained = read_drained()
     bucket = drained.relay.bucket if drained and drained.relay else None
-    return [bucket.folder] if bucket else []
+    if bucket is None:
+        raise Refusal(
+            Kind.IN_USE,
+            "a relay that has not told yet where in the bucket it is at work",
+            "its word, since what lies there is left to it",
+            "wait until it answers (`darkpipe relay status`); if it is lost for good, say so by `--relay-is-gone`",
+        )
+    return [bucket.folder]
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from home.drain_journal import Journal
 from home.drain_run import Drain
 from home.hand_over import NobodyTakesError
 from home.relay_queue import GoneError, NotNowError, RelayQueue, Summed
+from model.bucket import BucketError
 from model.control import PROTOCOL, Page, QueuedItem, QueueStatus
 from model.s3_objects import StoreError
 
@@ -148,7 +149,9 @@ def recover(
         if rest := bucket.left_of(leftover.folder, queue.missing.values()):
             problems += (f"something is left of {len(rest)} of the messages that are missing, and stays in the bucket",)
         if not left and not problems:
-            bucket.close(leftover.folder)
+            bucket.close(leftover)
+    except BucketError as error:
+        problems += (str(error),)
     except StoreError as error:
         raise Unreachable(str(error)) from None
     had = len(leftover.items) - queue.waiting

@@ -16,7 +16,7 @@ import pytest
 
 from home.bucket import Bucket as HomeBucket
 from home.bucket import Leftover, MissingError, forget_seen, note_seen, read_seen
-from model.bucket import HEAD, PIECE, Seal
+from model.bucket import HEAD, PIECE, BucketError, Seal
 from model.control import BucketStatus, QueuedItem
 from relay.s3 import Rhythm, S3Place
 from tests.bucket import PREFIX, THROUGH, Bucket
@@ -178,8 +178,18 @@ def test_what_home_has_is_removed_and_then_the_records(left: _Left) -> None:
     obstore.put(left.bucket.store, left.path("notes"), b"another's")
     home.remove(leftover.folder, leftover.items)
     home.remove(leftover.folder, leftover.items)
-    home.close(leftover.folder)
+    home.close(leftover)
     assert list(left.bucket.content()) == [left.path("notes")]
+
+
+def test_a_folder_in_which_a_relay_is_at_work_after_all_is_not_emptied(left: _Left) -> None:
+    home, content = left.home(), left.bucket.content()
+    left.bucket.set_back(left.states[1])
+    ((leftover,), _) = left.home(seen=1).leftovers()
+    left.bucket.set_back(content)  # it takes a third message
+    with pytest.raises(BucketError, match="not gone"):
+        home.close(leftover)
+    assert left.bucket.content() == content
 
 
 def test_a_relay_at_work_is_left_alone(left: _Left) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,11 +15,15 @@ import pytest
 
 import home.drain
 from home.bucket import Bucket as HomeBucket
+from home.bucket_commands import _at_work
 from home.bucket_queue import Recovered, recover
 from home.control_errors import Unreachable
 from home.drain_journal import Journal
+from home.drain_state import Doing, Drained
+from home.relay_peer import PEER
 from model.bucket import Seal
-from model.control import QueuedItem
+from model.control import BucketStatus, QueuedItem, QueueStatus
+from model.problems import Refusal
 from model.s3_objects import StoreError
 from relay.envelope import Item
 from relay.s3 import Rhythm, S3Place
@@ -50,6 +55,7 @@ class _Dead:
             upload.finish(item.sha256, item.received)
             self.items.append(item)
         place.stop()
+        place._thread.join()  # it may be writing the records once more
         self.folder = folder
 
     def recover(self, sink: Sink) -> Recovered:
@@ -207,3 +213,25 @@ def test_a_store_that_fails_as_a_whole_ends_it(tmp_path: Path, sink: Sink) -> No
     with pytest.raises(Unreachable, match="planted"):
         dead.recover(sink)
     assert len(asked) <= 8
+
+
+_STATUS = QueueStatus(1, "", "e" * 32, 0, 0, None, 1, None, 0, 0)
+"""Of a relay that has just started, and has written nothing into its bucket since."""
+
+
+def _drained(relay: QueueStatus | None) -> Drained:
+    return Drained(written=0.0, doing=Doing.AWAY, since=0.0, relay=relay)
+
+
+@pytest.mark.parametrize("drained", [None, _drained(None), _drained(_STATUS)])
+def test_the_bucket_of_a_relay_that_may_live_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drained: Drained | None
+) -> None:
+    monkeypatch.setattr("home.bucket_commands.read_drained", lambda: drained)
+    assert _at_work(tmp_path) == [], "home has no relay"
+    (tmp_path / PEER).write_text("{}")
+    with pytest.raises(Refusal, match="relay-is-gone"):
+        _at_work(tmp_path)
+    known = replace(_STATUS, bucket=BucketStatus("f" * 32, 1, 0, 0))
+    monkeypatch.setattr("home.bucket_commands.read_drained", lambda: _drained(known))
+    assert _at_work(tmp_path) == ["f" * 32]
