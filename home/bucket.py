@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,9 @@ from stack.durable import write_atomically
 
 SEEN = "bucket-seen.json"
 """File in the drain's folder."""
+
+_MOST_SEEN = 1000
+"""Folders that are remembered: a relay takes another one when its disk was set back, and one that lies every second."""
 
 
 class Writes(Protocol):
@@ -156,8 +159,11 @@ class Bucket:
         seal, there = Seal(self._secret, folder), set(self._objects.names(folder))
         return [item for item in items if not there.isdisjoint(seal.piece_names(_entry(item)))]
 
-    def close(self, leftover: Leftover) -> None:
+    def close(self, leftover: Leftover, about_to_empty: Callable[[str], object] = lambda _: None) -> None:
         """Delete all that a relay may have put into a folder of which nothing is needed any more: the head last.
+
+        Args:
+            about_to_empty: is told the folder's name, unless it stays.
 
         Raises:
             BucketError: its head is another one by now: a relay lives that takes mail there. Nothing was deleted.
@@ -167,6 +173,7 @@ class Bucket:
         ours = [name for name in self._objects.names(folder) if NAME.fullmatch(name)]
         if self._read_head(folder) != leftover.head:
             raise BucketError("a relay has written there meanwhile: it is not gone, and what lies there is left to it")
+        about_to_empty(folder)
         self._objects.delete(f"{folder}/{name}" for name in (*ours, HEAD))
 
 
@@ -191,7 +198,7 @@ def note_seen(folder: Path, status: BucketStatus) -> None:
         OSError: the disk fails.
     """
     seen = read_seen(folder)
-    if status.version > seen.get(status.folder, 0):
+    if status.version > seen.get(status.folder, 0) and (status.folder in seen or len(seen) < _MOST_SEEN):
         text = json.dumps({**seen, status.folder: status.version})
         write_atomically(folder / SEEN, text.encode("ascii"), 0o600)
 

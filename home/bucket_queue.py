@@ -122,7 +122,11 @@ def numbered(leftover: Leftover, journal: Journal) -> list[QueuedItem]:
 
 
 def recover(
-    bucket: Bucket, leftover: Leftover, journal: Journal, make_drain: Callable[[RelayQueue], Drain]
+    bucket: Bucket,
+    leftover: Leftover,
+    journal: Journal,
+    make_drain: Callable[[RelayQueue], Drain],
+    about_to_empty: Callable[[str], object] = lambda _: None,
 ) -> Recovered:
     """Hand over what lies in a folder; when home has all of it, or nobody has it any more, the folder is emptied.
 
@@ -131,6 +135,7 @@ def recover(
 
     Args:
         make_drain: makes a drain of a queue.
+        about_to_empty: is told the folder's name before it is emptied.
 
     Raises:
         ControlFailure: the store fails.
@@ -149,7 +154,7 @@ def recover(
         if rest := bucket.left_of(leftover.folder, queue.missing.values()):
             problems += (f"something is left of {len(rest)} of the messages that are missing, and stays in the bucket",)
         if not left and not problems:
-            bucket.close(leftover)
+            bucket.close(leftover, about_to_empty)
     except BucketError as error:
         problems += (str(error),)
     except StoreError as error:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def run(
         journal = Journal(folder)
         try:
             for leftover in found:
-                done = recover(bucket, leftover, journal, lambda queue: make_drain(journal, queue))
+                # Forgotten before: after a cut in between, a head that is gone would be told as a loss for ever.
+                forget = partial(forget_seen, folder)
+                done = recover(bucket, leftover, journal, lambda queue: make_drain(journal, queue), forget)
                 told["folders"].append(asdict(done))
-                if not done.left and not done.problems:
-                    forget_seen(folder, done.folder)
         finally:
             journal.close()
     except LostError:

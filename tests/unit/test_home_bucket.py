@@ -207,6 +207,16 @@ def test_home_remembers_the_latest_version_only(tmp_path: Path) -> None:
     assert read_seen(tmp_path) == {}
 
 
+def test_a_relay_that_names_folder_after_folder_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("home.bucket._MOST_SEEN", 3)
+    for number in range(10):
+        note_seen(tmp_path, BucketStatus(f"{number:032x}", 1, 0, 0))
+    note_seen(tmp_path, BucketStatus(f"{0:032x}", 2, 0, 0))
+    assert read_seen(tmp_path) == {f"{number:032x}": 2 - (number > 0) for number in range(3)}
+
+
 def test_a_leftover_counts_its_items(left: _Left) -> None:
     ((leftover,), _) = left.home().leftovers()
     assert isinstance(leftover, Leftover)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pyrage
 import pytest
 
 import home.drain
+from home import bucket_run
 from home.bucket import Bucket as HomeBucket
+from home.bucket import note_seen, read_seen
 from home.bucket_commands import _at_work
 from home.bucket_queue import Recovered, recover
 from home.control_errors import Unreachable
 from home.drain_journal import Journal
 from home.drain_state import Doing, Drained
 from home.relay_peer import PEER
-from model.bucket import Seal
+from model.bucket import HEAD, Seal
 from model.control import BucketStatus, QueuedItem, QueueStatus
 from model.problems import Refusal
 from model.s3_objects import StoreError
@@ -235,3 +238,25 @@ def test_the_bucket_of_a_relay_that_may_live_is_left_to_it(
     known = replace(_STATUS, bucket=BucketStatus("f" * 32, 1, 0, 0))
     monkeypatch.setattr("home.bucket_commands.read_drained", lambda: _drained(known))
     assert _at_work(tmp_path) == ["f" * 32]
+
+
+def test_a_folder_that_was_emptied_is_no_loss_though_the_last_answer_was_lost(dead: _Dead, sink: Sink) -> None:
+    home = dead.folder / "home"
+    home.mkdir()
+    ((leftover,), _) = HomeBucket(dead.bucket, THROUGH.seal, {}).leftovers()
+    note_seen(home, BucketStatus(leftover.folder, leftover.head.version, 0, 0))
+    delete = dead.bucket.delete
+
+    def lose_answer(names: Iterable[str]) -> None:
+        delete(wanted := list(names))
+        if wanted[-1].endswith(HEAD):
+            raise StoreError("planted")
+
+    def run() -> dict[str, Any]:
+        bucket = HomeBucket(dead.bucket, THROUGH.seal, read_seen(home))
+        return bucket_run.run(home, bucket, (), lambda _journal, queue: make_drain(home, queue, sink))
+
+    dead.bucket.delete = lose_answer  # type: ignore[method-assign]
+    assert "planted" in run()["stopped"]
+    assert run() == {"folders": [], "problems": [], "stopped": ""}
+    assert len(sink.taken) == len(_MESSAGES)
