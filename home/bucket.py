@@ -8,22 +8,13 @@ time at which the relay has written it: every ten minutes as long as it was well
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from model.bucket import HEAD, LARGEST_HEAD, LARGEST_PAGE, NAME, BucketError, Entry, Head, PageName, Seal
-from model.control import BucketStatus, QueuedItem
+from model.control import QueuedItem
 from model.s3_objects import Objects
-from stack.durable import write_atomically
-
-SEEN = "bucket-seen.json"
-"""File in the drain's folder."""
-
-_MOST_SEEN = 1000
-"""Folders that are remembered: a relay takes another one when its disk was set back, and one that lies every second."""
 
 
 class Writes(Protocol):
@@ -88,6 +79,18 @@ class Bucket:
             else:
                 found.append(leftover)
         return found, problems
+
+    def nowhere(self, besides: Iterable[str] = ()) -> list[str]:
+        """Find the folders that the relay has told of, and of which there is nothing any more.
+
+        Args:
+            besides: as in `leftovers`.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        told = sorted(set(self._seen) - set(besides))
+        return [folder for folder in told if next(self._objects.names(folder), None) is None]
 
     def _read_head(self, folder: str) -> Head:
         octets = self._objects.get(f"{folder}/{HEAD}", LARGEST_HEAD)
@@ -186,38 +189,3 @@ def _items(entries: Iterable[Entry]) -> tuple[QueuedItem, ...]:
 
 def _entry(item: QueuedItem) -> Entry:
     return Entry(item.id, item.size, item.received, item.sha256)
-
-
-def note_seen(folder: Path, status: BucketStatus) -> None:
-    """Remember what the relay has told of its bucket, unless that is known already.
-
-    Args:
-        folder: the drain's folder.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    seen = read_seen(folder)
-    if status.version > seen.get(status.folder, 0) and (status.folder in seen or len(seen) < _MOST_SEEN):
-        text = json.dumps({**seen, status.folder: status.version})
-        write_atomically(folder / SEEN, text.encode("ascii"), 0o600)
-
-
-def forget_seen(folder: Path, name: str) -> None:
-    """Remember a folder of the bucket no longer: it was emptied.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    seen = read_seen(folder)
-    if seen.pop(name, None) is not None:
-        write_atomically(folder / SEEN, json.dumps(seen).encode("ascii"), 0o600)
-
-
-def read_seen(folder: Path) -> dict[str, int]:
-    """Give the latest version of each folder's head that the relay has told of; what cannot be read is nothing."""
-    try:
-        data = json.loads((folder / SEEN).read_bytes())
-        return {str(name): int(version) for name, version in data.items() if NAME.fullmatch(str(name))}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}

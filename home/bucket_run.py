@@ -15,8 +15,9 @@ from typing import Any
 
 from pyrage import x25519
 
-from home.bucket import Bucket, forget_seen, read_seen
+from home.bucket import Bucket
 from home.bucket_queue import recover
+from home.bucket_seen import forget_seen, read_seen
 from home.control_errors import ControlFailure
 from home.drain_journal import Journal, JournalError
 from home.drain_run import Drain
@@ -46,6 +47,8 @@ def run(
     told: dict[str, Any] = {"folders": [], "problems": [], "stopped": ""}
     try:
         found, told["problems"] = bucket.leftovers(besides)
+        for name in bucket.nowhere(besides):
+            forget_seen(folder, name)  # it was told, and nobody can do anything about it
         journal = Journal(folder)
         try:
             for leftover in found:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyrage import x25519
 
-from home.bucket import note_seen
+from home.bucket_seen import note_seen
 from home.control_errors import ControlFailure, Garbled, Unreachable
 from home.drain import (
     MOST_REFUSED,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from home.bucket_seen import read_seen
 from home.drain_state import STATE, Doing, Drained, read_drained
 from home.quarantine import FOLDER, Kind, Quarantine
 from home.readings import Problem, Reading
@@ -18,12 +19,14 @@ class Waiting(Reading):
         refused: messages in quarantine that the mail server had refused.
         sealed: items in quarantine that cannot be opened.
         damaged: files in quarantine that cannot be read.
+        left: folders in the bucket that the relay is not at work in any more.
     """
 
     drain: Drained | None
     refused: int
     sealed: int
     damaged: int
+    left: int = 0
 
 
 def read_waiting(state: Path = STATE, folder: Path = FOLDER) -> Waiting:
@@ -33,8 +36,11 @@ def read_waiting(state: Path = STATE, folder: Path = FOLDER) -> Waiting:
         OSError: the disk fails.
     """
     kept, broken = Quarantine(folder).all() if folder.is_dir() else ((), ())
-    sealed = sum(one.kind is Kind.SEALED for one in kept)
-    return Waiting(drain=read_drained(state), refused=len(kept) - sealed, sealed=sealed, damaged=len(broken))
+    sealed, drain = sum(one.kind is Kind.SEALED for one in kept), read_drained(state)
+    at_work = drain.relay.bucket if drain and drain.relay else None
+    # While the relay does not say which is its own, any of them may be.
+    left = len(read_seen(folder.parent).keys() - {at_work.folder}) if at_work else 0
+    return Waiting(drain=drain, refused=len(kept) - sealed, sealed=sealed, damaged=len(broken), left=left)
 
 
 def waiting_problems(waiting: Waiting) -> Iterator[Problem]:
@@ -52,6 +58,11 @@ def waiting_problems(waiting: Waiting) -> Iterator[Problem]:
         yield Problem(
             found=f"{drain.lost} messages that had waited on the relay are lost: it has them no more",
             remedy="see which: journalctl -b -u darkpipe-drain; their senders may have been told that they are late",
+        )
+    if waiting.left:
+        yield Problem(
+            found="in the bucket lies what a relay of before has left there, which does not come by itself",
+            remedy="fetch it: darkpipe relay recover-bucket",
         )
     if waiting.refused:
         yield Problem(

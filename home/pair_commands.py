@@ -36,7 +36,7 @@ _WORDS = {
     Stage.REBUILT: (
         "Home and relay were paired. Now a relay answers that was built anew from the same user-data.\n"
         "If it was you who has built it, `darkpipe pair --again` claims it. Mail that waited on the old one is not on "
-        "it; what lies in a bucket of S3 is drained as before."
+        "it; what lies in a bucket of S3 is fetched by `darkpipe relay recover-bucket` then."
     ),
     Stage.BROKEN: "Files about the relay cannot be used.",
 }
@@ -182,7 +182,8 @@ def waiting(queue: QueueStatus | None) -> str:
         return "When the old relay was last asked, nothing waited on it."
     return (
         f"On the old relay {queue.count} messages wait, {queue.octets} octets, and go with it, but for those in a "
-        "bucket of S3. While it still runs, home can drain it first: `darkpipe relay status`."
+        "bucket of S3 (`darkpipe relay recover-bucket`). While it still runs, home can drain it first: "
+        "`darkpipe relay status`."
     )
 
 

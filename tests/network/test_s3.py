@@ -382,7 +382,7 @@ def test_mail_outlives_the_relay_when_everything_goes_into_the_bucket(server: Se
         found.append(opened.read())
     assert found == [message + b"\r\n" for message in messages]
     bucket.remove(leftover.folder, leftover.items)
-    bucket.close(leftover.folder)
+    bucket.close(leftover)
     assert bucket.leftovers() == ([], [])
 
 

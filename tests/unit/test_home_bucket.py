@@ -15,7 +15,8 @@ import pyrage
 import pytest
 
 from home.bucket import Bucket as HomeBucket
-from home.bucket import Leftover, MissingError, forget_seen, note_seen, read_seen
+from home.bucket import Leftover, MissingError
+from home.bucket_seen import forget_seen, note_seen, read_seen
 from model.bucket import HEAD, PIECE, BucketError, Seal
 from model.control import BucketStatus, QueuedItem
 from relay.s3 import Rhythm, S3Place
@@ -210,7 +211,7 @@ def test_home_remembers_the_latest_version_only(tmp_path: Path) -> None:
 def test_a_relay_that_names_folder_after_folder_does_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("home.bucket._MOST_SEEN", 3)
+    monkeypatch.setattr("home.bucket_seen._MOST_SEEN", 3)
     for number in range(10):
         note_seen(tmp_path, BucketStatus(f"{number:032x}", 1, 0, 0))
     note_seen(tmp_path, BucketStatus(f"{0:032x}", 2, 0, 0))

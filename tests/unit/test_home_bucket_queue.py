@@ -17,9 +17,9 @@ import pytest
 import home.drain
 from home import bucket_run
 from home.bucket import Bucket as HomeBucket
-from home.bucket import note_seen, read_seen
 from home.bucket_commands import _at_work
 from home.bucket_queue import Recovered, recover
+from home.bucket_seen import note_seen, read_seen
 from home.control_errors import Unreachable
 from home.drain_journal import Journal
 from home.drain_state import Doing, Drained
@@ -153,12 +153,12 @@ def test_many_for_one_who_takes_nothing_now_do_not_hide_what_lies_behind_them(tm
     assert [taken.message for taken in sink.taken] == _MESSAGES[:1]
 
 
-def _hide(dead: _Dead, name: str, times: int) -> None:
+def _hide(dead: _Dead, hidden: str, times: int) -> None:
     """Let the store say of an object, some times, that there is none."""
     get, left = dead.bucket.get, [None] * times
 
-    def without(asked: str, most: int) -> bytes | None:
-        return left.pop() if asked == name and left else get(asked, most)
+    def without(name: str, most: int) -> bytes | None:
+        return left.pop() if name == hidden and left else get(name, most)
 
     dead.bucket.get = without  # type: ignore[method-assign]
 
@@ -203,7 +203,7 @@ def test_one_object_that_the_store_cannot_read_stops_nobody(dead: _Dead, sink: S
 
 def test_a_store_that_fails_as_a_whole_ends_it(tmp_path: Path, sink: Sink) -> None:
     dead = _Dead(tmp_path, [_sealed(b"\r\n") for _ in range(20)])
-    asked = []
+    asked: list[str] = []
 
     def fail(call: str, name: str) -> None:
         if call == "get" and not name.endswith("head") and name not in pages:
@@ -260,3 +260,14 @@ def test_a_folder_that_was_emptied_is_no_loss_though_the_last_answer_was_lost(de
     assert "planted" in run()["stopped"]
     assert run() == {"folders": [], "problems": [], "stopped": ""}
     assert len(sink.taken) == len(_MESSAGES)
+
+
+def test_a_folder_that_is_gone_is_told_once(dead: _Dead, sink: Sink) -> None:
+    home = dead.folder / "home"
+    home.mkdir()
+    note_seen(home, BucketStatus("f" * 32, 1, 0, 0))
+    dead.bucket.set_back({})
+    for told in (1, 0):
+        bucket = HomeBucket(dead.bucket, THROUGH.seal, read_seen(home))
+        found = bucket_run.run(home, bucket, (), lambda _journal, queue: make_drain(home, queue, sink))
+        assert len(found["problems"]) == told

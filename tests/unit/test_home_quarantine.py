@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ from click.testing import CliRunner
 
 import home.quarantine_commands
 import home.quarantine_release
+from home.bucket_seen import note_seen
 from home.cli import main
 from home.drain import Entry, Reply, opened
 from home.drain_letter import Letter, read_letter
-from home.drain_state import Doing, Drained
+from home.drain_state import Doing, Drained, note
 from home.drain_status import Waiting, read_waiting, waiting_problems
 from home.quarantine import Kept, Quarantine, QuarantineError
 from home.quarantine_release import ReleaseError, release
-from model.control import Fault, QueuedItem, QueueStatus
+from model.control import BucketStatus, Fault, QueuedItem, QueueStatus
 from tests.drain import RECEIVED, envelope
 from tests.unit.stack_samples import accounts
 
@@ -212,3 +215,17 @@ def test_the_status_names_quarantine_and_what_the_drain_and_the_relay_say(box: Q
         assert len([text for text in found if words in text]) == 1
     quiet = drain.model_copy(update={"doing": Doing.EMPTY, "trouble": "", "lost": 0, "relay": _status()})
     assert not list(waiting_problems(Waiting(drain=quiet, refused=0, sealed=0, damaged=0)))
+
+
+def test_the_status_tells_of_what_a_relay_of_before_has_left_in_the_bucket(box: Quarantine, tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    before, now = BucketStatus("1" * 32, 7, 0, 0), BucketStatus("2" * 32, 1, 0, 0)
+    for relay, folder, left in ((_status(), before, 0), (_status(), now, 1)):
+        note_seen(box.folder.parent, folder)
+        silent = Drained(written=time.monotonic(), doing=Doing.AWAY, since=0.0, relay=relay)
+        note(silent, state)
+        assert read_waiting(state, box.folder).left == 0, "any may be the one in which the relay is at work"
+        note(silent.model_copy(update={"relay": replace(relay, bucket=folder)}), state)
+        assert read_waiting(state, box.folder).left == left
+    (problem,) = waiting_problems(read_waiting(state, box.folder))
+    assert "recover-bucket" in problem.remedy
