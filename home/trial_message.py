@@ -206,17 +206,18 @@ def _good(answer: tuple[int, bytes]) -> str:
 
 
 def postfix_log(message: Message) -> Iterable[str]:
-    """Give what Postfix has written about a message since it was taken."""
+    """Give what Postfix has written about a message since it was taken, the oldest lines first."""
     since = message.sent_at - timedelta(minutes=5)  # a clock may be set meanwhile
     command = ["journalctl", "--output=json", "--unit=postfix.service", f"--since=@{since.timestamp():.0f}"]
     done = subprocess.run(
-        [*command, f"--grep=^{message.queue_id}: ", "--lines=200"],
+        [*command, f"--grep=^{message.queue_id}: ", "--lines=200", "--reverse"],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    for line in done.stdout.splitlines():
+    # journalctl(1): "When used with --grep=, --reverse is implied" by --lines=.
+    for line in reversed(done.stdout.splitlines()):
         try:
             yield str(json.loads(line)["MESSAGE"])
         except (ValueError, KeyError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
+import sys
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 
 from home.desk_facts import read_facts
 from home.store import Store, write_accounts
-from home.trial_message import SENT, Fate, Message, SendError, look, send, submit_here
+from home.trial_message import SENT, Fate, Message, SendError, look, postfix_log, send, submit_here
 from model.problems import Refusal
 from tests.unit.page_samples import NOW
 from tests.unit.stack_samples import accounts
@@ -75,6 +78,35 @@ def test_its_fate_is_read_from_the_log(store: Store, lines: list[str], fate: Fat
     assert told
     assert (told.fate, told.reply) == (fate, reply)
     assert bool(told.server) == bool(reply)
+
+
+_JOURNALCTL = """\
+#!{python}
+import json, sys
+rows = json.loads({rows!r})
+given = set(argument.partition("=")[0] for argument in sys.argv)
+# journalctl(1), of --grep= and of --lines=: used with each other, they imply --reverse.
+if "--reverse" in given or {{"--grep", "--lines"}} <= given:
+    rows.reverse()
+for row in rows:
+    print(json.dumps({{"MESSAGE": row}}))
+"""
+
+
+def test_a_message_that_was_taken_at_the_second_try_has_arrived(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Greylisting, RFC 6647: many servers refuse a stranger's first try for the time being."""
+    _sent(store)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    fake = programs / "journalctl"
+    fake.write_text(_JOURNALCTL.format(python=sys.executable, rows=json.dumps([_DEFERRED, _SENT, "4abc: removed"])))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    told = look(store, postfix_log)
+    assert told
+    assert (told.fate, told.reply) == (Fate.SENT, "250 2.0.0 Ok: queued as 9")
 
 
 def test_what_is_settled_is_kept_and_not_asked_for_again(store: Store) -> None:
