@@ -144,7 +144,7 @@ class Dialog:
                 seen = self._client.see()
             except Refused:
                 return True
-            if seen.view.stage is Stage.REFUSED:
+            if seen.view.stage in {Stage.REFUSED, Stage.FAILED}:
                 self._terminal.show(f"DarkPipe: {seen.view.text}")
             if seen.view.stage in {Stage.OPEN, Stage.FAILED, Stage.REFUSED}:
                 return seen.view.stage is Stage.OPEN

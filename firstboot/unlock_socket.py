@@ -6,20 +6,31 @@ the code on the console is decided on this side, by who is at the other end.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from firstboot.luks import LuksError
+from firstboot.partitions import DiskError
 from firstboot.questions import ask, serve_questions
+from firstboot.seed import SeedError
 from firstboot.site_asking import Judged, SiteSession
-from firstboot.unlocking import Refused, Session, Stage, View
+from firstboot.unlocking import Refused, Session, Stage, View, in_words
+from firstboot.why import forget_reason, keep_reason
 from model.first_site import Answer, Complaint
 from model.site import UnlockPolicy
+from stack.certificate import CertificateError
 
 SOCKET = Path("/run/darkpipe-disk/control")
 GROUP = "darkpipe-unlock"
+
+_FAILED = "failed"
+"""A file beside the socket, once nobody answers there: why the disk cannot be used. Without it, the disk is there."""
+
+_EXPECTED = (CertificateError, DiskError, LuksError, OSError, SeedError, subprocess.CalledProcessError)
 
 _SECONDS = 600.0
 """A slow processor may try a passphrase for so long, and a slow disk takes its time to be made."""
@@ -66,7 +77,12 @@ class UnlockClient:
 
     def see(self) -> Seen:
         """Ask how far it is."""
-        answer = self._ask({"do": "see"})
+        try:
+            answer = self._ask({"do": "see"})
+        except Refused:
+            if failure := _read_failure(self._path):
+                return Seen(View(Stage.FAILED, failure))
+            raise
         view = View(Stage(answer["stage"]), answer["text"], tuple(answer["asked"]), answer["wait"])
         policies = tuple(map(UnlockPolicy, answer["policies"]))
         own, refused = answer["own_code"], answer["refused_code"]
@@ -103,7 +119,7 @@ class UnlockClient:
 def serve(
     asking: Asking, fingerprint: str, path: Path = SOCKET, group: str | None = GROUP
 ) -> Iterator[Callable[[Asking], None]]:
-    """Answer for as long as it takes.
+    """Answer for as long as it takes; when that ends with an error, whoever looks is told of it until the next start.
 
     Args:
         asking: what is asked about first.
@@ -124,7 +140,29 @@ def serve(
     with serve_questions(
         lambda question, stranger: _answer(now, fingerprint, question, stranger=stranger), path, group
     ):
-        yield turn
+        try:
+            yield turn
+        except Exception as error:
+            # While the socket is there: who finds neither takes the end of the waiting for success.
+            keep_reason(_failure(error), path.with_name(_FAILED))
+            raise
+
+
+def forget_failure(path: Path = SOCKET) -> None:
+    """Begin anew, after an end with an error."""
+    forget_reason(path.with_name(_FAILED))
+
+
+def _failure(error: Exception) -> str:
+    # Any other error's text might quote the seed.
+    return in_words(error) if isinstance(error, _EXPECTED) else f"DarkPipe itself has failed ({type(error).__name__})"
+
+
+def _read_failure(path: Path) -> str:
+    try:
+        return path.with_name(_FAILED).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _answer(asking: Asking, fingerprint: str, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any]:

@@ -205,7 +205,7 @@ class Session:
         self._text = text
 
     def _fail(self, error: Exception) -> None:
-        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {_words(error)}"
+        self._stage, self._text = Stage.FAILED, f"the disk cannot be made: {in_words(error)}"
         self.finished.set()
 
     def _must_be(self, *stages: Stage) -> None:
@@ -234,7 +234,8 @@ class Session:
             self._busy.release()
 
 
-def _words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Say what went wrong; of a program that failed, what it has printed."""
     if isinstance(error, subprocess.CalledProcessError):
         return f"{error.cmd[0]} failed: {str(error.output or '').strip()}"
     return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import socket
 import subprocess
@@ -9,20 +10,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from firstboot.console_code import ConsoleCode
+from firstboot.door import Door
 from firstboot.page import server as page_server
 from firstboot.page.app import make_app
 from firstboot.page.certificate import PATH, ensure_page_certificate, page_names
-from firstboot.unlock_socket import UnlockClient, serve
+from firstboot.partitions import DiskError
+from firstboot.unlock_dialog import Dialog
+from firstboot.unlock_socket import UnlockClient, forget_failure, serve
 from firstboot.unlocking import Session, Stage
 from stack.certificate import read_certificate
 from tests.unit.browser import HOST, Browser
-from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
+from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
 from web import plain
 from web.lan import is_ours
 from web.server import server
@@ -85,6 +90,42 @@ def test_who_has_not_written_the_secret_down_is_asked_for_the_same_code_again(de
     again = shown[shown.index("I have not written it down") :]
     assert "Your code, which you wrote to the card" in again
     assert "numeric" not in again, "a telephone would offer no letters"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DiskError("the <disk> cannot be made: no space"), "The &lt;disk&gt; cannot be made: no space"),
+        (subprocess.CalledProcessError(1, ["mkfs.btrfs"], "ERROR: no space"), "Mkfs.btrfs failed: ERROR: no space"),
+        (KeyError("a line of the seed"), "DarkPipe itself has failed (KeyError)"),
+    ],
+)
+def test_a_wait_that_ends_with_an_error_is_not_shown_as_a_disk_that_is_there(
+    tmp_path: Path, error: Exception, told: str
+) -> None:
+    """darkpipe-disk.service ends, and answers no more: so it does when the disk is unlocked, too."""
+    path, session = tmp_path / "run/control", Disk().session(new=True)
+    browser = Browser(make_app(UnlockClient(path), lambda: "darkpipe"))
+
+    def wait_in_vain() -> None:
+        with Door(tmp_path, open_socket=partial(serve, path=path, group=None)) as door:
+            door.open(session)
+            assert "Encrypt the disk" in browser.get().text
+            raise error
+
+    with pytest.raises(type(error)):
+        wait_in_vain()
+    after = browser.get().text
+    assert "The disk cannot be used" in after
+    assert told in after
+    assert "unlocked" not in after
+    assert page_server._is_waiting(UnlockClient(path)), "the page stays, for who comes back to it"
+    terminal = Screen()
+    assert not Dialog(UnlockClient(path), terminal, "leave").run()
+    assert [text for text in terminal.shown if html.unescape(told)[1:] in text]
+    forget_failure(path)
+    assert "The disk is unlocked" in browser.get().text
+    assert not page_server._is_waiting(UnlockClient(path))
 
 
 def test_a_disk_is_unlocked(device: Device) -> None:
