@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from pathlib import Path
 from home.configure import known_accounts
 from home.dns_commands import known_records
 from home.dns_judges import Outcome
+from home.pair_state import read_told
 from home.preflight import SMTP, TARGETS, Looked, Visit, World, preflight
 from home.relay_addresses import Address
 from home.smtp_call import Call, CallError, call, call_as
@@ -23,7 +25,8 @@ from stack.certificate import CertificateError, digest
 _OPEN = "60s"
 """How long the firewall lets root call the relay's port 25: longer than a call takes."""
 
-_VISITS = ("--identifier=postfix/tunnel/smtpd", "--grep=^connect from ", "--since=-7d", "--lines=1", "--reverse")
+_VISITS = ("--identifier=postfix/tunnel/smtpd", "--grep=^connect from ", "--lines=1", "--reverse")
+_WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ def fly(store: Store, targets: Sequence[str] = TARGETS, given: Sequence[Address]
 
     dns, accounts = RealDns(), known_accounts(store)
     records, relay = known_records(accounts, given, dns)
+    pairing = read_told()
     mx_host = accounts.mx_host
     world = World(
         dns=dns,
         call_out=lambda address, port: call_as("postfix", address, port, mx_host),
         call_in=lambda address, port: call_relay(address, port, mx_host),
-        visit=latest_visit,
+        visit=lambda: latest_visit(pairing.changed if pairing else 0),
         certificate=fingerprint(store.certificate),
         targets=targets,
     )
@@ -85,9 +89,14 @@ def call_relay(address: str, port: int, name: str) -> Call:
     return call(address, port, name, starttls=port == SMTP)
 
 
-def latest_visit() -> Visit | None:
-    """Find the latest mail server of the world that came in through the relay, in the journal of the last week."""
-    return parse_visit(_run(["journalctl", "--output=json", *_VISITS]).stdout)
+def latest_visit(paired: int, now: Callable[[], float] = time.time) -> Visit | None:
+    """Find the latest mail server of the world that came in through the relay, in the journal of the last week.
+
+    Args:
+        paired: when the keys came that hold, seconds since 1970: who came before may have come through another relay.
+    """
+    since = max(paired, int(now()) - _WEEK)
+    return parse_visit(_run(["journalctl", "--output=json", f"--since=@{since}", *_VISITS]).stdout)
 
 
 def parse_visit(text: str) -> Visit | None:

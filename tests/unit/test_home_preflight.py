@@ -25,7 +25,7 @@ from home.dns_judges import Outcome
 from home.dns_records import RelayAddresses
 from home.preflight import Looked, Step, Visit, World, preflight
 from home.preflight_command import lines
-from home.preflight_world import call_relay, fingerprint, parse_visit
+from home.preflight_world import call_relay, fingerprint, latest_visit, parse_visit
 from home.smtp_call import Call, CallError, call, call_as
 from stack.certificate import ensure_certificate
 from tests.unit.dns_samples import RELAY, REVERSE, FakeDns, Zone, accounts, needed, published
@@ -333,6 +333,21 @@ def test_a_visitor_is_somebody_from_the_world(message: object, client: str | Non
     assert (found.client if found else None) == client
     if found:
         assert found.at == datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("paired", "since"), [(0, 9_395_200), (9_999_000, 9_999_000), (1_000, 9_395_200)])
+def test_who_came_through_the_relay_before_proves_nothing_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, paired: int, since: int
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(preflight_world, "_run", run)
+    assert latest_visit(paired, lambda: 10_000_000.0) is None
+    assert [argument for argument in ran[0] if argument.startswith("--since=")] == [f"--since=@{since}"]
 
 
 def test_a_journal_without_visitors_gives_none() -> None:
