@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from firstboot.page.certificate import fingerprint
 from home import trial_message
 from home.configure import known_accounts
-from home.dns_judges import Outcome
 from home.pair_state import Told, read_told
 from home.preflight_job import Preflight, boot_id, read_preflight
 from home.seen import PREFLIGHT, DnsSeen, keep_dns, read_dns, relay_name
 from home.store import Store
+from home.tunnel_state import read_tunnel
 from model.account_rules import owners
 from model.accounts import Accounts
 from stack.certificate import CertificateError
@@ -57,7 +57,7 @@ class Facts(_Fact):
     Args:
         relay: what the site calls its relay; empty without one.
         pairing: what darkpipe-pair says; None while it does not run.
-        dns: None while nobody has looked.
+        dns: how the records that are wanted now were found; None while nobody has looked.
         preflight: the last one; None without.
         preflight_runs: whether it is under way.
         message: what became of the test message; None without one.
@@ -99,8 +99,7 @@ class Watched:
         """
         found = self._records(check)
         if check:
-            outcomes = [Outcome(row["outcome"]) for row in found["records"]]
-            keep_dns(self._path, [*outcomes, *(Outcome.UNKNOWN for _ in found["unknown"])], self._wall())
+            keep_dns(self._path, found["records"], len(found["unknown"]), self._wall())
         return found
 
     @property
@@ -113,6 +112,7 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
     """Read all of it.
 
     Args:
+        dns: what the last check has found, of whatever records.
         hand: asks darkpipe-hand.
 
     Raises:
@@ -120,19 +120,20 @@ def read_facts(store: Store, dns: DnsSeen | None, hand: Callable[[Mapping[str, A
         OSError, StoreError, SiteError: a file cannot be used.
     """
     accounts = known_accounts(store)
+    domains = {domain.name for domain in accounts.domains}
     preflight, message = read_preflight(store.data / PREFLIGHT), trial_message.read_told(store)
     if message and not message.is_settled and (told := hand({"do": "show-test"}).get("message")):
         message = trial_message.Told.model_validate(told)
     return Facts(
         relay=relay_name(store),
         pairing=read_told(),
-        dns=dns,
+        dns=dns if dns and dns.counts(read_tunnel(), domains) else None,
         preflight=preflight,
         preflight_runs=preflight is not None and preflight.runs(boot_id(), time.monotonic()),
         users=users(accounts),
         mail_server=mail_server(accounts, store.certificate),
         message=message,
-        message_stays=message is not None and _domain(message) in {domain.name for domain in accounts.domains},
+        message_stays=message is not None and _domain(message) in domains,
     )
 
 

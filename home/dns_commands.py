@@ -138,8 +138,7 @@ def check_command(domain: str | None, given: Sequence[Address], everything: bool
         wanted = _wanted(accounts, domain)
         checks = [check for check in check_records(found, relay, dns) if check.record.domain in wanted]
         if domain is None and not given and (kept := Store().data / DNS).parent.is_dir():
-            unknown = (Outcome.UNKNOWN for _ in found.unknown)
-            keep_dns(kept, [*(check.outcome for check in checks), *unknown], datetime.now(UTC))
+            keep_dns(kept, [check.as_json() for check in checks], len(found.unknown), datetime.now(UTC))
         outcome = max((worst(checks), Outcome.UNKNOWN if found.unknown else Outcome.GOOD), key=lambda each: each.rank)
         if as_json:
             all_checks = [check.as_json() for check in checks]

@@ -47,7 +47,7 @@ def addresses(given: Iterable[Address], relay: str | None, tunnel: Tunnel | None
     if known:
         return _sorted(known)
     named = _parsed(relay)
-    known |= {address for address in (named, _endpoint(tunnel)) if address}
+    known |= {address for address in (named, endpoint(tunnel)) if address}
     if relay and named is None:
         for version, kind in ((4, "A"), (6, "AAAA")):
             if not any(address.version == version for address in known):
@@ -55,18 +55,18 @@ def addresses(given: Iterable[Address], relay: str | None, tunnel: Tunnel | None
     return _sorted(known)
 
 
+def endpoint(tunnel: Tunnel | None) -> Address | None:
+    """Give the address that the tunnel leads to: `192.0.2.1:51820` or `[2001:db8::1]:51820`; None while it is down."""
+    if tunnel is None or tunnel.endpoint is None or not tunnel.up:
+        return None
+    return _parsed(tunnel.endpoint.rpartition(":")[0].strip("[]"))
+
+
 def _sorted(known: set[Address]) -> RelayAddresses:
     return RelayAddresses(
         tuple(sorted(address for address in known if isinstance(address, IPv4Address))),
         tuple(sorted(address for address in known if isinstance(address, IPv6Address))),
     )
-
-
-def _endpoint(tunnel: Tunnel | None) -> Address | None:
-    """Read `192.0.2.1:51820` or `[2001:db8::1]:51820`."""
-    if tunnel is None or tunnel.endpoint is None or not tunnel.up:
-        return None
-    return _parsed(tunnel.endpoint.rpartition(":")[0].strip("[]"))
 
 
 def _parsed(text: str | None) -> Address | None:

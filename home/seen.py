@@ -6,17 +6,20 @@ Page and commands keep it in the same place, so that it makes no difference who 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError
 
 from home.dns_judges import Outcome
+from home.dns_records import RecordType
 from home.pair_state import Told, read_told
 from home.readings import Reading
-from home.store import Store
+from home.relay_addresses import endpoint
+from home.store import Store, StoreError, read_accounts
+from home.tunnel_state import Tunnel, read_tunnel
 from model.document import SiteError, read_site
 from stack.durable import write_atomically
 
@@ -34,10 +37,19 @@ class DnsSeen(Reading):
     Args:
         at: when.
         outcomes: how many records stand how.
+        relay: addresses that names were to lead to.
+        domains: whose records they were.
     """
 
     at: datetime
     outcomes: dict[Outcome, int]
+    relay: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+
+    def counts(self, tunnel: Tunnel | None, domains: Iterable[str]) -> bool:
+        """Tell whether it was of all domains that there are now, and of the relay that the tunnel leads to."""
+        address = endpoint(tunnel)
+        return set(domains) <= set(self.domains) and (address is None or str(address) in self.relay)
 
     @property
     def worst(self) -> Outcome:
@@ -128,7 +140,7 @@ class Seen(Reading):
 
     Args:
         relay: what the site calls its relay; empty without one.
-        dns: None while nobody has looked.
+        dns: of the records that are wanted now; None while nobody has looked.
         preflight: of the relay that home has now; None without.
     """
 
@@ -150,13 +162,23 @@ def read_dns(path: Path) -> DnsSeen | None:
         return None
 
 
-def keep_dns(path: Path, outcomes: Iterable[Outcome], at: datetime) -> None:
+def keep_dns(path: Path, checks: Sequence[Mapping[str, Any]], unknown: int, at: datetime) -> None:
     """Keep what a check of all records has found.
+
+    Args:
+        checks: as `home.dns_checks.Check.as_json` gives them.
+        unknown: how many things are missing of the records, since nobody knows them.
 
     Raises:
         OSError: it cannot be kept.
     """
-    seen = DnsSeen(at=at, outcomes=dict(Counter(outcomes)))
+    hosts = {RecordType.A, RecordType.AAAA}
+    seen = DnsSeen(
+        at=at,
+        outcomes=dict(Counter([*(Outcome(row["outcome"]) for row in checks), *[Outcome.UNKNOWN] * unknown])),
+        relay=tuple(dict.fromkeys(row["expected"] for row in checks if row["type"] in hosts)),
+        domains=tuple(dict.fromkeys(row["domain"] for row in checks)),
+    )
     write_atomically(path, seen.model_dump_json().encode() + b"\n", 0o600)
 
 
@@ -168,6 +190,14 @@ def relay_name(store: Store) -> str:
     """
     site = read_site(store.site) if store.site.exists() else None
     return site.relays[0].address if site and site.relays else ""
+
+
+def _domains(store: Store) -> Sequence[str]:
+    try:
+        accounts = read_accounts(store.accounts)
+    except StoreError:
+        return ()  # a problem of its own
+    return [domain.name for domain in accounts.domains] if accounts else ()
 
 
 def read_seen(store: Store) -> Seen:
@@ -184,8 +214,9 @@ def read_seen(store: Store) -> Seen:
         last = PreflightSeen.model_validate_json((store.data / PREFLIGHT).read_bytes())
     except (FileNotFoundError, ValidationError):
         last = None
+    dns = read_dns(store.data / DNS)
     return Seen(
         relay=relay,
-        dns=read_dns(store.data / DNS),
+        dns=dns if dns and dns.counts(read_tunnel(), _domains(store)) else None,
         preflight=last if last and last.counts(read_told()) else None,
     )

@@ -346,13 +346,14 @@ def test_each_step_follows_from_what_is_seen(change: dict[str, Any], title: str,
 
 def test_what_a_check_of_dns_has_found_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "dns.json"
-    rows = [checked("good"), checked("good"), checked("wrong")]
+    rows = [checked("good"), checked("good", type="A", value="203.0.113.7"), checked("wrong")]
     watched = Watched(lambda _: {"records": rows, "unknown": ["no address"], "zone": ""}, path, lambda: NOW)
     watched(False)
     assert watched.seen is None
     watched(True)
     for seen in (watched.seen, Watched(lambda _: {}, path).seen):
-        assert seen == DnsSeen(at=NOW, outcomes={Outcome.GOOD: 2, Outcome.WRONG: 1, Outcome.UNKNOWN: 1})
+        outcomes = {Outcome.GOOD: 2, Outcome.WRONG: 1, Outcome.UNKNOWN: 1}
+        assert seen == DnsSeen(at=NOW, outcomes=outcomes, relay=("203.0.113.7",), domains=("example.com",))
         assert seen.worst is Outcome.WRONG
     path.write_text("{")
     assert watched.seen is None
