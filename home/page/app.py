@@ -58,10 +58,10 @@ class Page:
 
         return guarded
 
-    async def home(self, request: Request, session: str) -> Response:
+    async def home(self, request: Request, session: str, complaint: str = "", code: int = 200) -> Response:
         """Show how the device is."""
         status = await run_in_threadpool(self._client.status, session)
-        facts, complaint = None, ""
+        facts = None
         try:
             facts = await run_in_threadpool(self._client.facts, session)
         except SignedOut:
@@ -73,6 +73,7 @@ class Page:
             request,
             "home.html",
             complaint,
+            status=code,
             inside=True,
             problems=status.problems,
             cards=cards(status, shown=bool(facts and has_shown_mail(facts)), relay=facts is None or bool(facts.relay)),
@@ -118,7 +119,8 @@ class Page:
         """End the session."""
         form = await self._frame.form(request)
         if form is None:
-            return await self._outside(request, OLD_FORM, status=403)
+            # Whoever sees a page from outside takes it for the end of the session.
+            return await self.inside(lambda request, session: self.home(request, session, OLD_FORM, 403))(request)
         await run_in_threadpool(self._client.sign_out, _session(request))
         response = RedirectResponse("/", 303)
         response.delete_cookie(SESSION, path="/", secure=True, httponly=True, samesite="strict")

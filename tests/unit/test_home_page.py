@@ -119,6 +119,18 @@ def test_signing_in_and_out(device: Device) -> None:
     assert not _is_outside(browser.get()), "the other session goes on"
 
 
+def test_who_was_not_signed_out_does_not_look_so(device: Device) -> None:
+    """A restart of the page makes all forms old, and sessions go on: the desk has them."""
+    browser = device.enter()
+    browser.get("/users")
+    browser.app = device.app()
+    answer = browser.post("/sign-out")
+    assert (answer.status, "nothing was done" in answer.text, _is_outside(answer)) == (403, True, False)
+    assert browser.post("/sign-out").status == 303, "the form that is there now"
+    assert _is_outside(browser.get())
+    assert _is_outside(browser.post("/sign-out", token="x")), "who has no session"
+
+
 @pytest.mark.parametrize("cookie", ["", "x", "a" * 43, "../../etc/passwd", "{}"])
 def test_nothing_is_shown_without_a_session(device: Device, cookie: str) -> None:
     device.enter()
