@@ -23,8 +23,8 @@ _SUBMISSIONS = 465
 _IMAPS = 993
 
 _NO_ADDRESS = (
-    "The relay's IPv4 address is not known yet, so that its A and PTR records are missing here: give it with "
-    "--address, or wait until the tunnel to the relay is up."
+    "The relay's IPv4 address is not known yet, so that its A and PTR records are missing here: type it on the "
+    "device's page, under Relay, or give it with --address. Once the tunnel to the relay is up, it is known by itself."
 )
 
 

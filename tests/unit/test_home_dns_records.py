@@ -75,6 +75,8 @@ def test_without_the_relays_address_its_absence_is_told() -> None:
     found = needed(relay=RelayAddresses())
     assert not [each for each in found.records if each.role in {Role.ADDRESS, Role.PTR}]
     assert "IPv4 address is not known" in found.unknown[0]
+    # The page of the relay leads whoever has no A record to these records.
+    assert "type it on the device's page, under Relay" in found.unknown[0]
     assert needed().unknown == ()
 
 

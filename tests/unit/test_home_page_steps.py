@@ -272,6 +272,15 @@ def test_what_became_of_the_message_stands_there_with_the_servers_words(device: 
     assert "data-reload" not in text
 
 
+def test_who_has_no_password_for_the_message_is_led_to_one(device: Device) -> None:
+    """A password that the device made stood on a console, which nobody may have looked at."""
+    browser = device.enter()
+    browser.get("/message")
+    device.refused = "this is not the password of alice@example.com"
+    text = browser.post("/message/send", **_FORMS["/message/send"]).text
+    assert '<a href="/users">give it another one</a>' in text[text.index("</h1>") :]
+
+
 def test_a_message_to_this_device_itself_is_no_proof(device: Device) -> None:
     """Whoever has a new address likes to write to it first."""
     browser = device.enter()
