@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,6 +21,28 @@ _ALL, _OF_ONE = 32, 12
 """Connections at once, and those of one address: a browser takes six, and one neighbour must not take them all."""
 
 
+class _Listening(socket.socket):
+    """Hangs up on whoever has too many connections already, before a word of TLS, to which asyncio gives a minute."""
+
+    _taken: Mapping[str, Sequence[socket.socket]] = {}
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Take a connection.
+
+        Raises:
+            ConnectionAbortedError: it was one too many; asyncio goes on with the next one.
+        """
+        found, place = super().accept()
+        still = {address: [one for one in rows if one.fileno() >= 0] for address, rows in self._taken.items()}
+        self._taken = {address: rows for address, rows in still.items() if rows}
+        own = self._taken.get(place[0], ())
+        if len(own) >= _OF_ONE:
+            found.close()
+            raise ConnectionAbortedError
+        self._taken = {**self._taken, place[0]: [*own, found]}
+        return found, place
+
+
 def listening_socket(port: int) -> socket.socket:
     """Listen for both IPv6 and IPv4, or for the latter alone where the kernel has no IPv6.
 
@@ -26,19 +50,18 @@ def listening_socket(port: int) -> socket.socket:
         OSError: the port is taken.
     """
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("0.0.0.0", port))  # noqa: S104
+        made = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    else:
+        made = socket.create_server(("0.0.0.0", port))  # noqa: S104
+    return _Listening(fileno=made.detach())
 
 
 class Impatient(H11Protocol):
     """HTTP on one connection, which ends when a request does not arrive."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, and look at the clock; who has too many connections already is hung up on."""
+        """Begin, and look at the clock."""
         super().connection_made(transport)
-        clients = [one.client for one in self.connections if isinstance(one, Impatient) and one.client]
-        if self.client and [address for address, _ in clients].count(self.client[0]) > _OF_ONE:
-            transport.close()
         self._wait()
 
     def _wait(self) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import re
 import socket
+import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
 from web import plain
 from web.lan import is_ours
-from web.server import server
+from web.server import listening_socket, server
 
 
 @dataclass
@@ -260,18 +262,38 @@ def test_who_does_not_ask_takes_nobodys_place(
         thread.join(10)
 
 
-def test_one_neighbours_connections_leave_room_for_others(device: Device) -> None:
+def _is_taken(where: tuple[str, int]) -> bool:
+    with socket.create_connection(where, timeout=0.2) as silent:
+        try:
+            return bool(silent.recv(1))
+        except TimeoutError:
+            return True
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_one_neighbours_connections_leave_room_for_others(device: Device, tmp_path: Path, secure: bool) -> None:
+    """Nor do those that never begin with TLS use up the files that the page may have open (LimitNOFILE=)."""
+    ensure_page_certificate(tmp_path)
     with ExitStack() as stack:
-        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        made = server(device.browser.app, None)
+        listening = stack.enter_context(listening_socket(0))
+        made = server(device.browser.app, tmp_path / PATH if secure else None)
         thread = threading.Thread(target=made.run, args=([listening],), daemon=True)
         thread.start()
-        where = listening.getsockname()
-        for _ in range(40):
-            stack.enter_context(socket.create_connection(where, timeout=10))
-        other = stack.enter_context(socket.create_connection(where, timeout=10, source_address=("127.0.0.2", 0)))
+        where = ("127.0.0.1", listening.getsockname()[1])
+        silent = [stack.enter_context(socket.create_connection(where, timeout=10)) for _ in range(40)]
+        other = socket.create_connection(where, timeout=10, source_address=("127.0.0.2", 0))
+        if secure:
+            other = ssl._create_unverified_context().wrap_socket(other)
+        stack.enter_context(other)
         other.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         assert b" 200 " in other.recv(4096).splitlines()[0]
+        assert [one.recv(1) for one in silent[12:]] == [b""] * 28, "they were hung up on"
+        silent[0].close()
+        assert any(_is_taken(where) for _ in range(50)), "there is room again"
+        for one in (*silent, other):
+            one.close()
+        while any(one.fileno() >= 0 for rows in vars(listening)["_taken"].values() for one in rows):
+            time.sleep(0.01)
         made.should_exit = True
         made.force_exit = True
         thread.join(10)
