@@ -19,7 +19,7 @@ from home.store import Store
 from home.tunnel_state import read_tunnel
 from model.accounts import Accounts
 from model.names import domain_name
-from model.problems import Kind, Refusal, quoted
+from model.problems import Kind, Refusal, printable, quoted
 from stack.addresses import unicode_domain
 from stack.dkim import records as dkim_records
 
@@ -209,11 +209,12 @@ def _title(domain: str) -> str:
 def _check_lines(checks: Sequence[Check], unknown: Sequence[str], everything: bool) -> Iterator[str]:
     yield from (f"{_SIGNS['unknown']:8} {text}" for text in unknown)
     for check in checks:
-        yield f"{_SIGNS[check.outcome]:8} {check.record.type:5} {check.record.name}: {check.text}"
+        # What is published may be anybody's.
+        yield f"{_SIGNS[check.outcome]:8} {check.record.type:5} {check.record.name}: {printable(check.text)}"
         if check.outcome == "good" and not everything:
             continue
-        yield f"         found:    {' | '.join(check.found) or 'nothing'}"
+        yield f"         found:    {printable(' | '.join(check.found)) or 'nothing'}"
         yield f"         expected: {check.record.value}"
         yield f"         why:      {check.record.purpose} {check.record.why}"
         if check.remedy:
-            yield f"         do:       {check.remedy}"
+            yield f"         do:       {printable(check.remedy)}"

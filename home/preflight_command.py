@@ -20,6 +20,7 @@ from home.relay_addresses import Address
 from home.seen import PREFLIGHT
 from home.store import Store
 from model.names import domain_name
+from model.problems import printable
 
 
 @click.command("preflight")
@@ -64,7 +65,8 @@ def lines(looked: Sequence[Looked], unknown: Sequence[str]) -> Iterator[str]:
     yield from (f"{'UNKNOWN':8} {text}" for text in unknown)
     for each in looked:
         word = each.outcome.upper() if each.outcome.rank > 2 else each.outcome
-        yield f"{word:8} {each.what}: {each.text}"
+        # Servers of the world have their say in it.
+        yield f"{word:8} {each.what}: {printable(each.text)}"
         if each.outcome != "good":
             yield f"         {each.proves}"
-            yield f"         do: {each.remedy}"
+            yield f"         do: {printable(each.remedy)}"

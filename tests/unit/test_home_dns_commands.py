@@ -128,6 +128,14 @@ def test_a_check_finds_what_is_wrong_and_says_what_to_do(device: Device) -> None
     assert device.run("check", "bücher.example", *ADDRESS).exit_code == 0
 
 
+def test_what_strangers_publish_gives_the_terminal_no_orders(device: Device) -> None:
+    _publish(device)
+    device.dns.world["example.com", "TXT"] = ("v=spf1 \x1b]0;root\a -all",)
+    told = device.run("check", *ADDRESS).stdout
+    assert "found:    v=spf1 \N{REPLACEMENT CHARACTER}]0;root" in told
+    assert not {"\x1b", "\a"} & set(told)
+
+
 def test_what_a_check_of_all_has_found_is_kept_for_status_and_page(device: Device) -> None:
     _publish(device)
     kept = device.store.data / DNS

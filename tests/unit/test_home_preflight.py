@@ -192,6 +192,15 @@ def test_a_list_that_cannot_be_asked_knows_nothing() -> None:
     assert verdict.outcome is Outcome.UNKNOWN
 
 
+def test_what_a_server_says_gives_the_terminal_no_orders() -> None:
+    """Whoever stands between is asked for a name."""
+    banner = Call("mx\x1b]0;root\a.elsewhere ESMTP", certificate="bb" * 32)
+    world = _world(call_in=lambda address, port: banner, call_out=_refuse("it says 554 \x1b[2Jno"))
+    shown = "\n".join(lines(preflight(RECORDS, RELAY, MX, world), ()))
+    assert "calls itself mx\N{REPLACEMENT CHARACTER}]0;root" in shown
+    assert not {"\x1b", "\a"} & set(shown)
+
+
 def test_people_are_told_what_a_step_proves_and_what_to_do() -> None:
     shown = "\n".join(lines(preflight(RECORDS, RELAY, MX, _world(call_out=_refuse("no"))), ("One thing is unknown.",)))
     assert shown.startswith("UNKNOWN  One thing is unknown.\nWRONG    port 25 to the world, through the tunnel: ")
