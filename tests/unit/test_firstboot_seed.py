@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from firstboot.seed import SeedError, Taken, find_boot_partition, is_mounted, mi
 from model.document import SEED_NAME, SiteError, dump_site, read_site
 from model.tunnel import HOME_FILE, HomeEnd
 from tests.unit.power_cut import at_every_step
-from tests.unit.stack_samples import HASH, site
+from tests.unit.stack_samples import HASH, REPOSITORY, site
 
 SEED = dump_site(site())
 
@@ -47,6 +50,21 @@ def test_its_bytes_are_overwritten_before_it_is_deleted(tmp_path: Path) -> None:
     kept.hardlink_to(device.seed)
     device.take()
     assert kept.read_bytes() == bytes(len(SEED.encode()))
+
+
+_WITHOUT_RIGHTS = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
+
+
+def test_a_file_that_is_marked_read_only_is_overwritten_and_deleted(tmp_path: Path) -> None:
+    """By a root that is held to permissions, as in darkpipe-settings.service and darkpipe-disk.service."""
+    marked, kept = tmp_path / "user-data", tmp_path / "kept"
+    marked.write_bytes(b"x" * 3_000_000)
+    kept.hardlink_to(marked)
+    marked.chmod(0o400)
+    command = [sys.executable, "-c", f"import pathlib, firstboot.wipe as w; w.wipe(pathlib.Path({str(marked)!r}))"]
+    subprocess.run([*_WITHOUT_RIGHTS, *command] if os.geteuid() == 0 else command, check=True, cwd=REPOSITORY)
+    assert not marked.exists()
+    assert kept.read_bytes() == bytes(3_000_000)
 
 
 def test_a_wrong_seed_is_left_to_be_mended(tmp_path: Path) -> None:
