@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import socket
+import ssl
 import stat
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -15,6 +21,7 @@ from home.desk_facts import read_facts
 from home.store import Store, write_accounts
 from home.trial_message import SENT, Fate, Message, SendError, look, postfix_log, send, submit_here
 from model.problems import Refusal
+from stack.certificate import ensure_certificate
 from tests.unit.page_samples import NOW
 from tests.unit.stack_samples import accounts
 
@@ -152,6 +159,53 @@ def test_an_answer_without_a_queue_id_is_told(store: Store) -> None:
     with pytest.raises(SendError, match="it has queued the message"):
         _sent(store, "2.0.0 Thanks")
     assert look(store) is None
+
+
+@contextmanager
+def _port_for_apps(folder: Path, password: str) -> Iterator[int]:
+    """What takes a message from Alice, who has this password."""
+    ensure_certificate(folder / "mail.pem", ["mail.example.com"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "mail.pem")
+    proof = base64.b64encode(f"\0{_ALICE}\0{password}".encode())
+    answers = {
+        b"EHLO": b"250-mail\r\n250 AUTH PLAIN",
+        b"AUTH": b"235 2.7.0 Ok",
+        b"DATA": b"354 go on",
+        b".": b"250 2.0.0 Ok: queued as 4abc",
+        b"QUIT": b"221 Bye",
+    }
+
+    def serve() -> None:
+        with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.sendall(b"220 mail ESMTP\r\n")
+            for line in connection.makefile("rb"):
+                word, _, rest = line.strip().partition(b" ")
+                word = word.upper()
+                good = word != b"AUTH" or rest == b"PLAIN " + proof
+                if word in {b"EHLO", b"AUTH", b"MAIL", b"RCPT", b"DATA", b".", b"QUIT"}:
+                    connection.sendall((answers.get(word, b"250 Ok") if good else b"535 5.7.8 no") + b"\r\n")
+                if word == b"QUIT":
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(5)
+
+
+@pytest.mark.parametrize("password", [_SECRET, "grüne Gänse im Nebel", "пароль для почты"])
+def test_a_password_in_any_language_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    message = EmailMessage()
+    message["To"] = _FRIEND
+    with _port_for_apps(tmp_path, password) as port:
+        monkeypatch.setattr("home.trial_message._PORT", port)
+        assert submit_here(_ALICE, password, message) == "2.0.0 Ok: queued as 4abc"
+    with _port_for_apps(tmp_path, password) as port:
+        monkeypatch.setattr("home.trial_message._PORT", port)
+        with pytest.raises(SendError, match="not the password of alice"):
+            submit_here(_ALICE, f"{password}x", message)
 
 
 def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
