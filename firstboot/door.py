@@ -34,6 +34,7 @@ _LOOK_AGAIN = 1.0
 
 _REPLACED = "Mend it and start the device again, or answer on its page: that replaces the file."
 _RENAME = "Rename it and start the device again, or answer on its page."
+_BESIDE = f"There is a file {{}} beside it: if you mean that one, give it the name {SEED_NAME} in place of the other."
 
 Boot = Callable[..., AbstractContextManager[Path | None]]
 Serve = Callable[[Asking, str], AbstractContextManager[Callable[[Asking], None]]]
@@ -117,9 +118,10 @@ class Door:
                 return read_site(seed).disk
             except SiteError as error:
                 wrong = error
-        self._say(annotate(wrong))
+            beside = [_BESIDE.format(name) for name in misnamed_seeds(seed.parent)]
+        self._say("\n\n".join([annotate(wrong), *beside]))
         print(wrong, flush=True)
-        return self._ask(f"{reason(wrong)}\n{_REPLACED}", lambda: False, answers_in(wrong.text))
+        return self._ask("\n".join([reason(wrong), *beside, _REPLACED]), lambda: False, answers_in(wrong.text))
 
     def ask(self, until: Callable[[], bool]) -> Wish | None:
         """Ask for a site, and wait for one.

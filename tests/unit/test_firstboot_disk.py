@@ -149,6 +149,23 @@ def test_with_a_wrong_seed_nothing_is_touched_until_there_is_a_right_one(new_wor
     assert read_site(seed).disk.data is DataDisk.SYSTEM
 
 
+def test_a_file_that_an_editor_has_named_otherwise_is_named_beside_a_wrong_one(
+    new_world: Callable[[str], World],
+) -> None:
+    """Who mends the file in Notepad saves darkpipe.yaml.txt beside it, which Windows shows as darkpipe.yaml."""
+    world = new_world("moon")
+    (world.folder / "boot" / f"{SEED_NAME}.txt").write_text(SEED)
+
+    def answer(asking: SiteSession) -> None:
+        filled = asking.take({}, asking.code.shown)
+        asking.take(filled.answers, filled.grant)
+
+    world.meanwhile = answer
+    world.start()
+    for text in (world.asked[0], world.told[0]):
+        assert "There is a file darkpipe.yaml.txt beside it" in text
+
+
 def test_a_disk_with_a_devices_mail_needs_no_answer(
     new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
