@@ -149,8 +149,9 @@ def next_step(entry: Entry | None, retry: float, now: float) -> Step:
 
 
 def waiting(entry: Entry) -> tuple[int, ...]:
-    """Give the places of those to whom an item is to be handed over."""
-    return tuple(number for number, person in enumerate(entry.people) if person.fate is Fate.WAITING)
+    """Give the places of those to whom an item is to be handed over; those first of whom nothing was said yet."""
+    people = [(bool(person.reply), number) for number, person in enumerate(entry.people) if person.fate is Fate.WAITING]
+    return tuple(number for _, number in sorted(people))
 
 
 def opened(entry: Entry, addresses: Sequence[str]) -> Entry:

@@ -35,6 +35,10 @@ _SMTP = 25
 
 _GO_ON = 354
 
+_MOST_REFUSED = 10
+"""Recipients in one session: from then on Postfix lets its client wait, and after 20 it hangs up (postconf(5),
+smtpd_soft_error_limit and smtpd_hard_error_limit)."""
+
 
 class NobodyTakesError(Exception):
     """The server takes no letter at all now; nothing was handed over. The text says what it said."""
@@ -80,7 +84,7 @@ def hand_over(
         about_to_end: called before the last octet goes out, with those for whom it does and this end's port.
 
     Returns:
-        The server's answer for each recipient.
+        The server's answer for each recipient who was named to it: after some refusals, nobody else is.
 
     Raises:
         NobodyTakesError: it is not about this letter; nothing was handed over.
@@ -99,8 +103,8 @@ def hand_over(
             if not answer.good:
                 # No room for as many octets as are announced is no answer to a smaller letter.
                 raise BrokenOffError(f"the mail server answers MAIL with {answer.code} {answer.text}")
-            replies = {number: session.ask("RCPT TO", *letter.recipient(number)) for number in numbers}
-            taken = [number for number in numbers if replies[number].good]
+            replies = session.name(letter, numbers)
+            taken = [number for number, reply in replies.items() if reply.good]
             if not taken:
                 return replies
             answer = session.content(letter, trace, lambda port: about_to_end(taken, port))
@@ -136,6 +140,15 @@ class _Session:
     def ask(self, command: str, address: str, words: Sequence[str]) -> Reply:
         """Say who sends, or who gets it."""
         return self._say(" ".join([f"{command}:<{address}>", *words]))
+
+    def name(self, letter: Letter, numbers: Sequence[int]) -> dict[int, Reply]:
+        """Say who gets it, until too many of them were refused."""
+        replies: dict[int, Reply] = {}
+        for number in numbers:
+            replies[number] = self.ask("RCPT TO", *letter.recipient(number))
+            if sum(not reply.good for reply in replies.values()) >= _MOST_REFUSED:
+                break
+        return replies
 
     def content(self, letter: Letter, trace: str, about_to_end: Callable[[int], None]) -> Reply:
         """Send the message and give the answer to it.

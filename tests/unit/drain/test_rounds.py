@@ -205,6 +205,41 @@ def test_many_that_are_put_off_again_and_again_keep_nobody_waiting(
     assert len(sink.taken) == len(came) + many
 
 
+@pytest.mark.parametrize("refusal", ["550 5.1.1 nobody", "452 4.2.2 mailbox is full"])
+def test_many_refusals_keep_nobody_else_from_a_letter(
+    tmp_path: Path,
+    relay: LocalRelay,
+    sink: Sink,
+    start: Callable[[], Drain],
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: str,
+) -> None:
+    """Postfix hangs up after twenty in one session."""
+    monkeypatch.setattr(home.drain, "_SOON", 0.0)
+    refused = [0]
+
+    def judge(line: str) -> str | None:
+        if line == "connect":
+            refused[0] = 0
+        elif refused[0] >= 20:
+            return ""
+        elif line.startswith("RCPT TO:<no"):
+            refused[0] += 1
+            return refusal
+        return None
+
+    sink.judge = judge
+    people = [f"no{number}@example.com" for number in range(35)]
+    relay.keep(found=envelope(*people, "yes@example.com"))
+    drain = start()
+    for _ in range(4):
+        drain.round()
+    assert [taken.recipients for taken in sink.taken] == [("yes@example.com",)]
+    kept = [one.address for item in _quarantine(tmp_path).all()[0] for one in item.recipients]
+    assert sorted(kept) == (sorted(people) if refusal.startswith("5") else [])
+    assert len(relay.waits) == (0 if kept else 1)
+
+
 def test_what_the_relay_has_lost_makes_nobody_pause(relay: LocalRelay, start: Callable[[], Drain]) -> None:
     for _ in range(2 * home.drain.MOST_REFUSED):
         relay.lost.add(relay.keep().id)
