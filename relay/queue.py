@@ -28,6 +28,9 @@ SETTINGS, RECIPIENTS = "settings.json", "recipients.json"
 _LARGEST = 50 * 2**20
 """Octets of a message, as long as no settings tell them."""
 
+_ON_TOP = 64 * 1024
+"""Octets that Postfix may put on top of a message, which it has found to be no larger than allowed: how it came."""
+
 MakePlace = Callable[[Mapping[str, Any], str], Place]
 """Makes the place besides the disk from `QueueSettings.s3` and the queue's epoch; a ValueError tells what is wrong."""
 
@@ -125,7 +128,7 @@ class Queue:
             return Terms("relay", _LARGEST, self.recipients.judge, Policy.TEMPFAIL)
         return Terms(
             settings.name,
-            settings.largest,
+            settings.largest + _ON_TOP,
             self.recipients.judge,
             Policy(settings.policy),
             self._sender_policy,

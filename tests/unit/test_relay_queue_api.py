@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -11,11 +13,13 @@ import pyrage
 import pytest
 
 from model.control import Message, Page, QueuedItem, QueueSettings, QueueStatus
+from model.recipients import DomainRule, RecipientList
 from relay.control import Request, Response
 from relay.envelope import envelope_of
 from relay.place import LostError, Place, PlaceError
-from relay.queue import SETTINGS, Queue
+from relay.queue import RECIPIENTS, SETTINGS, Queue
 from relay.queue_api import PAGE, QueueApi
+from relay.reception import converse
 from relay.smtp import Mail, Recipient
 from relay.spool import Spool, SpoolError
 
@@ -197,3 +201,23 @@ def test_a_disk_that_has_gone_does_not_keep_home_from_asking(relay: _Relay, monk
     with monkeypatch.context() as patch:
         patch.setattr(os, "utime", fail)
         assert relay.ask("GET", "/items").status == 200
+
+
+def test_a_message_that_is_as_large_as_allowed_is_kept_with_what_postfix_puts_on_top(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path)
+    assert relay.queue.settings
+    largest = 10_000
+    (tmp_path / SETTINGS).write_bytes(replace(relay.queue.settings, version=8, largest=largest).to_json())
+    (tmp_path / RECIPIENTS).write_text(RecipientList.make(1, {"example.com": DomainRule(catch_all=True)}, []).text())
+    relay.queue.reload()
+    received = (
+        b"Received: from sender.example.net (unknown [192.0.2.7])\r\n\tby mx.example.com (Postfix) with ESMTP\r\n"
+    )
+    said = b"EHLO x\r\nMAIL FROM:<> SIZE=%d\r\nRCPT TO:<alice@example.com>\r\nDATA\r\n" % largest
+    near, far = socket.socketpair()
+    with near, far:
+        near.sendall(said + received + b"x" * (largest - 2) + b"\r\n.\r\nQUIT\r\n")
+        converse(far, relay.queue.terms(), relay.queue.spool)
+        far.shutdown(socket.SHUT_RDWR)
+        answers = near.makefile().read().splitlines()
+    assert answers[-2].startswith("250 2.0.0 Kept"), answers
