@@ -17,7 +17,7 @@ from firstboot.console import announce
 from firstboot.console_code import ConsoleCode
 from firstboot.owner_code import CodeError, read_code
 from firstboot.page.certificate import ensure_page_certificate
-from firstboot.seed import SeedError, boot_partition, misnamed_seeds
+from firstboot.seed import SeedError, boot_partition, misnamed_seeds, wipe_partial
 from firstboot.site_asking import SiteSession
 from firstboot.tpm import open_tpm
 from firstboot.unlock_socket import Asking, serve
@@ -160,6 +160,7 @@ class Door:
         with self._boot(writable=True) as boot:
             if boot is None:
                 raise SeedError("there is no boot partition")
+            wipe_partial(boot)
             if (seed := boot / SEED_NAME).is_file():
                 wipe(seed)  # it may hold a secret, which a rename would leave on the disk
             write_atomically(seed, dump_site(site).encode(), 0o600)

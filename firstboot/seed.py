@@ -19,7 +19,7 @@ from firstboot.wipe import wipe
 from model.document import SEED_NAME, read_site
 from model.mtls import read_home_end
 from model.tunnel import HOME_FILE
-from stack.durable import write_atomically
+from stack.durable import partial_of, write_atomically
 
 _COMMAND_LINE = Path("/proc/cmdline")
 _MOUNT_POINT = Path("/boot")
@@ -89,6 +89,19 @@ def misnamed_seeds(boot: Path) -> tuple[str, ...]:
     Notepad, for one, puts `.txt` behind a name, and Windows then shows it without.
     """
     return tuple(sorted(path.name for path in boot.iterdir() if path.is_file() and path.name.lower() in _MISNAMED))
+
+
+def wipe_partial(boot: Path) -> None:
+    """Wipe what a power cut has left of a seed that the device was writing itself (`firstboot/door.py`).
+
+    Args:
+        boot: folder with the boot partition.
+
+    Raises:
+        OSError: the partition fails.
+    """
+    if (partial := partial_of(boot / SEED_NAME)).is_file():
+        wipe(partial)
 
 
 def take_seed(boot: Path, site: Path) -> Taken:

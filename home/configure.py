@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from firstboot.owner_code import KEPT as FIRST_CODE
 from firstboot.owner_code import take_code
-from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel
+from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel, wipe_partial
 from home.queue_keys import ensure_identity
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
@@ -101,6 +101,7 @@ def take_over(boot: Path, store: Store) -> str:
         SiteError, SeedError: what is wrong with Site or tunnel, which stay there.
         OSError: something cannot be kept.
     """
+    wipe_partial(boot)
     known = store.site.exists()
     waits = known or (boot / SEED_NAME).is_file()
     refusal = take_code(boot, store.data / FIRST_CODE, fresh=not known) if waits else ""

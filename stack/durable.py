@@ -17,11 +17,16 @@ def write_atomically(path: Path, content: bytes, mode: int, owner: tuple[int, in
         mode: its permissions, whatever the umask.
         owner: uid and gid, when it shall not belong to the caller.
     """
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
+    partial = partial_of(path)
     partial.unlink(missing_ok=True)
     write_synced(partial, content, mode, owner)
     partial.replace(path)
     sync_folder(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """Name what a cut may leave beside a file that is being replaced."""
+    return path.with_name(f".{path.name}{_PARTIAL}")
 
 
 def discard_partials(folder: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from firstboot.door import Door
 from firstboot.owner_code import CODE_NAME, KEPT, CodeError, read_code, read_kept_code, take_code
 from home.configure import take_over
 from home.store import Store
 from model.document import SEED_NAME
 from tests.unit.power_cut import at_every_step
+from tests.unit.stack_samples import site
 
 _SEED = """\
 version: 1
@@ -111,3 +114,28 @@ def test_a_code_that_would_not_do_goes_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / SEED_NAME).write_text(_SEED)
     assert "5 letters" in take_over(tmp_path, Store(tmp_path / "data"))
     assert not (tmp_path / CODE_NAME).exists()
+
+
+def test_a_site_that_the_device_was_writing_leaves_nothing_on_the_card(tmp_path: Path) -> None:
+    """Who lives there is nothing for whoever finds the card."""
+    boot, store = tmp_path / "boot", Store(tmp_path / "data")
+    boot.mkdir()
+    (store.data / "darkpipe").mkdir(parents=True)
+
+    def give_site() -> None:
+        door = Door(tmp_path, lambda **_: nullcontext(boot), policies=lambda: ())
+        door._keep(site())
+
+    written = 0
+    for cut in at_every_step(give_site):
+        left = [path for path in boot.iterdir() if b"example.com" in path.read_bytes()]
+        written += len(left)
+        for number, path in enumerate(left):
+            (tmp_path / f"kept-{cut}-{number}").hardlink_to(path)
+        take_over(boot, store)
+        assert list(boot.iterdir()) == []
+        store.site.unlink(missing_ok=True)
+    assert written
+    assert not any(path.read_bytes().strip(b"\0") for path in tmp_path.glob("kept-*")), (
+        "overwritten, and not only removed"
+    )
