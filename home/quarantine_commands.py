@@ -103,7 +103,8 @@ def show(item: str, message: bool, as_json: bool) -> None:
 def release_item(item: str, mailbox: str | None, as_json: bool) -> None:
     """Put a message into the mailboxes of those whom it was for, past the spam filter and the mail server.
 
-    It leaves quarantine when the mailboxes have it; if one of them does not take it, it stays.
+    It leaves quarantine when the mailboxes have it; if one of them does not take it, it stays. So it does for those who
+    have no mailbox here, until it is put into one by --to.
 
     \b
     Examples:
@@ -115,11 +116,15 @@ def release_item(item: str, mailbox: str | None, as_json: bool) -> None:
         kept = box.find(item)
         accounts = known_accounts(Store())
         where = _mailboxes(kept, mailbox, accounts)
-        release(box, kept, [one.number for one in kept.recipients], where)
+        left = [] if mailbox else [one for one in kept.recipients if not owners(one.address.lower(), accounts)]
+        release(box, kept, [one.number for one in kept.recipients if one not in left], where)
         if as_json:
             print_json({"released": kept.id, "mailboxes": list(where)})
-        else:
-            click.echo(f"{kept.id[:8]} is now in the mailbox of {', '.join(where)}.")
+            return
+        click.echo(f"{kept.id[:8]} is now in the mailbox of {', '.join(where)}.")
+        if left:
+            names = ", ".join(printable(one.address) for one in left)
+            click.echo(f"It stays in quarantine for {names}, without a mailbox here.")
 
 
 @quarantine.command("delete")

@@ -166,6 +166,18 @@ def test_a_release_needs_mailboxes_and_takes_nothing_away_without(device: _Devic
     assert device.box.all() == ([], [])
 
 
+def test_a_release_takes_nothing_from_those_without_a_mailbox(device: _Device, kept: Kept) -> None:
+    code, text = device.run("release", "a1")
+    assert (code, device.has) == (0, ["alice@example.com"])
+    assert "stays in quarantine for nobody@example.com" in text
+    ((left,), _) = device.box.all()
+    assert [one.address for one in left.recipients] == ["nobody@example.com"]
+    assert device.box.content(left).read_bytes() == device.box.content(kept).read_bytes()
+    assert device.run("release", "a1", "--to", "alice@example.com")[0] == 0
+    assert device.has == ["alice@example.com"], "who has it does not get it again"
+    assert device.box.all() == ([], [])
+
+
 def test_a_release_that_fails_loses_nothing_and_the_next_one_repeats_nothing(device: _Device, kept: Kept) -> None:
     device.full.add("bob@example.com")
     with pytest.raises(ReleaseError):
