@@ -71,12 +71,11 @@ class Incoming:
             self._latest = result() or self._latest
         path = self._path(item.id, "letter")
         if self._latest is None or self._latest.path != path:
-            if not path.exists():
-                if not self._fetch(item):
-                    return None
-                self._latest = self._open(item.id)
-            else:
-                self._latest = read_letter(path)
+            self._latest = self._kept(item.id)
+        if self._latest is None:
+            if not self._fetch(item):
+                return None
+            self._latest = self._open(item.id)
         return self._latest
 
     def has(self, item: str) -> bool:
@@ -134,6 +133,15 @@ class Incoming:
             self._latest = None
         for one in (path, self._path(item, "age")):
             one.unlink(missing_ok=True)
+
+    def _kept(self, item: str) -> Letter | None:
+        """Read the letter that is here; one that the disk does not give back is none, until it was fetched anew."""
+        path = self._path(item, "letter")
+        try:
+            return read_letter(path) if path.exists() else None
+        except OSError as error:
+            self._tell(f"item {item} cannot be read here any more ({error.strerror}), and is fetched anew")
+            return None
 
     def _fetch(self, item: QueuedItem) -> bool:
         if self._download(item):

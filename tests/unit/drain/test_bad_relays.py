@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 import home.drain
 from home.control_errors import Unreachable
+from home.drain_letter import Letter, read_letter
 from home.drain_run import Drain
 from home.hand_over import LostError, NobodyTakesError
 from home.quarantine import Quarantine
@@ -147,6 +149,27 @@ def test_an_item_that_the_relay_cannot_read_does_not_stop_the_others(tmp_path: P
     assert drain.round().items == 3
     assert relay.waits == [relay.bad]
     assert drain.round().put_off == 1
+
+
+def test_a_letter_that_the_disk_does_not_give_back_is_fetched_anew_and_stops_nobody(
+    relay: LocalRelay, sink: Sink, start: Callable[[], Drain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [relay.keep() for _ in range(2)]
+    sink.judge = {".": "451 4.7.1 later"}.get
+    start().round()
+    bad = {f"{items[0].id}.letter"}
+
+    def read_bad(path: Path) -> Letter:
+        if path.name in bad:
+            bad.clear()
+            raise OSError(errno.EIO, "Input/output error")
+        return read_letter(path)
+
+    monkeypatch.setattr("home.drain_incoming.read_letter", read_bad)
+    sink.judge = lambda _line: None
+    assert start().round().items == 2
+    assert not bad
+    assert relay.waits == []
 
 
 @pytest.mark.parametrize(
