@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from home.bucket import Bucket
 from home.bucket_queue import recover
 from home.bucket_seen import forget_seen, read_seen
 from home.control_errors import ControlFailure
-from home.drain_journal import Journal, JournalError
+from home.drain_journal import Journal, JournalError, only_drain
 from home.drain_run import Drain
 from home.hand_over import LostError, NobodyTakesError, hand_over
 from home.quarantine import QuarantineError
@@ -46,18 +47,15 @@ def run(
     """
     told: dict[str, Any] = {"folders": [], "problems": [], "stopped": ""}
     try:
-        found, told["problems"] = bucket.leftovers(besides)
-        for name in bucket.nowhere(besides):
-            forget_seen(folder, name)  # it was told, and nobody can do anything about it
-        journal = Journal(folder)
-        try:
+        with only_drain(folder), closing(Journal(folder)) as journal:
+            found, told["problems"] = bucket.leftovers(besides)
+            for name in bucket.nowhere(besides):
+                forget_seen(folder, name)  # it was told, and nobody can do anything about it
+            # Forgotten before: after a cut in between, a head that is gone would be told as a loss for ever.
+            forget = partial(forget_seen, folder)
             for leftover in found:
-                # Forgotten before: after a cut in between, a head that is gone would be told as a loss for ever.
-                forget = partial(forget_seen, folder)
                 done = recover(bucket, leftover, journal, lambda queue: make_drain(journal, queue), forget)
                 told["folders"].append(asdict(done))
-        finally:
-            journal.close()
     except LostError:
         told["stopped"] = "the mail server was lost in the middle of a message: start darkpipe-drain, and try again"
     except (ControlFailure, StoreError, NobodyTakesError, JournalError, QuarantineError, OSError) as error:

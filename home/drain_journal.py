@@ -6,6 +6,8 @@ copy of its disk, and lists then what it had handed over.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +47,30 @@ INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
 
 class JournalError(Exception):
     """The journal cannot be used; the text says what was found."""
+
+
+@contextmanager
+def only_drain(folder: Path) -> Iterator[None]:
+    """Keep other drains away for the block: two would hand over the same messages. One that dies keeps none away.
+
+    Args:
+        folder: the journal's.
+
+    Raises:
+        JournalError: another one is at work.
+        OSError: nobody can tell.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JournalError(
+                "mail is fetched already, by darkpipe-drain or `darkpipe relay recover-bucket`"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class Journal:

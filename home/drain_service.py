@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from home.control_errors import ControlFailure, Fenced, NotAccepted, OtherRelay, WrongCertificate
-from home.drain_journal import Journal, JournalError
+from home.drain_journal import Journal, JournalError, only_drain
 from home.drain_run import INCOMING, Drain
 from home.drain_state import Doing, Drained, Progress, note, progress_line
 from home.drain_traces import FOUND, RUN, WANTED, Wanted, read_found, write_wanted
@@ -138,7 +138,7 @@ def serve(
     journal = Journal(folder)
     journal.prune(time.time_ns() // 1_000_000)
     identities = read_identities(keys / IDENTITIES)
-    with queue_client(keys, peer) as client:
+    with only_drain(folder), queue_client(keys, peer) as client:
         relay = RemoteQueue(client)
         drain = Drain(folder, journal, relay, identities, hand_over, lambda text: print(text, flush=True), report.step)
         drain.settle(read_found(run / FOUND))

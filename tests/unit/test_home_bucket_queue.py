@@ -21,7 +21,7 @@ from home.bucket_commands import _at_work
 from home.bucket_queue import Recovered, recover
 from home.bucket_seen import note_seen, read_seen
 from home.control_errors import Unreachable
-from home.drain_journal import Journal
+from home.drain_journal import Journal, only_drain
 from home.drain_state import Doing, Drained
 from home.relay_peer import PEER
 from model.bucket import HEAD, Seal
@@ -271,3 +271,25 @@ def test_a_folder_that_is_gone_is_told_once(dead: _Dead, sink: Sink) -> None:
         bucket = HomeBucket(dead.bucket, THROUGH.seal, read_seen(home))
         found = bucket_run.run(home, bucket, (), lambda _journal, queue: make_drain(home, queue, sink))
         assert len(found["problems"]) == told
+
+
+def test_two_at_once_hand_over_nothing_twice(dead: _Dead, sink: Sink) -> None:
+    """Whoever is impatient types it once more, on another terminal."""
+    home, second = dead.folder / "home", list[dict[str, Any]]()
+    home.mkdir()
+
+    def run() -> dict[str, Any]:
+        bucket = HomeBucket(dead.bucket, THROUGH.seal, {})
+        return bucket_run.run(home, bucket, (), lambda _journal, queue: make_drain(home, queue, sink))
+
+    def type_again(line: str) -> None:
+        if line == "DATA" and not second:
+            second.append({})  # only once
+            second[0] = run()
+
+    sink.judge = type_again
+    assert [one["had"] for one in run()["folders"]] == [len(_MESSAGES)]
+    assert "already" in second[0]["stopped"]
+    assert [taken.message for taken in sink.taken] == _MESSAGES
+    with only_drain(home):
+        assert "already" in run()["stopped"], "the service is at work"
