@@ -9,7 +9,7 @@ whose last octet had gone out and whose reply never came. Then somebody has to l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from model.control import SEQUENCE_BLOCK, QueuedItem
@@ -197,52 +197,47 @@ def _changed(entry: Entry, people: Mapping[int, Person]) -> Entry:
     return replace(entry, people=tuple(people.get(number, person) for number, person in enumerate(entry.people)))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Patience:
     """When what was put off is tried again.
 
     Args:
-        next: by item, seconds of a clock that does not jump.
+        tries: how often each item was put off.
+        next: when it may be tried again, in seconds of a clock that does not jump.
         row: how many were put off one after the other.
+        pauses: how many the drain as a whole has made one after the other.
     """
 
-    tries: Mapping[str, int]
-    next: Mapping[str, float]
+    tries: dict[str, int] = field(default_factory=dict)
+    next: dict[str, float] = field(default_factory=dict)
     row: int = 0
     pauses: int = 0
-
-    @classmethod
-    def none(cls) -> Patience:
-        """Nothing was put off."""
-        return cls({}, {})
 
     def retry(self, item: str) -> float:
         """Tell when an item may be tried again."""
         return self.next.get(item, 0.0)
 
-    def put_off(self, item: str, now: float, *, counts: bool = True) -> Patience:
+    def put_off(self, item: str, now: float, *, counts: bool = True) -> None:
         """Let an item wait, longer each time.
 
         Args:
             counts: whether what happened to it may happen to all others, too.
         """
-        tries = self.tries.get(item, 0) + 1
-        return Patience(
-            {**self.tries, item: tries},
-            {**self.next, item: now + min(_SOON * 2 ** min(tries - 1, 16), _LATE)},
-            self.row + counts,
-            self.pauses,
-        )
+        tries = self.tries[item] = self.tries.get(item, 0) + 1
+        self.next[item] = now + min(_SOON * 2.0 ** min(tries - 1, 16), _LATE)
+        self.row += counts
 
-    def done(self, item: str) -> Patience:
+    def done(self, item: str) -> None:
         """Forget an item that was taken, at least for somebody."""
-        without = {name: count for name, count in self.tries.items() if name != item}
-        return Patience(without, {name: moment for name, moment in self.next.items() if name != item})
+        self.tries.pop(item, None)
+        self.next.pop(item, None)
+        self.row = self.pauses = 0
 
-    def pause(self) -> tuple[Patience, float]:
+    def pause(self) -> float:
         """Give the seconds that the drain as a whole waits, longer each time."""
-        seconds = min(_PAUSE * 2**self.pauses, _LONG_PAUSE)
-        return replace(self, row=0, pauses=min(self.pauses + 1, 16)), seconds
+        seconds = min(_PAUSE * 2.0**self.pauses, _LONG_PAUSE)
+        self.row, self.pauses = 0, min(self.pauses + 1, 16)
+        return seconds
 
 
 def notices(

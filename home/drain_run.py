@@ -102,7 +102,7 @@ class Drain:
         self._quarantine.tidy()
         self._tell_always = tell
         self._told: set[str] = set()
-        self._patience = Patience.none()
+        self._patience = Patience()
         self._stuck = ("", 0)
         self._deleting: tuple[Entry, Callable[[], None]] | None = None
         self._progress = Progress()
@@ -147,7 +147,7 @@ class Drain:
                 self._finish_deleting()
             self._incoming.wait()
             raise
-        self._patience = replace(self._patience, pauses=0)
+        self._patience.pauses = 0
         return self._progress
 
     def _go_through(self) -> None:
@@ -182,8 +182,7 @@ class Drain:
 
     def pause(self) -> float:
         """Give the seconds to wait after a round that failed."""
-        self._patience, seconds = self._patience.pause()
-        return seconds
+        return self._patience.pause()
 
     def _begin(self, page: Page) -> Mapping[str, Entry]:
         known = self._journal.find(page.epoch, (item.id for item in page.items))
@@ -268,7 +267,7 @@ class Drain:
     def _put_off(self, item: str, *, counts: bool = True) -> None:
         # Nothing is deleted now, by whose answer the relay would tell that it serves this home still.
         self._incoming.drop_ahead()
-        self._patience = self._patience.put_off(item, time.monotonic(), counts=counts)
+        self._patience.put_off(item, time.monotonic(), counts=counts)
         if self._patience.row >= MOST_REFUSED:
             raise NobodyTakesError(f"{MOST_REFUSED} messages in a row were put off")
 
@@ -352,7 +351,7 @@ class Drain:
         if taken := [number for number, reply in replies.items() if reply.good]:
             self._quarantine.forget(entry.item.id, taken)
         if taken or done.settled:
-            self._patience = self._patience.done(entry.item.id)
+            self._patience.done(entry.item.id)
         if not done.settled:
             return None
         self._progress.items += 1

@@ -249,9 +249,9 @@ def test_what_the_relay_has_lost_makes_nobody_pause(relay: LocalRelay, start: Ca
 
 
 def test_what_is_tried_for_months_is_tried_every_half_an_hour() -> None:
-    patience = home.drain.Patience.none()
+    patience = home.drain.Patience()
     for _ in range(2000):
-        patience = patience.put_off("item", 1000.0)
+        patience.put_off("item", 1000.0)
     assert patience.retry("item") == 1000.0 + 1800.0
 
 
