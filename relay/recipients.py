@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +16,13 @@ _REMEMBERED = 4096
 _TAKEN = Reply(250, "2.1.5 Ok")
 _UNKNOWN = Reply(550, "5.1.1 There is no such mailbox here")
 _NO_LIST = Reply(450, "4.3.2 The recipients are not known yet, please try again later")
+_ONLY_HOME = Reply(450, "4.3.2 Whether it is right is not known here, please try again later")
 _ELSEWHERE = Reply(554, "5.7.1 Relay access denied")
+
+
+_REWRITTEN = re.compile(r"srs[01][-+=]")
+"""What home may have made of a sender whose mail it has passed on (SRS): bounces come to it, and home alone has the key
+that tells it from a forged one."""
 
 
 class Recipients:
@@ -55,7 +62,9 @@ class Recipients:
         if isinstance(found, Reply):
             return found
         assert known is not None, "without a list there is an answer"
-        return _TAKEN if any(self._is_known(folded, known) for folded in found) else _UNKNOWN
+        if any(self._is_known(folded, known) for folded in found):
+            return _TAKEN
+        return _ONLY_HOME if _REWRITTEN.match(found[0]) else _UNKNOWN
 
     def is_quick(self, address: str) -> bool:
         """Whether `judge` knows the answer already."""
