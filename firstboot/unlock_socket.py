@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Seen:
         refused_code: why the owner's own is not taken; empty when it is, or there is none.
         policies: ways to unlock the disk that this device has, while it asks for a site.
         draft: whether there is a site file that cannot be used, and that the form can be filled in from.
+        answers: what that says, for a browser that has shown the code; empty for others.
     """
 
     view: View
@@ -63,6 +64,7 @@ class Seen:
     refused_code: str = ""
     policies: tuple[UnlockPolicy, ...] = ()
     draft: bool = False
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 class UnlockClient:
@@ -75,10 +77,14 @@ class UnlockClient:
     def __init__(self, path: Path = SOCKET) -> None:
         self._path = path
 
-    def see(self) -> Seen:
-        """Ask how far it is."""
+    def see(self, grant: str = "") -> Seen:
+        """Ask how far it is.
+
+        Args:
+            grant: what a browser shows that has shown the code; empty for any other.
+        """
         try:
-            answer = self._ask({"do": "see"})
+            answer = self._ask({"do": "see", "grant": grant})
         except Refused:
             if failure := _read_failure(self._path):
                 return Seen(View(Stage.FAILED, failure))
@@ -86,7 +92,8 @@ class UnlockClient:
         view = View(Stage(answer["stage"]), answer["text"], tuple(answer["asked"]), answer["wait"])
         policies = tuple(map(UnlockPolicy, answer["policies"]))
         own, refused = answer["own_code"], answer["refused_code"]
-        return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, answer["draft"])
+        draft, answers = answer["draft"], answer["answers"]
+        return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, draft, answers)
 
     def take_site(self, answers: Mapping[str, str], code: str) -> Judged:
         """Answer what a device asks that has brought no site."""
@@ -177,7 +184,7 @@ def _answer(asking: Asking, fingerprint: str, question: Mapping[str, Any], *, st
                 return answer
     except Refused as error:
         return {"refused": str(error)}
-    return _see(asking, fingerprint, stranger=stranger)
+    return _see(asking, fingerprint, str(question.get("grant", "")), stranger=stranger)
 
 
 def _do_site(asking: SiteSession, question: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,9 +212,10 @@ def _do(session: Session, question: Mapping[str, Any], *, stranger: bool) -> Map
     return None
 
 
-def _see(asking: Asking, fingerprint: str, *, stranger: bool) -> Mapping[str, Any]:
+def _see(asking: Asking, fingerprint: str, grant: str, *, stranger: bool) -> Mapping[str, Any]:
     view = asking.view()
     needed = view.stage in _WITH_CODE
+    draft = asking.draft if isinstance(asking, SiteSession) else {}
     return {
         "stage": view.stage,
         "text": view.text,
@@ -218,5 +226,6 @@ def _see(asking: Asking, fingerprint: str, *, stranger: bool) -> Mapping[str, An
         "own_code": needed and asking.code.own,
         "refused_code": asking.code.refusal if needed else "",
         "policies": asking.policies if isinstance(asking, SiteSession) else (),
-        "draft": isinstance(asking, SiteSession) and bool(asking.draft),
+        "draft": bool(draft),
+        "answers": dict(draft) if asking.code.is_granted(grant) else {},
     }

@@ -130,7 +130,7 @@ class Page:
         doubted: bool = False,
     ) -> Response:
         try:
-            seen = await run_in_threadpool(self._client.see)
+            seen = await run_in_threadpool(self._client.see, request.cookies.get(_GRANT, ""))
             self._was_locked = seen.view.stage not in {Stage.SITE, Stage.TAKEN}
         except Refused:
             seen = _GONE
@@ -147,7 +147,8 @@ class Page:
             groups=groups,
             was_locked=self._was_locked,
             shortest=SHORTEST,
-            form=SiteForm(seen.policies, typed or {}, complaints, blank=free),
+            # Who comes back finds what the file says, and not what was typed beside it.
+            form=SiteForm(seen.policies, seen.answers if typed is None else typed, complaints, blank=free),
             free=free,
             known=is_known,
         )

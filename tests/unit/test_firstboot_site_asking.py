@@ -260,6 +260,24 @@ def test_only_what_a_wrong_file_does_not_say_is_asked(asked: Asked) -> None:
         assert (site.relays, site.disk.data) == ((), "usb")
 
 
+def test_who_comes_back_finds_the_form_filled_in_from_the_file(asked: Asked) -> None:
+    """A telephone that was put away opens the address again; the code is not asked for then."""
+    asked.draft = {"domains": "example.com", "owner": "alice@example.com", "unlock": "passphrase"}
+    session = asked.session()
+    with serve(session, "AB", asked.path, group=None):
+        browser = asked.browser()
+        browser.get()
+        browser.post("/site", code=session.code.shown)
+        back = browser.get().text
+        assert 'value="alice@example.com"' in back
+        assert 'value="passphrase" checked' in back
+        assert 'name="code"' not in back
+        browser.cookies["__Host-darkpipe-grant"] = "x"
+        assert "alice@example.com" not in browser.get().text, "of another start of the device"
+        assert "alice@example.com" not in asked.browser().get().text
+        assert session.code._failures == 0, "to look is no guess"
+
+
 def test_what_a_file_says_is_seen_before_it_counts(asked: Asked) -> None:
     asked.draft = {**_ANSWERS, "relay": "mx.example.com"}
     session = asked.session()
