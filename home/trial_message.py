@@ -35,6 +35,8 @@ _WRONG_PASSWORD = 535
 """RFC 4954 §6."""
 
 _ROUTE = re.compile(r"to=<([^>]*)>.*?\brelay=(\S+),.*?\bstatus=(\w+) \((.*)\)\s*$")
+_GIVEN_UP = re.compile(r"from=<[^>]*>, status=(?:force-)?expired, returned to sender")
+"""What Postfix's queue manager says when it has tried for long enough (qmgr_active.c); the last server's words stand."""
 
 
 class SendError(Exception):
@@ -155,7 +157,9 @@ def judge(message: Message, lines: Iterable[str]) -> Told:
     for line in lines:
         queue_id, _, rest = line.partition(": ")
         found = _ROUTE.search(rest)
-        if queue_id == message.queue_id and found and found[3] in set(Fate):
+        if queue_id == message.queue_id and _GIVEN_UP.match(rest):
+            told = told.model_copy(update={"fate": Fate.BOUNCED})
+        elif queue_id == message.queue_id and found and found[3] in set(Fate):
             told = Told(message=message, fate=Fate(found[3]), server=found[2], reply=found[4])
     return told
 

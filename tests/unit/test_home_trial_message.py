@@ -71,6 +71,11 @@ def test_it_goes_from_the_user_with_the_users_password_which_is_not_kept(store: 
         ([f"4abd{_SENT[4:]}", "4abc: removed", "noise"], Fate.QUEUED, ""),
         ([_DEFERRED], Fate.DEFERRED, "host mx.example.net[203.0.113.9] said: 451 4.7.1 Greylisted"),
         ([_DEFERRED, _SENT], Fate.SENT, "250 2.0.0 Ok: queued as 9"),
+        (
+            [_DEFERRED, "4abc: from=<alice@example.com>, status=expired, returned to sender", "4abc: removed"],
+            Fate.BOUNCED,
+            "host mx.example.net[203.0.113.9] said: 451 4.7.1 Greylisted",
+        ),
         ([_BOUNCED], Fate.BOUNCED, "host mx.example.net[203.0.113.9] said: 550 5.1.1 No such user"),
         (
             ["4abc: to=<friend@example.net>, relay=none, status=deferred (no relay is paired)"],
