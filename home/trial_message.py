@@ -36,7 +36,7 @@ _WRONG_PASSWORD = 535
 
 _ROUTE = re.compile(r"to=<([^>]*)>.*?\brelay=(\S+),.*?\bstatus=(\w+) \((.*)\)\s*$")
 _GIVEN_UP = re.compile(r"from=<[^>]*>, status=(?:force-)?expired, returned to sender")
-"""What Postfix's queue manager says when it has tried for long enough (qmgr_active.c); the last server's words stand."""
+"""What Postfix says when it has tried for long enough (qmgr_active.c); the last server's words stand."""
 
 
 class SendError(Exception):

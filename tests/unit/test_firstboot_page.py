@@ -32,6 +32,7 @@ from tests.unit.browser import HOST, Browser
 from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
 from web import plain
 from web.lan import is_ours
+from web.plain import plain_app
 from web.server import listening_socket, server
 
 
@@ -348,3 +349,23 @@ def test_without_port_80_the_page_serves_all_the_same(
         monkeypatch.setattr(page_server, "_FAREWELL", 0.0)
         assert page_server.main() == 0
     assert "plain HTTP leads nobody" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("host", "place"),
+    [
+        (HOST, f"https://{HOST}/"),
+        (f"{HOST}:80", f"https://{HOST}/"),
+        ("[fd00::1]", "https://[fd00::1]/"),
+        ("[fd00::1]:80", "https://[fd00::1]/"),
+        ("darkpipe.local", "https://darkpipe.local/"),
+        ("evil.example", None),
+    ],
+)
+def test_plain_http_leads_to_https_and_nowhere_else(host: str, place: str | None) -> None:
+    browser = Browser(plain_app(lambda: "darkpipe"))
+    for path in ("/", "/dns", "//evil.example/"):
+        answer = browser.get(path, host)
+        assert (answer.status, answer.headers.get("location")) == ((307, place) if place else (421, None))
+    assert browser.post("/claim", code="1").status == 405
+    assert Browser(plain_app(lambda: "darkpipe"), "203.0.113.9").get().status == 403

@@ -24,9 +24,8 @@ from home.seen import DnsSeen
 from home.status_cli import lines
 from tests.unit.browser import HOST, Answer, Browser
 from tests.unit.page_device import GOOD, Device
-from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, record, status
+from tests.unit.page_samples import GOOD_PROBE, NOW, SEEN, TROUBLED, checked, record, service, status
 from web.lan import is_neighbour
-from web.plain import plain_app
 
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
 _INSIDE = ("/", "/dns", "/dns/check", "/dns/darkpipe.zone", "/relay", "/relay/live", "/preflight", "/users", "/message")
@@ -298,6 +297,14 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     assert "the oldest for 1 day" in text
 
 
+@pytest.mark.parametrize("state", ["failed", "inactive", "activating", "unknown"])
+def test_a_service_that_does_not_run_is_not_among_the_well(device: Device, state: str) -> None:
+    device.status = status(services=(service("postfix", GOOD_PROBE), service("darkpipe-drain", state=state)))
+    text = device.enter().get().text
+    assert "1 of 2 in trouble" in text
+    assert f"darkpipe-drain: {state}" in text
+
+
 @pytest.mark.parametrize(
     ("outcomes", "mood", "text"),
     [
@@ -377,23 +384,3 @@ def test_the_console_says_all_that_one_needs() -> None:
     claimed = greeting("darkpipe", (HOST,), ":".join(["AB"] * 32), "")
     assert f"https://{HOST}\n" in claimed
     assert "code" not in claimed
-
-
-@pytest.mark.parametrize(
-    ("host", "place"),
-    [
-        (HOST, f"https://{HOST}/"),
-        (f"{HOST}:80", f"https://{HOST}/"),
-        ("[fd00::1]", "https://[fd00::1]/"),
-        ("[fd00::1]:80", "https://[fd00::1]/"),
-        ("darkpipe.local", "https://darkpipe.local/"),
-        ("evil.example", None),
-    ],
-)
-def test_plain_http_leads_to_https_and_nowhere_else(host: str, place: str | None) -> None:
-    browser = Browser(plain_app(lambda: "darkpipe"))
-    for path in ("/", "/dns", "//evil.example/"):
-        answer = browser.get(path, host)
-        assert (answer.status, answer.headers.get("location")) == ((307, place) if place else (421, None))
-    assert browser.post("/claim", code="1").status == 405
-    assert Browser(plain_app(lambda: "darkpipe"), "203.0.113.9").get().status == 403
