@@ -10,16 +10,21 @@ from stack.durable import write_atomically
 
 REASON = Path("/run/darkpipe-why/text")
 
+_MOST = 40
+"""Problems told at once, as by `model.report.annotate`: some other file of that name has thousands."""
+
 
 def reason(error: Exception) -> str:
     """Say what is wrong, a line for each problem; of a site's text, no line is quoted, since it may hold a secret."""
     if not isinstance(error, SiteError):
         return str(error)
-    places = ((f"line {one.line}: " if one.line else "", one) for one in error.problems)
+    places = ((f"line {one.line}: " if one.line else "", one) for one in error.problems[:_MOST])
     rows = [
         f"{place}found {one.found}, expected {one.expected.rstrip('.')}. To do: {one.remedy}" for place, one in places
     ]
-    return "\n".join([f"{Path(error.name).name} on the boot partition cannot be used.", *rows])
+    more = len(error.problems) - _MOST
+    rest = [f"… and {more} more. Mend these first."] if more > 0 else []
+    return "\n".join([f"{Path(error.name).name} on the boot partition cannot be used.", *rows, *rest])
 
 
 def keep_reason(text: str, path: Path = REASON) -> None:

@@ -39,6 +39,17 @@ def test_each_problem_has_its_line_and_a_remedy_and_no_secret(tmp_path: Path) ->
     assert reason(DiskError("it is broken")) == "it is broken"
 
 
+def test_of_a_file_that_is_another_programs_not_every_line_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "darkpipe.yaml"
+    path.write_text("".join(f"key{number}: 1\n" for number in range(500)))
+    with pytest.raises(SiteError) as caught:
+        read_site(path)
+    rows = reason(caught.value).splitlines()
+    assert len(rows) == 42
+    assert rows[-1] == f"… and {len(caught.value.problems) - 40} more. Mend these first."
+    assert "more. Mend" not in reason(_wrong(tmp_path))
+
+
 def test_it_is_for_everybody_to_read_until_there_is_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "why/text"
     before = os.umask(0o077)
