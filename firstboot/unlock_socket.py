@@ -55,6 +55,7 @@ class Seen:
         policies: ways to unlock the disk that this device has, while it asks for a site.
         draft: whether there is a site file that cannot be used, and that the form can be filled in from.
         answers: what that says, for a browser that has shown the code; empty for others.
+        granted: whether this browser has shown the code of this start.
     """
 
     view: View
@@ -65,6 +66,7 @@ class Seen:
     policies: tuple[UnlockPolicy, ...] = ()
     draft: bool = False
     answers: Mapping[str, str] = field(default_factory=dict)
+    granted: bool = False
 
 
 class UnlockClient:
@@ -92,8 +94,8 @@ class UnlockClient:
         view = View(Stage(answer["stage"]), answer["text"], tuple(answer["asked"]), answer["wait"])
         policies = tuple(map(UnlockPolicy, answer["policies"]))
         own, refused = answer["own_code"], answer["refused_code"]
-        draft, answers = answer["draft"], answer["answers"]
-        return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, draft, answers)
+        draft, answers, granted = answer["draft"], answer["answers"], answer["granted"]
+        return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, draft, answers, granted)
 
     def take_site(self, answers: Mapping[str, str], code: str) -> Judged:
         """Answer what a device asks that has brought no site."""
@@ -215,6 +217,7 @@ def _do(session: Session, question: Mapping[str, Any], *, stranger: bool) -> Map
 def _see(asking: Asking, fingerprint: str, grant: str, *, stranger: bool) -> Mapping[str, Any]:
     view = asking.view()
     needed = view.stage in _WITH_CODE
+    granted = asking.code.is_granted(grant)
     draft = asking.draft if isinstance(asking, SiteSession) else {}
     return {
         "stage": view.stage,
@@ -227,5 +230,6 @@ def _see(asking: Asking, fingerprint: str, grant: str, *, stranger: bool) -> Map
         "refused_code": asking.code.refusal if needed else "",
         "policies": asking.policies if isinstance(asking, SiteSession) else (),
         "draft": bool(draft),
-        "answers": dict(draft) if asking.code.is_granted(grant) else {},
+        "answers": dict(draft) if granted else {},
+        "granted": granted,
     }

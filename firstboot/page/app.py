@@ -134,7 +134,7 @@ class Page:
             self._was_locked = seen.view.stage not in {Stage.SITE, Stage.TAKEN}
         except Refused:
             seen = _GONE
-        is_known = not doubted and (_GRANT in request.cookies if known is None else known)
+        is_known = not doubted and (seen.granted if known is None else known)
         free = seen.draft and not is_known
         groups = recovery.split("-") if recovery else []
         response = self._frame.render(

@@ -272,8 +272,10 @@ def test_who_comes_back_finds_the_form_filled_in_from_the_file(asked: Asked) -> 
         assert 'value="alice@example.com"' in back
         assert 'value="passphrase" checked' in back
         assert 'name="code"' not in back
-        browser.cookies["__Host-darkpipe-grant"] = "x"
-        assert "alice@example.com" not in browser.get().text, "of another start of the device"
+        browser.cookies["__Host-darkpipe-grant"] = "of another start of the device"
+        later = browser.get().text
+        assert "alice@example.com" not in later
+        assert 'name="code"' in later, "who would go on without one would hear of a wrong answer"
         assert "alice@example.com" not in asked.browser().get().text
         assert session.code._failures == 0, "to look is no guess"
 
