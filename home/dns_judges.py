@@ -91,6 +91,12 @@ def _address(record: Record, values: Sequence[str], context: Context) -> Verdict
             f"it also leads to {', '.join(others)}: whoever tries that address first may not get through",
             "remove the other address, unless it is your relay's, too",
         )
+    if not context.relay.proven:
+        return Verdict(
+            Outcome.WAITING,
+            f"it leads to {record.value}; whether that is your relay is seen once the tunnel to it is up",
+            "compare it with the address that the relay's provider shows",
+        )
     return _good()
 
 

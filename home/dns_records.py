@@ -127,10 +127,16 @@ class Records:
 
 @dataclass(frozen=True)
 class RelayAddresses:
-    """The relay's addresses in the Internet, as far as they are known."""
+    """The relay's addresses in the Internet, as far as they are known.
+
+    Args:
+        proven: whether one of them is known from elsewhere than DNS, where whoever sells domains has names without a
+            record of their own lead to a page of advertisements.
+    """
 
     v4: tuple[IPv4Address, ...] = ()
     v6: tuple[IPv6Address, ...] = ()
+    proven: bool = True
 
 
 def dns_records(accounts: Accounts, dkim: Iterable[DkimRecord], relay: RelayAddresses) -> Records:

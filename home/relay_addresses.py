@@ -45,14 +45,15 @@ def addresses(given: Iterable[Address], relay: str | None, tunnel: Tunnel | None
     """
     known = set(given)
     if known:
-        return _sorted(known)
+        return _sorted(known, proven=True)
     named = _parsed(relay)
     known |= {address for address in (named, endpoint(tunnel)) if address}
+    proven = bool(known)
     if relay and named is None:
         for version, kind in ((4, "A"), (6, "AAAA")):
             if not any(address.version == version for address in known):
                 known |= {address for value in look(relay, kind).values if (address := _parsed(value))}
-    return _sorted(known)
+    return _sorted(known, proven=proven)
 
 
 def endpoint(tunnel: Tunnel | None) -> Address | None:
@@ -62,10 +63,11 @@ def endpoint(tunnel: Tunnel | None) -> Address | None:
     return _parsed(tunnel.endpoint.rpartition(":")[0].strip("[]"))
 
 
-def _sorted(known: set[Address]) -> RelayAddresses:
+def _sorted(known: set[Address], *, proven: bool) -> RelayAddresses:
     return RelayAddresses(
         tuple(sorted(address for address in known if isinstance(address, IPv4Address))),
         tuple(sorted(address for address in known if isinstance(address, IPv6Address))),
+        proven,
     )
 
 

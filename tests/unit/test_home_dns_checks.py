@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,13 @@ def test_everything_as_it_should_be_is_good() -> None:
     assert {check.outcome for check in checks} == {Outcome.GOOD}
     assert worst(checks) is Outcome.GOOD
     assert not [check.remedy for check in checks if check.remedy]
+
+
+def test_an_address_that_dns_alone_says_is_not_good_because_dns_says_it() -> None:
+    """A registrar leads all names of a new domain to its own page: no relay is there."""
+    found = {check.record: check.outcome for check in check_records(RECORDS, replace(RELAY, proven=False), _world())}
+    assert {outcome for record, outcome in found.items() if record.role is Role.ADDRESS} == {Outcome.WAITING}
+    assert {outcome for record, outcome in found.items() if record.role is not Role.ADDRESS} == {Outcome.GOOD}
 
 
 @pytest.mark.parametrize("missing", RECORDS.records, ids=lambda each: f"{each.name} {each.type}")

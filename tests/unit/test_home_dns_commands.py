@@ -203,6 +203,8 @@ def test_the_relays_addresses_come_from_whoever_knows_best(
     state = _tunnel(tunnel) if tunnel else None
     found = addresses(map(ip_address, given), relay, state, _look(_BOTH))
     assert tuple(map(str, (*found.v4, *found.v6))) == expected
+    # DNS alone proves nothing of itself.
+    assert found.proven is bool(given or tunnel or relay == "203.0.113.7")
 
 
 def test_a_tunnel_that_is_down_says_nothing_of_where_the_relay_is() -> None:
