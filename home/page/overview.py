@@ -11,7 +11,7 @@ from home.dns_judges import Outcome
 from home.readings import Disk, Queue
 from home.room import megabytes
 from home.seen import DnsSeen
-from home.status import LITTLE_FREE, ServiceState, Status
+from home.status import CERTIFICATE_ENDS_SOON, LITTLE_FREE, LONG_IN_QUEUE, ServiceState, Status
 from home.tunnel_state import Tunnel
 
 
@@ -128,7 +128,8 @@ def _queue(queue: Queue | None) -> Card:
         return Card("Queue", Mood.GOOD, "Nothing waits")
     parts = tuple(f"{number} {name}" for name, number in queue.messages.items() if number)
     oldest = () if queue.oldest_seconds is None else (f"the oldest for {age(timedelta(seconds=queue.oldest_seconds))}",)
-    return Card("Queue", Mood.GOOD, f"{total} message{'s' if total > 1 else ''} on the way", parts + oldest)
+    mood = Mood.WATCH if timedelta(seconds=queue.oldest_seconds or 0) > LONG_IN_QUEUE else Mood.GOOD
+    return Card("Queue", mood, f"{total} message{'s' if total > 1 else ''} on the way", parts + oldest)
 
 
 def _services(services: Sequence[ServiceState]) -> Card:
@@ -152,7 +153,10 @@ def _system(status: Status) -> Card:
     lines = [f"version {status.image.version} for {status.image.profile}", f"clock {now:%Y-%m-%d %H:%M} UTC"]
     for certificate in status.certificates:
         kind = "self-signed, " if certificate.self_signed else ""
-        lines.append(f"certificate {', '.join(certificate.names)}: {kind}{age(certificate.expires - now)} left")
-    mood = Mood.WATCH if status.clock.synchronized is False else Mood.GOOD
-    confirmed = "The clock is not confirmed" if mood is Mood.WATCH else "The system is up"
-    return Card("System", mood, confirmed, tuple(lines))
+        left = f"{age(certificate.expires - now)} left" if certificate.expires > now else "it has ended"
+        lines.append(f"certificate {', '.join(certificate.names)}: {kind}{left}")
+    if status.clock.synchronized is False:
+        return Card("System", Mood.WATCH, "The clock is not confirmed", tuple(lines))
+    if any(certificate.expires - now < CERTIFICATE_ENDS_SOON for certificate in status.certificates):
+        return Card("System", Mood.WATCH, "The certificate is not renewed", tuple(lines))
+    return Card("System", Mood.GOOD, "The system is up", tuple(lines))

@@ -24,7 +24,7 @@ from home.seen import DnsSeen
 from home.status_cli import lines
 from tests.unit.browser import HOST, Answer, Browser
 from tests.unit.page_device import GOOD, Device
-from tests.unit.page_samples import GOOD_PROBE, NOW, SEEN, TROUBLED, checked, record, service, status
+from tests.unit.page_samples import NOW, SEEN, TROUBLED, checked, record, status
 from web.lan import is_neighbour
 
 _OWN = {"host": HOST, "origin": f"https://{HOST}"}
@@ -295,14 +295,6 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     assert "2 of 3 in trouble" in text
     assert "3 messages on the way" in text
     assert "the oldest for 1 day" in text
-
-
-@pytest.mark.parametrize("state", ["failed", "inactive", "activating", "unknown"])
-def test_a_service_that_does_not_run_is_not_among_the_well(device: Device, state: str) -> None:
-    device.status = status(services=(service("postfix", GOOD_PROBE), service("darkpipe-drain", state=state)))
-    text = device.enter().get().text
-    assert "1 of 2 in trouble" in text
-    assert f"darkpipe-drain: {state}" in text
 
 
 @pytest.mark.parametrize(
