@@ -30,6 +30,8 @@ GROUP = "darkpipe-unlock"
 _FAILED = "failed"
 """A file beside the socket, once nobody answers there: why the disk cannot be used. Without it, the disk is there."""
 
+_KILLED = "darkpipe-disk.service, which waits for the disk, has ended without a word; the journal may say why"
+
 _EXPECTED = (CertificateError, DiskError, LuksError, OSError, SeedError, subprocess.CalledProcessError)
 
 _SECONDS = 600.0
@@ -171,7 +173,8 @@ def _read_failure(path: Path) -> str:
     try:
         return path.with_name(_FAILED).read_text(encoding="utf-8").strip()
     except OSError:
-        return ""
+        # Who ends in order takes the socket away before anything else.
+        return _KILLED if path.is_socket() else ""
 
 
 def _answer(asking: Asking, fingerprint: str, question: Mapping[str, Any], *, stranger: bool) -> Mapping[str, Any]:

@@ -131,6 +131,17 @@ def test_a_wait_that_ends_with_an_error_is_not_shown_as_a_disk_that_is_there(
     assert not page_server._is_waiting(UnlockClient(path))
 
 
+def test_a_service_that_was_killed_has_unlocked_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+    shown = Browser(make_app(UnlockClient(path), lambda: "darkpipe")).get().text
+    assert "Darkpipe-disk.service, which waits for the disk, has ended without a word" in shown
+    assert "unlocked" not in shown
+    path.unlink()
+    assert "The disk is there" in Browser(make_app(UnlockClient(path), lambda: "darkpipe")).get().text
+
+
 def test_a_disk_is_unlocked(device: Device) -> None:
     browser = device.browser
     assert "takes no mail" in browser.get().text
