@@ -57,7 +57,7 @@ def listening_socket(port: int) -> socket.socket:
 
 
 class Impatient(H11Protocol):
-    """HTTP on one connection, which ends when a request does not arrive."""
+    """HTTP on one connection, which ends when a request does not arrive, or an answer is not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, and look at the clock."""
@@ -68,11 +68,12 @@ class Impatient(H11Protocol):
         self.loop.call_later(PATIENCE, self._judge, self.cycle)
 
     def _judge(self, before: RequestResponseCycle | None) -> None:
-        if self.transport.is_closing():
-            return
         now: RequestResponseCycle | None = self.cycle
-        if now is before and (now is None or now.more_body or self._is_half_asked(now)):
+        if self.transport.is_closing() or (now is before and self.flow.write_paused):
+            self.transport.abort()  # who does not read would otherwise be waited for without an end
+        elif now is before and (now is None or now.more_body or self._is_half_asked(now)):
             self.transport.close()
+            self._wait()
         else:
             self._wait()
 
