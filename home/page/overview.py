@@ -144,7 +144,7 @@ def _complaints(services: Sequence[ServiceState]) -> Iterator[str]:
         wrong = [probe.text for probe in service.probes if not probe.good]
         if wrong:
             yield f"{service.unit.name}: {wrong[0]}"
-        elif service.unit.state != "active":  # as the problems above have it
+        elif service.unit.state not in {"active", "activating", "reloading"}:  # systemctl(1); these come by themselves
             yield f"{service.unit.name}: {service.unit.state}"
 
 

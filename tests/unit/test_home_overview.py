@@ -20,7 +20,7 @@ def test_a_device_that_is_well_has_good_cards_only() -> None:
     assert {card.mood for card in cards(status())} == {Mood.GOOD}
 
 
-@pytest.mark.parametrize("state", ["failed", "inactive", "activating", "unknown"])
+@pytest.mark.parametrize("state", ["failed", "inactive", "deactivating", "unknown"])
 def test_a_service_that_does_not_run_is_not_among_the_well(state: str) -> None:
     card = _card("Services", status(services=(service("postfix", GOOD_PROBE), service("darkpipe-drain", state=state))))
     assert (card.mood, card.headline) == (Mood.BAD, "1 of 2 in trouble")
