@@ -5,25 +5,28 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from home.configure import known_accounts
+from home.room import megabytes
 from home.store import Store, StoreError
 from model.document import check_values, dump_site, read_site
 from model.mtls import AnyHome, MtlsHome, read_home_end
 from model.problems import Kind, Refusal
-from model.site import Relay, Site, Transport
+from model.s3 import Mode
+from model.site import S3, Relay, Site, Transport
 from stack.durable import write_atomically
 
 
-def change_relay(store: Store, given: Site) -> tuple[str, ...]:
+def change_relay(store: Store, given: Site, in_bucket: int = 0) -> tuple[str, ...]:
     """Let the device's site have the relay's settings of another one; `darkpipe-pair` brings them to the relay.
 
     Args:
         given: the owner's site. What it says besides `relays` is not looked at: accounts and disk have commands.
+        in_bucket: octets of the mail that the relay has in the bucket.
 
     Returns:
         The keys whose values are others now; empty when nothing has changed.
 
     Raises:
-        Refusal: one of the two has no relay, or it would be another relay.
+        Refusal: one of the two has no relay, it would be another relay, or mail would be left in a bucket.
         SiteError, StoreError, OSError: a file cannot be used; nothing has changed.
     """
     with store.locked():
@@ -32,6 +35,7 @@ def change_relay(store: Store, given: Site) -> tuple[str, ...]:
         named = _relay(given, "the site file", "give the one that names the relay")
         after = Relay.model_validate(named.model_dump(mode="json"))  # defaults in the form in which they are kept
         _require_same(store, before, after)
+        _leave_nothing(before.s3, after.s3, in_bucket)
         changed = tuple(key for key in Relay.model_fields if getattr(before, key) != getattr(after, key))
         if changed:
             data = kept.model_dump(mode="json") | {"relays": [after.model_dump(mode="json")]}
@@ -67,6 +71,19 @@ def _home(store: Store) -> AnyHome | None:
         return read_home_end(store.tunnel.read_bytes()) if store.tunnel.exists() else None
     except ValidationError:
         raise StoreError(f"{store.tunnel} is damaged, and with it the keys of the relay") from None
+
+
+def _leave_nothing(before: S3 | None, after: S3 | None, octets: int) -> None:
+    """Refuse another bucket while mail is in the one of before and nowhere else: the relay would not find it there."""
+    if before is None or before.mode is not Mode.OVERFLOW or not octets:
+        return
+    if after is None or any(getattr(before, key) != getattr(after, key) for key in ("endpoint", "bucket", "prefix")):
+        raise Refusal(
+            Kind.IN_USE,
+            f"{megabytes(octets)} of mail in the bucket `{before.bucket}`, where the relay would not look any more",
+            "an empty bucket, or the same `endpoint`, `bucket` and `prefix`",
+            "let home fetch it first: `darkpipe relay status` shows how that goes",
+        )
 
 
 def _require_same(store: Store, before: Relay, after: Relay) -> None:

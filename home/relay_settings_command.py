@@ -8,6 +8,7 @@ import click
 import yaml
 
 from home.command import in_words, json_option, print_json
+from home.drain_state import read_drained
 from home.relay_change import change_relay, kept_site
 from home.store import Store
 from model.document import LARGEST, SiteError, read_content
@@ -37,7 +38,9 @@ def relay_settings(file: str | None, as_json: bool) -> None:
         if file is None:
             _show(kept_site(Store()), as_json=as_json)
             return
-        changed = change_relay(Store(), _read(file, as_json=as_json))
+        drained = read_drained()
+        bucket = drained.relay.bucket if drained and drained.relay else None
+        changed = change_relay(Store(), _read(file, as_json=as_json), bucket.octets if bucket else 0)
     if as_json:
         print_json({"changed": list(changed)})
     elif changed:

@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from bootstrap.ends import make_bootstrap
 from home import relay_settings_command
 from home.cli import main
+from home.drain_state import Doing, Drained
 from home.relay_change import change_relay
 from home.store import Store, StoreError, write_accounts
+from model.control import BucketStatus, QueueStatus
 from model.document import dump_site, parse_site, read_site
 from model.problems import Refusal
 from model.site import Relay
@@ -65,6 +67,30 @@ def test_another_relay_is_refused_and_the_site_stays(store: Store, text: str, fo
     with pytest.raises(Refusal, match=found):
         change_relay(store, parse_site(text, "mine"))
     assert store.site.read_bytes() == before
+
+
+_BUCKET = "s3: {endpoint: 'https://s3.example.net', bucket: my-mail, access_key: AKIAEXAMPLE%s}"
+
+
+@pytest.mark.parametrize(
+    ("after", "refused"),
+    [("", True), (_BUCKET % ", prefix: other/", True), (_BUCKET % ", budget: 5G, mode: write-through", False)],
+)
+def test_mail_that_lies_in_a_bucket_alone_is_not_left_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch, after: str, refused: bool
+) -> None:
+    text = _TEXT.replace("address: mx.example.com, %s", "address: mx.example.com%s")
+    change_relay(store, parse_site(text % f", {_BUCKET % ''}", "mine"))
+    relay = QueueStatus(1, "", "e" * 32, 1, 0, 1, 1, None, 0, 0, bucket=BucketStatus("f" * 32, 1, 0, 3 * 10**6))
+    drained = Drained(written=0.0, doing=Doing.AWAY, since=0.0, relay=relay)
+    monkeypatch.setattr(relay_settings_command, "read_drained", lambda: drained)
+    before, given = store.site.read_bytes(), text % f", {after}" if after else text % ""
+    done = CliRunner().invoke(main, ["relay", "settings", "-"], input=given)
+    assert (done.exit_code == 1) is refused, done.output
+    assert (store.site.read_bytes() == before) is refused
+    assert ("3 MB of mail" in done.output) is refused
+    drained = drained.model_copy(update={"relay": None})
+    assert CliRunner().invoke(main, ["relay", "settings", "-"], input=given).exit_code == 0, "nothing is known of any"
 
 
 def test_the_relay_that_replaced_the_first_one_counts(store: Store) -> None:
