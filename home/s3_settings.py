@@ -17,7 +17,7 @@ from pyrage import IdentityError, x25519
 from model.quota import quota_bytes
 from model.s3 import S3Settings
 from model.site import S3
-from stack.durable import write_atomically
+from stack.durable import write_atomically, write_once
 
 SECRET_KEY, SEAL = "s3-secret-key", "bucket-seal"
 
@@ -88,7 +88,9 @@ def _seal(path: Path) -> str:
         x25519.Identity.from_str(seal)
     except FileNotFoundError:
         seal = str(x25519.Identity.generate())
-        write_atomically(path, f"{seal}\n".encode("ascii"), 0o600)
+        # darkpipe-pair and a command may come here at once: with the other's, the relay would find nothing any more.
+        if not write_once(path, f"{seal}\n".encode("ascii"), 0o600):
+            return _seal(path)
     except (UnicodeDecodeError, IdentityError):
         # Another one would hide from home what lies in the bucket already.
         raise S3KeyError(f"{path} holds no age identity; restore it from a backup, or remove it") from None

@@ -24,6 +24,28 @@ def write_atomically(path: Path, content: bytes, mode: int, owner: tuple[int, in
     sync_folder(path.parent)
 
 
+def write_once(path: Path, content: bytes, mode: int) -> bool:
+    """Make a file, unless there is one by now; on return content and name are on the disk.
+
+    Args:
+        mode: its permissions, whatever the umask.
+
+    Returns:
+        Whether it was made: of two who do so at once, one is told that it was not.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    partial.unlink(missing_ok=True)
+    try:
+        write_synced(partial, content, mode)
+        path.hardlink_to(partial)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def partial_of(path: Path) -> Path:
     """Name what a cut may leave beside a file that is being replaced."""
     return path.with_name(f".{path.name}{_PARTIAL}")

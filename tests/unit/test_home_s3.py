@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pyrage import x25519
 
 from home.s3_settings import SEAL, SECRET_KEY, S3KeyError, keep_secret_key, s3_settings, told
 from model.control import QueueSettings
@@ -94,6 +96,23 @@ def test_what_is_no_key_is_not_kept(tmp_path: Path, text: str) -> None:
     with pytest.raises(S3KeyError):
         keep_secret_key(tmp_path, text)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_who_make_the_seal_at_once_have_the_same_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / SECRET_KEY).write_text("secret", encoding="ascii")
+    others: list[str] = []
+
+    def generate() -> x25519.Identity:
+        if not others:  # the other one comes in between
+            others.append("")
+            others[0] = s3_settings(_s3(), tmp_path).seal
+        return x25519.Identity.generate()
+
+    fake = SimpleNamespace(Identity=SimpleNamespace(generate=generate, from_str=x25519.Identity.from_str))
+    monkeypatch.setattr("home.s3_settings.x25519", fake)
+    assert s3_settings(_s3(), tmp_path).seal == others[0]
+    assert (tmp_path / SEAL).read_text(encoding="ascii").strip() == others[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((SECRET_KEY, SEAL))
 
 
 def test_a_damaged_seal_is_not_replaced(tmp_path: Path) -> None:
