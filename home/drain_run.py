@@ -103,6 +103,7 @@ class Drain:
         self._tell_always = tell
         self._told: set[str] = set()
         self._patience = Patience()
+        self._no_room: NoRoomError | None = None
         self._stuck = ("", 0)
         self._deleting: tuple[Entry, Callable[[], None]] | None = None
         self._progress = Progress()
@@ -135,11 +136,11 @@ class Drain:
         Raises:
             ControlFailure: the relay does not answer as it should.
             NobodyTakesError: home's mail server takes nothing now.
-        NoRoomError: there is no room for what comes next, which stays on the relay.
+            NoRoomError: there was no room for something, which stays on the relay; what is smaller was gone through.
             LostError: somebody has to look whether it has taken something.
             JournalError, OSError: the disk fails.
         """
-        self._progress = Progress()
+        self._progress, self._no_room = Progress(), None
         try:
             self._go_through()
         except Exception:
@@ -174,6 +175,8 @@ class Drain:
                 break
             after = highest
         self._incoming.drop_ahead()
+        if self._no_room:
+            raise self._no_room
 
     def _pass_all(self, epoch: str, items: Sequence[QueuedItem], known: Mapping[str, Entry]) -> None:
         for number, item in enumerate(items):
@@ -227,6 +230,8 @@ class Drain:
             why = error.found if isinstance(error, Unreachable) else error
             self._tell(f"item {item.id} has stopped everything {_STUCK} times, and waits now: {why}")
             self._put_off(item.id)
+        except NoRoomError as error:
+            self._no_room = error  # something smaller may fit
         except GoneError as error:
             self._tell(f"item {item.id} was listed by the relay, which does not have it: {error}")
             self._put_off(item.id, counts=False)
@@ -290,8 +295,8 @@ class Drain:
     def _find_room(self, item: QueuedItem) -> None:
         """See that ciphertext and letter fit: what is refused stays here, round after round, until somebody looks."""
         if lacks_room(free := self._free(self._folder), 2 * item.size):
-            kept = sum(one.size for one in self._quarantine.all()[0])
-            raise NoRoomError(
+            kept = 0 if self._no_room else sum(one.size for one in self._quarantine.all()[0])
+            raise self._no_room or NoRoomError(
                 f"the data disk has no room for it: {megabytes(free)} are free, {megabytes(LEAST_FREE)} have to stay, "
                 f"and {megabytes(kept)} lie in quarantine (darkpipe quarantine list)"
             )

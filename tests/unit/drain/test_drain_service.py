@@ -84,6 +84,25 @@ def test_what_is_wrong_is_told_once(
     assert capsys.readouterr().out.count(str(error)) == 1
 
 
+def test_a_large_letter_without_room_keeps_no_small_one_waiting_and_is_told(
+    tmp_path: Path, relay: LocalRelay, sink: Sink, report: Report
+) -> None:
+    room = [LEAST_FREE + 100_000]
+    drain = make_drain(tmp_path / "home", relay, sink, free=lambda _: room[0])
+    large = relay.keep(b"\r\n" + b"x" * 60_000 + b"\r\n")
+    for _ in range(2):
+        relay.keep()
+    one_round(drain, relay, report)
+    assert (len(sink.taken), relay.waits) == (2, [large.id])
+    state = read_drained(report.path)
+    assert state
+    assert state.doing is Doing.PAUSED
+    assert "no room" in state.trouble
+    room[0] *= 2
+    one_round(drain, relay, report)
+    assert (len(sink.taken), relay.waits) == (3, [])
+
+
 def test_a_full_disk_stops_the_drain_and_is_told_and_nothing_is_lost(
     tmp_path: Path, relay: LocalRelay, sink: Sink, report: Report
 ) -> None:
