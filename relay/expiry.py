@@ -72,7 +72,8 @@ class Expiry:
         self._given_up &= there
         self._trials = {one: trial for one, trial in self._trials.items() if one in there}
         sent = overdue = 0
-        for item in items:
+        # Those first that were not tried yet: else some that no server takes would have every turn there is.
+        for item in sorted(items, key=lambda one: one.id in self._trials):
             if item.received / 1000 + seconds > self._now():
                 continue
             facts = None if item.id in self._given_up else self._facts.read(item.id)

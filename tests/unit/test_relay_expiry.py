@@ -16,7 +16,7 @@ import pytest
 from model.control import QueuedItem
 from model.envelope import Envelope
 from relay.delivery import LaterError, NeverError
-from relay.expiry import FIRST_PAUSE, PATIENCE, Expiry
+from relay.expiry import AT_ONCE, FIRST_PAUSE, PATIENCE, Expiry
 from relay.facts import Facts, FactsFolder
 from relay.notice import notice
 from relay.spool import Spool, SpoolError
@@ -135,6 +135,26 @@ def test_a_notice_that_is_not_taken_now_is_sent_again_and_given_up_at_last(queue
     queue.failure = None
     assert queue.look(30) == 1
     assert (queue.sent, queue.spool.items()) == ([], [item])
+
+
+def test_many_that_no_server_takes_keep_nobody_else_from_hearing(
+    queue: _Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(message: bytes, sender: str, recipient: str, name: str) -> None:
+        if recipient == "slow@example.net":
+            queue.now += 180
+            raise LaterError("no connection: TimeoutError")
+        _Queue.send(queue, message, sender, recipient, name)
+
+    monkeypatch.setattr(queue, "send", send)
+    queue.start()
+    for _ in range(6 * AT_ONCE):
+        queue.keep(replace(_ENVELOPE, sender="slow@example.net"))
+    queue.keep()
+    queue.look(7.1)
+    for _ in range(7):
+        queue.look(60 / _DAY)
+    assert [recipient for _, _, recipient in queue.sent] == ["sender@example.net"]
 
 
 def test_a_notice_that_comes_through_later_removes_the_message(queue: _Queue) -> None:
