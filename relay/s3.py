@@ -49,6 +49,10 @@ class Rhythm:
     pauses: tuple[float, ...] = (2.0, 5.0, 15.0, 60.0)
 
 
+_MOST_KEPT = 3
+"""Objects that cannot be deleted, until the others are not tried either before the next time."""
+
+_MAY = "let the key in `s3` delete objects, and see whether a rule of the bucket's own keeps them"
 _REMEDY = "see whether the store is well and the keys and the bucket in `s3` are right; the relay tries by itself"
 
 
@@ -92,6 +96,7 @@ class S3Place:
         self._waste: set[str] = set()
         self._fault: Fault | None = None
         self._strange: Fault | None = None
+        self._litter: Fault | None = None
         self._seen = False
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look_after, name="bucket", daemon=True)
@@ -127,7 +132,7 @@ class S3Place:
 
     def faults(self) -> tuple[Fault, ...]:
         """Give what home should know of the bucket."""
-        return tuple(fault for fault in (self._fault, self._strange) if fault)
+        return tuple(fault for fault in (self._fault, self._strange, self._litter) if fault)
 
     def has_room(self, octets: int) -> bool:
         """Tell whether an item of so many octets may be begun, as far as is known here."""
@@ -316,12 +321,21 @@ class S3Place:
     def _sweep(self) -> None:
         with self._lock:
             waste = sorted(self._waste)
+        failed: list[str] = []
         for name in waste:
             if self._stopped.is_set():
                 return
-            self._objects.delete([name])
-            with self._lock:
-                self._waste.discard(name)
+            try:
+                self._objects.delete([name])
+            except StoreError as error:
+                failed.append(str(error))
+                if len(failed) >= _MOST_KEPT:
+                    break
+            else:
+                with self._lock:
+                    self._waste.discard(name)
+        # It takes room there, and keeps no mail away: whoever may not delete can still put and get.
+        self._litter = self._told(f"what is needed no more stays in the bucket: {failed[0]}", _MAY) if failed else None
 
 
 class Upload:

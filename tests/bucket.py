@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -49,6 +49,11 @@ class Bucket(Objects):
     def size(self, name: str) -> int | None:
         self.before("size", name)
         return super().size(name)
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.before("delete", name)
+            super().delete([name])
 
     # ---- What the owner does
 

@@ -207,6 +207,26 @@ def test_while_a_store_fails_nobody_waits_for_it_and_home_hears_of_it(start: Sta
     _store(place, b"x")
 
 
+def test_a_store_that_deletes_nothing_still_takes_mail_and_that_is_told(start: Start, bucket: Bucket) -> None:
+    place = start(settings=THROUGH)
+
+    def refuse(call: str, name: str) -> None:
+        if call == "delete":
+            fail(call, name)
+
+    bucket.before = refuse
+    place.remove(_store(place, b"first"))
+    _until(lambda: bool(place.faults()))
+    assert "planted" in place.faults()[0].found
+    kept = [_store(place, b"x") for _ in range(3)]
+    assert place.has_room(0)
+    assert _listed(bucket, _folder(place)) == [item.id for item in kept]
+    bucket.before = lambda call, name: None
+    for item in kept:
+        place.remove(item)
+    _until(lambda: not place.faults() and len(bucket.content()) == 1)
+
+
 def test_a_store_that_cannot_be_asked_at_the_start_gets_nothing(start: Start, bucket: Bucket) -> None:
     bucket.before = fail
     place = start(wait=False)
