@@ -177,8 +177,9 @@ class Dialog:
         elif seen.own_code:
             lines += [f"and which asks for your code of {CODE_NAME}"]
         why = seen.view.text if seen.view.stage is Stage.SITE else ""
-        rest = "".join(f"\n\n{text}" for text in (seen.refused_code, why) if text)
-        return "\n" + beside_code(places, lines) + rest
+        # Before, however long it is: what scrolls away is not the address and the code.
+        first = "".join(f"\n{text}\n" for text in (why, seen.refused_code) if text)
+        return f"{first}\n{beside_code(places, lines)}"
 
     def _wait_for_address(self) -> tuple[str, ...]:
         for _ in range(_ADDRESS_SECONDS):

@@ -322,6 +322,21 @@ def test_the_console_shows_the_way_until_somebody_was_there(asked: Asked, monkey
     assert "is locked" in "\n".join(watching.shown)
 
 
+def test_what_is_wrong_with_a_file_does_not_scroll_address_and_code_off_the_console(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.problems = "\n".join(f"line {number}: found something" for number in range(1, 41))
+    session = asked.session()
+    monkeypatch.setattr("firstboot.questions._Connection._uid", lambda _: 0)
+    screen = Screen("")
+    with serve(session, "AB:CD", asked.path, group=None):
+        Dialog(UnlockClient(asked.path), screen, "a login", lambda: (), lambda _: None, lambda: "attic").run()
+    last = "\n".join(screen.shown).splitlines()[-20:]
+    assert any(f"{session.code.shown[:4]} {session.code.shown[4:]}" in line for line in last)
+    assert any("https://attic.local" in line for line in last)
+    assert "line 40: found something" in "\n".join(screen.shown)
+
+
 def test_an_own_code_counts_and_no_console_shows_it(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     asked.own = "myowncode1234"
     session: Asking = asked.session()
