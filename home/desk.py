@@ -36,7 +36,7 @@ from home.status import read_status
 from home.store import Store
 from model.problems import Refusal
 from stack.durable import discard_partials, write_atomically
-from stack.passwords import hash_password
+from stack.passwords import fits, hash_password
 from stack.stack import COMPONENTS, Stack
 
 KEPT = Path("page/administrator.json")
@@ -95,18 +95,6 @@ def write_kept(path: Path, kept: str | None) -> None:
             os.close(descriptor)
     else:
         write_atomically(path, f"{json.dumps({'format': 1, 'password': kept})}\n".encode(), 0o600)
-
-
-def fits(kept: str, password: str) -> bool:
-    """Tell whether a password belongs to a hash of argon2id."""
-    # Debian 13's version knows this error by its older name only.
-    from argon2 import PasswordHasher
-    from argon2.exceptions import Argon2Error, InvalidHash
-
-    try:
-        return PasswordHasher().verify(kept, password)
-    except (Argon2Error, InvalidHash, UnicodeEncodeError):
-        return False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def begin(
 ) -> None:
     """Let the device's site name a relay, by the name of its mail server, and bring into force what follows.
 
-    A power cut leaves a site that names none, or one that does, which the next start brings into force.
+    A power cut leaves a site that names none, or one that does, which the next start brings into force. The same once
+    more, as of a button pressed twice, changes nothing.
 
     Args:
         offline: what the relay does while the device is away.
@@ -31,15 +32,18 @@ def begin(
         change: changes the accounts, as the commands do.
 
     Raises:
-        Refusal: there is a relay already, or the device was not set up.
+        Refusal: there is another relay already, or the device was not set up.
         SiteError, StoreError, OSError, and what `change` raises: the site is as it was.
         home.command.ConsoleError: it was done.
     """
     with store.locked():
         name, before = known_accounts(store).mx_host, read_site(store.site)
+        wanted = relays(name, offline, transport)
+        if [each.model_dump(mode="json", include=set(wanted[0])) for each in before.relays] == wanted:
+            return
         if before.relays:
             raise Refusal(Kind.IN_USE, "a relay in this device's site", "a site without one", "go on with that relay")
-        data = before.model_dump(mode="json") | {"relays": relays(name, offline, transport)}
+        data = before.model_dump(mode="json") | {"relays": wanted}
         for finding in check_values(data):
             raise Refusal(finding.kind, finding.found, finding.expected, finding.remedy)
         content = store.site.read_bytes()

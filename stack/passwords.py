@@ -88,3 +88,15 @@ def hash_password(password: str) -> str:
     from argon2 import PasswordHasher
 
     return PasswordHasher(time_cost=3, memory_cost=65536, parallelism=4).hash(password)
+
+
+def fits(kept: str, password: str) -> bool:
+    """Tell whether a password belongs to a hash of argon2id."""
+    # Debian 13's version knows this error by its older name only.
+    from argon2 import PasswordHasher
+    from argon2.exceptions import Argon2Error, InvalidHash
+
+    try:
+        return PasswordHasher().verify(kept, password)
+    except (Argon2Error, InvalidHash, UnicodeEncodeError):
+        return False

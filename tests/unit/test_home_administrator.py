@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from home.administrator import IDLE, LONGEST, Denied, Gate, SignedOut
-from home.desk import KeptError, fits, read_kept, write_kept
-from stack.passwords import hash_password
+from home.desk import KeptError, read_kept, write_kept
+from stack.passwords import fits, hash_password
 
 _GOOD = "correct horse battery"
 

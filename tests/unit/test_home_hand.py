@@ -61,6 +61,8 @@ def test_a_relay_is_begun_on_a_device_without_one(device: Hand) -> None:
     assert device.answer({"do": "show-relay"})["relay"]["origin"] == "nowhere"
     assert device.answer(asked) == {}
     assert device.answer({"do": "show-relay"})["relay"]["origin"] == "to make"
+    assert device.answer(asked) == {}, "a button was pressed twice"
+    assert "a relay in this device's site" in str(device.answer({**asked, "transport": "mtls"})["refused"])
 
 
 def test_a_user_is_added_and_has_the_password(device: Hand) -> None:
@@ -72,6 +74,11 @@ def test_a_user_is_added_and_has_the_password(device: Hand) -> None:
     assert ((added and added.password_hash) or "").startswith("$argon2id$")
     assert len(changes.accounts.users) == before + 1
     assert changes.ended == []
+    known = changes.accounts
+    assert device.answer({"do": "add-user", "address": "carol@example.com", "password": _SECRET}) == {}
+    assert changes.accounts == known, "a button was pressed twice"
+    other = device.answer({"do": "add-user", "address": "carol@example.com", "password": f"{_SECRET}!"})
+    assert "which is a user already" in other["refused"]
 
 
 def test_another_password_ends_the_users_sessions(device: Hand) -> None:
