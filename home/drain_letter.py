@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import pyrage
 
+from model.control import LATEST
 from model.envelope import Envelope, EnvelopeError
 from stack.durable import sync_folder
 
@@ -155,6 +156,8 @@ def _check(envelope: Envelope) -> None:
         EnvelopeError: it cannot.
     """
     _address(envelope)
+    if not 0 <= envelope.received <= LATEST:
+        raise EnvelopeError("a time that no calendar has")
     for address in (envelope.sender, *(address for address, _ in envelope.recipients)):
         if not envelope.utf8 and not address.isascii():
             raise EnvelopeError("an address with other letters than ASCII's, without SMTPUTF8")

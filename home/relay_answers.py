@@ -10,15 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from model.control import LARGEST_ITEM, BucketStatus, Fault, Page, QueueStatus
+from model.control import LARGEST_ITEM, LATEST, BucketStatus, Fault, Page, QueueStatus
 from model.problems import printable
 
 _NAME = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SOFTWARE = re.compile(r"[!-~]{0,100}", re.ASCII)
 _HIGHEST = 10**12
-_LATEST = 253_402_300_799_000
-"""The end of the year 9999 in milliseconds since 1970: no calendar here goes further."""
 
 _MOST = 2**62
 """Of octets and of versions; sqlite has no larger numbers (https://sqlite.org/datatype3.html)."""
@@ -49,7 +47,7 @@ def sound_page(page: Page) -> Page:
     for item in page.items:
         _expect(_is_name(item.id), "an item's id")
         _expect(_is_number(item.sequence, _HIGHEST) and item.sequence > 0, "an item's number")
-        _expect(_is_number(item.received, _LATEST), "an item's time")
+        _expect(_is_number(item.received, LATEST), "an item's time")
         _expect(_is_name(item.sha256, _SHA256), "an item's checksum")
         _expect(_is_number(item.size, LARGEST_ITEM), f"an item's size of at most {LARGEST_ITEM} octets")
     return page
@@ -66,7 +64,7 @@ def sound_status(status: QueueStatus) -> QueueStatus:
     numbers = (status.protocol, status.count, status.octets, status.budget, status.recipients, status.settings)
     _expect(all(_is_number(one, _MOST) for one in (*numbers, status.overdue)), "numbers about the queue")
     moments = (status.oldest, status.drained)
-    _expect(all(one is None or _is_number(one, _LATEST) for one in moments), "times of the queue")
+    _expect(all(one is None or _is_number(one, LATEST) for one in moments), "times of the queue")
     if status.bucket is not None:
         _check_bucket(status.bucket)
     return replace(status, faults=tuple(_faults(status)))
@@ -74,14 +72,14 @@ def sound_status(status: QueueStatus) -> QueueStatus:
 
 def _faults(status: QueueStatus) -> Iterator[Fault]:
     for fault in status.faults[:_MOST_FAULTS]:
-        _expect(_is_number(fault.since, _LATEST), "the time of a fault")
+        _expect(_is_number(fault.since, LATEST), "the time of a fault")
         yield Fault(fault.since, sentence(fault.found), sentence(fault.remedy))
 
 
 def _check_bucket(bucket: BucketStatus) -> None:
     _expect(_is_name(bucket.folder), "a folder of the bucket")
     numbers = (bucket.version, bucket.octets)
-    sound = all(_is_number(one, _MOST) for one in numbers) and _is_number(bucket.written, _LATEST)
+    sound = all(_is_number(one, _MOST) for one in numbers) and _is_number(bucket.written, LATEST)
     _expect(sound, "numbers about the bucket")
 
 

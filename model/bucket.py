@@ -22,6 +22,8 @@ from typing import Any, Self
 
 import pyrage
 
+from model.control import LARGEST_ITEM, LATEST
+
 PIECE = 256 * 1024
 """Octets of an item that are one object: what the relay holds in memory of each message on its way."""
 
@@ -69,7 +71,8 @@ class Entry:
         """
         name, size, received, sha256 = data
         entry = cls(str(name), int(size), int(received), str(sha256))
-        if not NAME.fullmatch(entry.id) or not _SHA256.fullmatch(entry.sha256) or entry.size < 0:
+        sound = 0 <= entry.size <= LARGEST_ITEM and 0 <= entry.received <= LATEST
+        if not NAME.fullmatch(entry.id) or not _SHA256.fullmatch(entry.sha256) or not sound:
             raise ValueError("no entry of an item")
         return entry
 
@@ -173,10 +176,13 @@ class Seal:
         """
         try:
             epoch, version, written, count, size, pages = self._open(b"head", octets)
-            return Head(
+            head = Head(
                 str(epoch), int(version), int(written), int(count), int(size), tuple(PageName(*one) for one in pages)
             )
-        except (TypeError, ValueError):
+            if not 0 <= head.written <= LATEST or not NAME.fullmatch(head.epoch):
+                raise ValueError("no head of a folder")
+            return head
+        except (TypeError, ValueError, OverflowError):
             raise BucketError("a head in a format that this version does not know") from None
 
     def _mac(self, kind: bytes, octets: bytes) -> bytes:

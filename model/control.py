@@ -30,6 +30,9 @@ LARGEST_MESSAGE = 256 * 1024
 LARGEST_ITEM = 64 * 2**20
 """Octets of an item's ciphertext: the largest message, the largest envelope, and what age adds."""
 
+LATEST = 253_402_300_799_000
+"""The end of the year 9999 in milliseconds since 1970: no calendar here goes further."""
+
 
 class Header(StrEnum):
     """Header fields that go with every request, and with every response."""

@@ -7,8 +7,10 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pyrage
@@ -17,7 +19,7 @@ import pytest
 from home.bucket import Bucket as HomeBucket
 from home.bucket import Leftover, MissingError
 from home.bucket_seen import forget_seen, note_seen, read_seen
-from model.bucket import HEAD, PIECE, BucketError, Seal
+from model.bucket import HEAD, PIECE, BucketError, Entry, Seal
 from model.control import BucketStatus, QueuedItem
 from relay.s3 import Rhythm, S3Place
 from tests.bucket import PREFIX, THROUGH, Bucket
@@ -163,6 +165,21 @@ def test_whatever_the_owner_does_is_told_and_nothing_false_is_taken(
     contents, problems = left.read(left.home())
     assert contents == [_CONTENT[number] for number in kept]
     assert problems
+
+
+@pytest.mark.parametrize("change", [{"written": 10**20}, {"written": -1}, {"epoch": "../x"}, {"written": float("inf")}])
+def test_a_head_that_a_relay_has_made_up_is_none(left: _Left, change: dict[str, Any]) -> None:
+    ((leftover,), _) = left.home().leftovers()
+    forged = left.seal.head(replace(leftover.head, **change))
+    with pytest.raises(BucketError, match="format"):
+        left.seal.read_head(forged)
+
+
+@pytest.mark.parametrize("change", [{"received": 2**63}, {"size": 2**63}, {"received": -1}])
+def test_an_entry_that_a_relay_has_made_up_is_none(left: _Left, change: dict[str, Any]) -> None:
+    forged = left.seal.page([replace(Entry("0" * 32, 1, 1, "f" * 64), **change)])
+    with pytest.raises(BucketError, match="format"):
+        left.seal.read_page(forged, hashlib.sha256(forged).hexdigest())
 
 
 def test_an_older_state_that_home_cannot_know_to_be_old_shows_its_time(left: _Left) -> None:

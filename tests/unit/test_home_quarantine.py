@@ -16,7 +16,7 @@ import home.quarantine_release
 from home.bucket_seen import note_seen
 from home.cli import main
 from home.drain import Entry, Reply, opened
-from home.drain_letter import Letter, read_letter
+from home.drain_letter import Letter, LetterError, read_letter
 from home.drain_state import Doing, Drained, note
 from home.drain_status import Waiting, read_waiting, waiting_problems
 from home.quarantine import Kept, Quarantine, QuarantineError
@@ -141,6 +141,14 @@ def test_the_list_shows_who_and_why(device: _Device, kept: Kept) -> None:
     assert "alice@example.com, nobody@example.com" in text
     assert "550 5.1.0 no; 550 5.1.1 no" in text
     assert device.told("list") == {"quarantine": [kept.model_dump(mode="json", exclude={"format"})], "damaged": []}
+
+
+@pytest.mark.parametrize("received", [10**20, -1])
+def test_a_letter_of_no_time_is_none(tmp_path: Path, received: int) -> None:
+    """The list of what lies in quarantine could not be shown any more, for one that a relay has made up."""
+    (tmp_path / "letter").write_bytes(envelope(received=received).octets() + _MESSAGE)
+    with pytest.raises(LetterError, match="calendar"):
+        read_letter(tmp_path / "letter")
 
 
 @pytest.mark.usefixtures("kept")
