@@ -355,7 +355,7 @@ class Drain:
         self._journal.note(done)
         if taken := [number for number, reply in replies.items() if reply.good]:
             self._quarantine.forget(entry.item.id, taken)
-        if taken or done.settled:
+        if taken or no or done.settled:
             self._patience.done(entry.item.id)
         if not done.settled:
             return None

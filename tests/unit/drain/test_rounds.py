@@ -234,6 +234,8 @@ def test_many_refusals_keep_nobody_else_from_a_letter(
     drain = start()
     for _ in range(4):
         drain.round()
+        # Whoever lies in quarantine is done with; the next ones need not wait longer for that.
+        assert refusal.startswith("4") or set(drain.patience.tries.values()) <= {1}
     assert [taken.recipients for taken in sink.taken] == [("yes@example.com",)]
     kept = [one.address for item in _quarantine(tmp_path).all()[0] for one in item.recipients]
     assert sorted(kept) == (sorted(people) if refusal.startswith("5") else [])
