@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def test_domains_are_no_part_of_it(bootstrap: Bootstrap) -> None:
     assert user_data(some_site("example.com"), bootstrap) == user_data(
         some_site("example.com", "example.org"), bootstrap
     )
+
+
+def test_nothing_that_a_program_had_in_memory_comes_to_the_disk(bootstrap: Bootstrap) -> None:
+    """By swap, by a core file, or by Ubuntu's reports of crashes."""
+    files = _written(user_data(some_site(), bootstrap))
+    setup = files["/usr/local/sbin/darkpipe-setup"]["content"]
+    assert re.search(r"^swapoff --all", setup, re.MULTILINE)
+    assert re.search(r"^systemctl mask --quiet --now (.* )?apport$", setup, re.MULTILINE)
+    assert "LimitCORE=0\n" in files["/etc/darkpipe/cage.conf"]["content"]
 
 
 def test_the_only_secret_in_it_is_the_relays_key(bootstrap: Bootstrap) -> None:
