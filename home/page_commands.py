@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import click
@@ -12,9 +13,18 @@ from home.command import HELP, in_words, json_option, print_json
 from home.desk import greeting
 from home.desk_client import DeskClient
 
+_user = os.geteuid
+
 
 class NoPageError(OSError):
     """The page does not answer."""
+
+
+def _desk() -> DeskClient:
+    if _user() != 0:
+        words = click.get_current_context().command_path.split()[1:]
+        raise NoPageError(f"this is for root: sudo darkpipe {' '.join(words)}")
+    return DeskClient()
 
 
 @click.group("page", context_settings=HELP)
@@ -40,7 +50,7 @@ def show_command(as_json: bool) -> None:
     """
     with in_words(as_json=as_json):
         try:
-            seen = DeskClient().see()
+            seen = _desk().see()
         except Denied as error:
             raise NoPageError(str(error)) from None
         name, addresses = socket.gethostname(), home_addresses()
@@ -62,11 +72,12 @@ def forget_command(yes: bool, as_json: bool) -> None:
     Example:
       darkpipe page forget-password
     """
-    if not yes:
-        click.confirm("Forget the password of the page?", abort=True)
     with in_words(as_json=as_json):
+        desk = _desk()
+        if not yes:
+            click.confirm("Forget the password of the page?", abort=True)
         try:
-            DeskClient().forget()
+            desk.forget()
         except Denied as error:
             raise NoPageError(str(error)) from None
         told = "The password is forgotten. `darkpipe page show` shows the code to claim the page anew."

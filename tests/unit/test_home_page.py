@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from click.testing import CliRunner
 
 from firstboot.questions import ask, serve_questions
 from home.administrator import IDLE
+from home.cli import main
 from home.desk import Fresh, greeting
 from home.desk_client import DeskClient
 from home.dns_checks import Check
@@ -365,6 +367,13 @@ def test_many_readers_ask_the_services_once() -> None:
     assert [fresh()["at"] for _ in range(5)] == [0.0] * 5
     now[0] = 4.0
     assert (fresh()["at"], looked) == (4.0, [0.0, 4.0])
+
+
+@pytest.mark.parametrize("words", [("page", "show"), ("page", "forget-password")])
+def test_who_is_not_root_is_told_so_and_not_to_wait(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    monkeypatch.setattr("home.page_commands._user", lambda: 1000)
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, f"this is for root: sudo darkpipe {' '.join(words)}" in done.output) == (1, True)
 
 
 def test_the_console_says_all_that_one_needs() -> None:
