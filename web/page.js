@@ -5,6 +5,10 @@ const EVERY = 5000; // ms
 const MOST = 240; // turns: somebody who has left the page open is signed out in the end
 
 const copiers = document.querySelectorAll("[data-copy]");
+const said = document.createElement("p"); // what a button shows, for those who hear the page (WCAG 2.2, 4.1.3)
+said.className = "skip";
+said.setAttribute("role", "status");
+if (copiers.length) document.querySelector("main").append(said);
 for (const button of copiers) {
   const field = document.getElementById(button.dataset.copy);
   button.hidden = false;
@@ -18,6 +22,8 @@ for (const button of copiers) {
     }
     for (const other of copiers) other.textContent = "Copy";
     button.textContent = copied ? "Copied" : "Marked: copy it by Ctrl+C";
+    const what = document.getElementById(button.getAttribute("aria-describedby"));
+    said.textContent = `${button.textContent} ${what ? what.textContent : ""}`;
   });
 }
 
