@@ -335,7 +335,10 @@ class S3Place:
                 with self._lock:
                     self._waste.discard(name)
         # It takes room there, and keeps no mail away: whoever may not delete can still put and get.
-        self._litter = self._told(f"what is needed no more stays in the bucket: {failed[0]}", _MAY) if failed else None
+        if not failed:
+            self._litter = None
+        elif self._litter is None:
+            self._litter = self._told(f"what is needed no more stays in the bucket: {failed[0]}", _MAY)
 
 
 class Upload:
