@@ -49,7 +49,7 @@ from firstboot.state_files import keep_machine_id, make_folders
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import wants_tpm
-from firstboot.unlock_socket import forget_failure
+from firstboot.unlock_socket import forget_words
 from firstboot.usb_disk import make_usb_disk
 from model.document import SEED_NAME
 from model.layout import FileSystem, Table
@@ -114,7 +114,7 @@ def prepare_data(disk: Disk) -> None:
         SeedError: at the first start, the boot partition cannot be used; nothing was decided.
         LuksError, CertificateError: cryptsetup(8) or openssl(1) fail.
     """
-    forget_failure()
+    forget_words()
     with Door(_STATE) as door:
         found = find_data(disk, door)
         device, encrypted = found.partition, False

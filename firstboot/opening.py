@@ -26,6 +26,7 @@ from firstboot.stick_unlock import beside, give_stick, watch_sticks
 from firstboot.superblock import read_btrfs
 from firstboot.tpm import TpmError
 from firstboot.tpm_unlock import NOTHING_SEALED, TpmUnlock, tpm_unlock, want_tpm, wants_tpm
+from firstboot.unlock_socket import leave_word
 from firstboot.unlocking import Session, Stage
 from firstboot.usb_key import Sticks
 from firstboot.vault import Vault, this_machine
@@ -80,13 +81,13 @@ class _Opening:
         run("sync", "--file-system", str(data))
         luks = self.vault.luks
         if self.record.usb_key:
-            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, announce, data)
+            give_stick(luks, self.record.uuid, recovery.disk_key, Sticks(), tell, tell_all, data)
         if self.record.relay:
             give_relay(luks, self.record.uuid, recovery.disk_key, data)
         if self.record.tpm2:
             tell("giving a key to the TPM")
             want_tpm(luks, recovery.disk_key)
-            give_tpm(self.tpm, recovery.disk_key, new=True)
+            give_tpm(self.tpm, recovery.disk_key, new=True, tell=tell_all)
         self.vault.finish()
         keep_record(state, self.record.model_copy(update={"making": ""}))
 
@@ -97,7 +98,7 @@ class _Opening:
             return False
         # Who types vouches for what has changed; a stick and the relay do not.
         if wants_tpm(self.vault.luks) and (known := self.vault.typed_key(typed)):
-            give_tpm(self.tpm, known, new=False)
+            give_tpm(self.tpm, known, new=False, tell=tell_all)
         return True
 
     def unlock_by(self, key: bytes) -> bool:
@@ -192,6 +193,12 @@ def open_disk(partition: Path, record: Record, places: Places, door: Door) -> Pa
     if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm):
         opening.wait(door)
     return MAPPED
+
+
+def tell_all(text: str) -> None:
+    """Tell whoever sits at the device, and whoever waits for the disk on its page."""
+    announce(text)
+    leave_word(text.removeprefix("DarkPipe: "))
 
 
 def not_ours(partition: Path, why: str) -> str:

@@ -30,6 +30,9 @@ GROUP = "darkpipe-unlock"
 _FAILED = "failed"
 """A file beside the socket, once nobody answers there: why the disk cannot be used. Without it, the disk is there."""
 
+_WORD = "word"
+"""Likewise, once the disk is there: what has to be said of it."""
+
 _KILLED = "darkpipe-disk.service, which waits for the disk, has ended without a word; the journal may say why"
 
 _EXPECTED = (CertificateError, DiskError, LuksError, OSError, SeedError, subprocess.CalledProcessError)
@@ -99,6 +102,13 @@ class UnlockClient:
         draft, answers, granted = answer["draft"], answer["answers"], answer["granted"]
         return Seen(view, answer["fingerprint"], answer["code"], own, refused, policies, draft, answers, granted)
 
+    def word(self) -> str:
+        """Give what has to be said of a disk that is there by now; empty for nothing."""
+        try:
+            return self._path.with_name(_WORD).read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
     def take_site(self, answers: Mapping[str, str], code: str) -> Judged:
         """Answer what a device asks that has brought no site."""
         answer = self._ask({"do": "site", "answers": dict(answers), "code": code})
@@ -159,9 +169,15 @@ def serve(
             raise
 
 
-def forget_failure(path: Path = SOCKET) -> None:
-    """Begin anew, after an end with an error."""
+def leave_word(text: str, path: Path = SOCKET) -> None:
+    """Have something said on the page to whoever waits there, when the disk is there."""
+    keep_reason(text, path.with_name(_WORD))
+
+
+def forget_words(path: Path = SOCKET) -> None:
+    """Begin anew: nothing is to be said of what was before."""
     forget_reason(path.with_name(_FAILED))
+    forget_reason(path.with_name(_WORD))
 
 
 def _failure(error: Exception) -> str:

@@ -30,9 +30,6 @@ _FIELDS = ("code", "passphrase", "again", "first", "second", *Answer)
 _PATIENCE = 2.0
 """Seconds after which the browser is shown how far the disk is, instead of waiting until it is made."""
 
-_GONE = Seen(View(Stage.OPEN))
-"""What is to be seen once nobody waits for the disk any more."""
-
 _GRANT = "__Host-darkpipe-grant"
 """The cookie of a browser that has shown the code; it counts until the device starts anew."""
 
@@ -132,8 +129,8 @@ class Page:
         try:
             seen = await run_in_threadpool(self._client.see, request.cookies.get(_GRANT, ""))
             self._was_locked = seen.view.stage not in {Stage.SITE, Stage.TAKEN}
-        except Refused:
-            seen = _GONE
+        except Refused:  # nobody waits for the disk any more
+            seen = Seen(View(Stage.OPEN, self._client.word()))
         is_known = not doubted and (seen.granted if known is None else known)
         free = seen.draft and not is_known
         groups = recovery.split("-") if recovery else []

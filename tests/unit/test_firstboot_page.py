@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from firstboot import opening
 from firstboot.console_code import ConsoleCode
 from firstboot.door import Door
 from firstboot.page import server as page_server
@@ -21,7 +22,7 @@ from firstboot.page.app import make_app
 from firstboot.page.certificate import PATH, ensure_page_certificate, page_names
 from firstboot.partitions import DiskError
 from firstboot.unlock_dialog import Dialog
-from firstboot.unlock_socket import UnlockClient, forget_failure, serve
+from firstboot.unlock_socket import UnlockClient, forget_words, leave_word, serve
 from firstboot.unlocking import Session, Stage
 from stack.certificate import read_certificate
 from tests.unit.browser import HOST, Browser
@@ -120,9 +121,26 @@ def test_a_wait_that_ends_with_an_error_is_not_shown_as_a_disk_that_is_there(
     terminal = Screen()
     assert not Dialog(UnlockClient(path), terminal, "leave").run()
     assert [text for text in terminal.shown if html.unescape(told)[1:] in text]
-    forget_failure(path)
+    forget_words(path)
     assert "The disk is unlocked" in browser.get().text
     assert not page_server._is_waiting(UnlockClient(path))
+
+
+def test_a_stick_that_was_given_no_key_is_told_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a screen nobody sees what the console says, and the next start would wait for a passphrase."""
+    path, told = tmp_path / "run/control", list[str]()
+    monkeypatch.setattr(opening, "announce", told.append)
+    monkeypatch.setattr(opening, "leave_word", lambda text: leave_word(text, path))
+    browser = Browser(make_app(UnlockClient(path), lambda: "darkpipe"))
+    with serve(Disk().session(new=True), "AB", path, group=None):
+        browser.get()
+        opening.tell_all("DarkPipe: no key was put on a USB stick: there is none")
+    shown = browser.get().text
+    assert '<p role="alert">No key was put on a USB stick: there is none</p>' in shown
+    assert "The disk is unlocked" in shown
+    assert told == ["DarkPipe: no key was put on a USB stick: there is none"]
+    forget_words(path)
+    assert "USB stick" not in browser.get().text
 
 
 def test_a_service_that_was_killed_has_unlocked_nothing(tmp_path: Path) -> None:
