@@ -152,8 +152,11 @@ class _Opening:
             time.sleep(_LOOK_AGAIN)
         raise DiskError(f"{self.vault.partition} was unplugged. Plug in the right one, and start again")
 
-    def wait(self, door: Door) -> None:
+    def wait(self, door: Door, warning: str) -> None:
         """Wait until somebody or a stick has unlocked it, or somebody has had it made.
+
+        Args:
+            warning: what whoever types should know before; empty for nothing.
 
         Raises:
             DiskError: it could not be made or opened; the text says why.
@@ -161,7 +164,7 @@ class _Opening:
         new = bool(self.record.making)
         # A code is wanted for a new disk only; of another one's, the card with the owner's own is no matter.
         code = door.code if new else None
-        session = Session(new=new, make=self.make, unlock=self.unlock, clock=time.monotonic, code=code)
+        session = Session(new=new, make=self.make, unlock=self.unlock, clock=time.monotonic, code=code, warning=warning)
         door.open(session)
         wanted = "needs a passphrase to be made" if new else "is locked"
         print(f"the disk for the mail, {self.vault.partition}, {wanted}", flush=True)
@@ -190,8 +193,14 @@ def open_disk(partition: Path, record: Record, places: Places, door: Door) -> Pa
     opening = _Opening(Vault(partition, this_machine()), record, places)
     if not record.making and (why := opening.vault.luks.why_not_ours()):
         opening.refuse(why, door)
-    if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm):
-        opening.wait(door)
+    warned: list[str] = []
+
+    def warn(text: str) -> None:
+        announce(text)
+        warned.append(text.removeprefix("DarkPipe: "))
+
+    if record.making or not wants_tpm(opening.vault.luks) or not try_tpm(opening.tpm, warn):
+        opening.wait(door, "\n".join(warned))
     return MAPPED
 
 
@@ -240,8 +249,8 @@ def check_empty(partition: Path) -> None:
         )
 
 
-def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object] = announce) -> bool:
-    """Unlock the disk by the TPM; when that fails, tell whoever sits at the device why.
+def try_tpm(tpm: TpmUnlock | None, tell: Callable[[str], object]) -> bool:
+    """Unlock the disk by the TPM; when that fails, tell people why.
 
     Args:
         tpm: None when the device has none.

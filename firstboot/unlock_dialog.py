@@ -176,7 +176,7 @@ class Dialog:
             lines += [f"and which asks for the code {seen.code[:4]} {seen.code[4:]}"]
         elif seen.own_code:
             lines += [f"and which asks for your code of {CODE_NAME}"]
-        why = seen.view.text if seen.view.stage is Stage.SITE else ""
+        why = seen.view.text if seen.view.stage in {Stage.SITE, Stage.LOCKED} else ""
         # Before, however long it is: what scrolls away is not the address and the code.
         first = "".join(f"\n{text}\n" for text in (why, seen.refused_code) if text)
         return f"{first}\n{beside_code(places, lines)}"

@@ -72,6 +72,7 @@ class Session:
         unlock: tries what was typed.
         clock: seconds that only ever grow.
         refused: why nobody may try; empty when everybody may.
+        warning: what whoever types should know before; empty for nothing.
         code: what a stranger in the network has to know before choosing the passphrase.
     """
 
@@ -85,6 +86,7 @@ class Session:
         secret: Callable[[], RecoverySecret] = make_secret,
         asked: Callable[[], tuple[int, ...]] = ask_for,
         refused: str = "",
+        warning: str = "",
         code: ConsoleCode | None = None,
     ) -> None:
         self.code = code or ConsoleCode(clock)
@@ -92,7 +94,7 @@ class Session:
         self._make, self._unlock, self._clock = make, unlock, clock
         self._new_secret, self._choose_groups = secret, asked
         self._stage = Stage.REFUSED if refused else Stage.NEW if new else Stage.LOCKED
-        self._text = refused
+        self._text = refused or warning
         self._chosen: tuple[bytes, RecoverySecret] | None = None
         self._asked: tuple[int, ...] = ()
         self._failures = 0
@@ -171,13 +173,10 @@ class Session:
             self._must_be(Stage.LOCKED)
             if stranger:
                 self._heard()
-            self._text = "trying"
             try:
                 right = self._unlock(typed[:LONGEST])
             except LuksError as error:
                 raise Refused(str(error)) from error
-            finally:
-                self._text = ""
             if not right:
                 self._failed(stranger)
                 raise Refused("this is neither the passphrase nor the recovery secret")

@@ -13,6 +13,7 @@ from firstboot import opening
 from firstboot.cipher import AES_XTS
 from firstboot.costs import Costs
 from firstboot.data_place import Place, Record
+from firstboot.door import Door
 from firstboot.luks import Luks, LuksError, Use
 from firstboot.luks_head import Header
 from firstboot.opening import Places
@@ -55,6 +56,25 @@ class Plugged:
 def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugged:
     """The disk that was looked at."""
     return Plugged(tmp_path, monkeypatch)
+
+
+def test_why_the_tpm_does_not_unlock_it_is_told_wherever_the_passphrase_is_asked_for(
+    plugged: Plugged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, waited = list[str](), list[str]()
+    for name, value in {
+        "MAPPED": tmp_path / "nothing",
+        "Vault": lambda *_: Vault(Path("/dev/sda1"), Machine(AES_XTS, Costs(65536, 4, 1)), plugged.luks),
+        "announce": told.append,
+        "tpm_unlock": lambda _: None,
+        "wants_tpm": lambda _: True,
+    }.items():
+        monkeypatch.setattr(opening, name, value)
+    monkeypatch.setattr(opening._Opening, "wait", lambda _self, _door, warning: waited.append(warning))
+    record = Record(place=Place.OTHER, uuid=CONTAINER, encrypted=True)
+    opening.open_disk(Path("/dev/sda1"), record, Places(tmp_path, tmp_path, lambda _: None), Door(tmp_path))
+    assert waited == [told[0].removeprefix("DarkPipe: ")]
+    assert "do not type it here" in waited[0]
 
 
 @pytest.mark.parametrize("partition", ["another", "gone", None])

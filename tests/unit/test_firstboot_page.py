@@ -167,6 +167,22 @@ def test_a_disk_is_unlocked(device: Device) -> None:
     assert device.session.finished.is_set()
 
 
+def test_who_is_asked_by_a_device_that_the_tpm_does_not_know_hears_of_it_first(tmp_path: Path) -> None:
+    """Whoever has no screen would type the passphrase into what somebody else has made of the device."""
+    path, disk = tmp_path / "run/control", Disk()
+    session = Session(
+        new=False, make=disk.make, unlock=disk.unlock, clock=lambda: 0.0, warning="the TPM does not.\nDo not type it"
+    )
+    screen = Screen("")
+    with serve(session, "AB", path, group=None):
+        shown = Browser(make_app(UnlockClient(path), lambda: "darkpipe")).get().text
+        Dialog(UnlockClient(path), screen, "leave", lambda: (), lambda _: None).run()
+    for row in ("The TPM does not.", "Do not type it"):
+        assert f'<p role="alert">{row}</p>' in shown
+        assert shown.index(row) < shown.index('name="passphrase"')
+    assert "Do not type it" in screen.shown[0], "over SSH, too"
+
+
 @pytest.mark.parametrize("device", ["refused"], indirect=True)
 def test_a_disk_that_is_refused_asks_for_nothing(device: Device) -> None:
     shown = device.browser.get().text
