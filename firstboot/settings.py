@@ -6,6 +6,7 @@ console: whatever is in the file, the device starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from firstboot.imager import ImagerError, look_at_imager, take_imager
 from firstboot.login import LoginError
 from firstboot.partitions import DiskError
 from firstboot.seed import SeedError, boot_partition, is_mounted
+from firstboot.why import LEFT_OUT
 from firstboot.wifi import supplicant_configuration
 from model.settings import Keyboard, Settings
 from stack.durable import write_atomically
@@ -316,6 +318,18 @@ def take_effect(settings: Settings, complaints: Complaints, *, locked: bool = Fa
             set_keyboard(settings.keyboard)
 
 
+def keep_left_out(texts: Sequence[str], path: Path) -> None:
+    """Keep what was complained of for the device's status: who has no screen, and no login by this very fault, sees it.
+
+    Args:
+        texts: none: all has taken effect.
+    """
+    with contextlib.suppress(OSError):  # the console has said it all the same
+        path.unlink(missing_ok=True)
+        if texts:
+            write_atomically(path, "\n".join(texts).encode(), 0o600)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run by darkpipe-settings.service and darkpipe-login.service; exit status 1 when something was left out.
 
@@ -337,6 +351,7 @@ def main(arguments: Sequence[str]) -> int:
         with complaints.caught():
             settings = read_settings(STATE)
     take_effect(settings, complaints, locked=locked)
+    keep_left_out(complaints.texts, LEFT_OUT)
     return 1 if complaints.texts else 0
 
 

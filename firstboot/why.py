@@ -9,6 +9,8 @@ from model.document import SiteError
 from stack.durable import write_atomically
 
 REASON = Path("/run/darkpipe-why/text")
+LEFT_OUT = Path("/run/darkpipe/left-out")
+"""What of the device's settings could not take effect, for its status (`firstboot/settings.py`)."""
 
 _MOST = 40
 """Problems told at once, as by `model.report.annotate`: some other file of that name has thousands."""

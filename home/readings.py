@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from firstboot.clock import time_was_kept
+from firstboot.why import LEFT_OUT
 from stack.apply import current
 from stack.durable import sync_folder, write_synced
 
@@ -208,6 +209,14 @@ def read_failed_units() -> tuple[str, ...]:
     """List every unit of the system that has failed; none when systemd does not answer."""
     listed = _output(["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full"])
     return tuple(line.split()[0] for line in listed.splitlines())
+
+
+def read_left_out(path: Path = LEFT_OUT) -> str:
+    """Tell what of the device's settings could not take effect; empty when all has."""
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split())
+    except OSError:
+        return ""
 
 
 def read_configuration(store: Path) -> Configuration:

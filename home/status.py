@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from home.readings import (
     read_disk,
     read_failed_units,
     read_image,
+    read_left_out,
     read_queue,
     read_units,
     unconfirmed_clock,
@@ -44,6 +45,9 @@ from stack.stack import Stack
 
 _T = TypeVar("_T")
 _Otherwise = TypeVar("_Otherwise")
+
+_SETTINGS = frozenset({"darkpipe-settings.service", "darkpipe-login.service"})
+"""What brings the device's settings into effect (`firstboot/settings.py`)."""
 
 _PATIENCE = DEADLINE + 1.0
 """Seconds for a whole status: all is asked at once, and the probes have a deadline of their own."""
@@ -146,7 +150,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     failed = _or(failures, end, ())
     problems: list[Problem] = []
     disk = _judge(disks, end, "the data disk", _disk_problems, problems, blocks_mail=True)
-    problems += _unit_problems(units, failed)
+    problems += _unit_problems(units, failed, read_left_out())
     problems += _probe_problems(findings)
     problems += _queue_problems(queue)
     configuration = _judge(configurations, end, "the configuration", _configuration_problems, problems)
@@ -275,7 +279,7 @@ def _disk_problems(disk: Disk | None) -> Iterator[Problem]:
         )
 
 
-def _unit_problems(units: Iterable[Unit], failed: Iterable[str]) -> Iterator[Problem]:
+def _unit_problems(units: Iterable[Unit], failed: Collection[str], left_out: str) -> Iterator[Problem]:
     named = set()
     for unit in units:
         named.add(f"{unit.name}.service")
@@ -284,6 +288,11 @@ def _unit_problems(units: Iterable[Unit], failed: Iterable[str]) -> Iterator[Pro
                 found=f"the service {unit.name} is {unit.state}",
                 remedy=f"see why: journalctl -b -u {unit.name}; start it: systemctl start {unit.name}",
             )
+    if left_out and not _SETTINGS.isdisjoint(failed):
+        # Whoever has no login by this very fault cannot look into the journal.
+        named |= _SETTINGS
+        found = f"not all settings of the device are in effect (darkpipe-settings): {left_out}"
+        yield Problem(found=found, remedy="mend that, and start the device again")
     for name in failed:
         if name not in named:
             yield Problem(

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from firstboot import login as account
+from firstboot import settings
+from firstboot.imager import ImagerError
 from firstboot.login import LoginError, check_name, read_password_hash, taken_names
 from firstboot.settings import (
     LOCAL_TIME,
@@ -25,6 +27,7 @@ from firstboot.settings import (
     without_unusable,
 )
 from firstboot.wifi import supplicant_configuration
+from home.readings import read_left_out
 from model.settings import Keyboard, Login, Settings, WifiNetwork
 
 _KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPLg7MsMZ4hQxY7NMJX0lQ9mZkZz3VbG5cE1c2l5kQXk gerda@laptop"
@@ -300,3 +303,27 @@ def test_the_home_is_the_logins_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_device_without_a_screen_needs_no_keyboard(tmp_path: Path) -> None:
     set_keyboard(Keyboard(layout="de"), tmp_path / "tty1")
+
+
+def test_what_is_left_out_is_kept_for_the_status_until_it_takes_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "left-out"
+
+    def refuse() -> None:
+        raise ImagerError("the settings cannot be used:\n  user-data, line 3: found another value")
+
+    for name, value in {
+        "LEFT_OUT": path,
+        "Complaints": lambda: Complaints(lambda _: True),
+        "take_over": refuse,
+        "read_settings": lambda _: Settings(),
+        "take_effect": lambda *_, **__: None,
+    }.items():
+        monkeypatch.setattr(settings, name, value)
+    assert settings.main([]) == 1
+    assert read_left_out(path) == "the settings cannot be used: user-data, line 3: found another value"
+    assert path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr(settings, "take_over", lambda: None)
+    assert settings.main([]) == 0
+    assert read_left_out(path) == ""

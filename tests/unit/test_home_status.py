@@ -104,6 +104,19 @@ def _status(stack: Stack) -> Status:
     return read_status(stack, Store())
 
 
+def test_settings_that_have_not_taken_effect_are_told_in_full_and_once(
+    world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a login, which is among them, nobody reads the journal."""
+    world.failed = ("darkpipe-settings.service", "darkpipe-login.service")
+    assert len(_status(stack).problems) == 2
+    monkeypatch.setattr(status_module, "read_left_out", lambda: "user-data, line 3: found a user named `mail`")
+    (problem,) = _status(stack).problems
+    assert "user-data, line 3: found a user named `mail`" in problem.found
+    world.failed = ()
+    assert _status(stack).problems == (), "they have by now"
+
+
 @pytest.mark.usefixtures("world")
 def test_a_good_device_is_ready_and_has_no_problems(stack: Stack) -> None:
     found = _status(stack)
