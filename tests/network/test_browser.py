@@ -174,7 +174,7 @@ def test_the_device_is_claimed_by_keyboard(browser: Chromium, device: Device, pl
             wait_for(lambda: "Copied" in browser.text, "the button says that it has copied")
             assert browser.look("document.title") == device.rows[0]["value"]
             heard = browser.look("document.querySelector('main > [role=status]').textContent").split()
-            assert heard == ["Copied", device.rows[0]["type"], device.rows[0]["name"]], "whoever does not see it hears it"
+            assert heard == ["Copied", device.rows[0]["type"], device.rows[0]["name"]], "who does not see it hears it"
         browser.open(f"{address}/dns")
         tab_to(browser, "textarea value1")
         browser.select_all()
