@@ -234,6 +234,9 @@ def test_a_destroyed_relay_is_replaced(evening: Evening) -> None:
         evening.home.lines(f"echo {keys} | base64 -d | darkpipe relay replace --yes")
         evening.wait_until_paired()
     else:
+        # The device was off: nobody is signed in any more.
+        evening.show("The administrator's password")
+        fill(evening.browser, ("password", _ADMINISTRATOR))
         text = evening.make_user_data()
         fill(evening.browser, ("address", RELAY.address))
         evening.provider.rent(text)
