@@ -54,12 +54,14 @@ class Disk(Reading):
         size, free: bytes; free is what an ordinary program may still write.
         write_error: what the system said when a file was written just now, down to the disk; None when it was good.
         errors: what btrfs has counted per kind since the disk is in use; none is the only good number.
+        encrypted: whether it lies on an encrypted device; None when nobody knows, as in a container.
     """
 
     size: int
     free: int
     write_error: str | None
     errors: dict[str, int]
+    encrypted: bool | None = None
 
 
 class Queue(Reading):
@@ -139,11 +141,13 @@ def read_disk(folder: Path) -> Disk | None:
     if not folder.is_dir():
         return None
     sizes = os.statvfs(folder)
+    stats = _output(["btrfs", "device", "stats", str(folder)])
     return Disk(
         size=sizes.f_blocks * sizes.f_frsize,
         free=sizes.f_bavail * sizes.f_frsize,
         write_error=_write_error(folder),
-        errors=parse_device_stats(_output(["btrfs", "device", "stats", str(folder)])),
+        errors=parse_device_stats(stats),
+        encrypted=is_encrypted(devices_of(stats)),
     )
 
 
@@ -155,6 +159,40 @@ def parse_device_stats(text: str) -> dict[str, int]:
         if line.startswith("[") and number.strip().isdigit():
             found[name] = found.get(name, 0) + int(number)
     return found
+
+
+def devices_of(text: str) -> frozenset[str]:
+    """Give the names of the devices for which `btrfs device stats` prints something: `vda5`, `darkpipe-data`."""
+    lines = (line.rpartition("].")[0] for line in text.splitlines() if line.startswith("["))
+    return frozenset(Path(found[1:]).name for found in lines if found)
+
+
+def is_encrypted(devices: frozenset[str], blocks: Path = Path("/sys/class/block")) -> bool | None:
+    """Tell whether all of some block devices lie on dm-crypt, themselves or what they are made from.
+
+    Args:
+        devices: names of the kernel or of the device mapper.
+        blocks: the kernel's list (sysfs-block-dm in its documentation: dm/uuid of dm-crypt begins with CRYPT).
+
+    Returns:
+        None when there are none, or one is not in the list.
+    """
+    named = {one.parent.parent.name: one for one in blocks.glob("*/dm/name")}
+    kernel = {one.read_text(encoding="utf-8").strip(): name for name, one in named.items()}
+    found = [blocks / kernel.get(device, device) for device in devices]
+    if not found or not all(one.exists() for one in found):
+        return None
+    return all(map(_on_crypt, found))
+
+
+def _on_crypt(block: Path) -> bool:
+    try:
+        if (block / "dm/uuid").read_text(encoding="utf-8").startswith("CRYPT-"):
+            return True
+    except FileNotFoundError:
+        pass  # no device of the device mapper
+    below = list((block / "slaves").glob("*"))
+    return bool(below) and all(map(_on_crypt, below))
 
 
 def read_queue() -> Queue | None:

@@ -64,7 +64,8 @@ def lines(status: Status) -> Iterator[str]:
         yield from _service_lines(service, status.clock.now)
     yield ""
     if status.disk:
-        yield f"disk           {megabytes(status.disk.free)} of {megabytes(status.disk.size)} free"
+        encrypted = {True: ", encrypted", False: ", not encrypted", None: ""}[status.disk.encrypted]
+        yield f"disk           {megabytes(status.disk.free)} of {megabytes(status.disk.size)} free{encrypted}"
     if status.queue:
         parts = [f"{number} {name}" for name, number in status.queue.messages.items() if number]
         yield f"queue          {', '.join(parts) or 'empty'}"

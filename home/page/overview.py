@@ -108,7 +108,9 @@ def _disk(disk: Disk | None) -> Card:
     faults += [f"{number} errors of kind {name}" for name, number in sorted(disk.errors.items()) if number]
     free = disk.free / disk.size if disk.size else 0.0
     mood = Mood.BAD if disk.write_error else Mood.WATCH if faults or free < LITTLE_FREE else Mood.GOOD
-    return Card("Disk", mood, f"{megabytes(disk.free)} of {megabytes(disk.size)} free", tuple(faults), 1.0 - free)
+    told = {True: ("It is encrypted.",), False: ("It is not encrypted: whoever takes it can read it.",), None: ()}
+    lines = (*faults, *told[disk.encrypted])
+    return Card("Disk", mood, f"{megabytes(disk.free)} of {megabytes(disk.size)} free", lines, 1.0 - free)
 
 
 def _dns(seen: DnsSeen | None) -> Card:

@@ -123,6 +123,7 @@ def test_whoever_has_the_code_looks_after_the_device(in_browser: Evening) -> Non
     fill(evening.browser, ("code", code), ("password", _ADMINISTRATOR), ("again", _ADMINISTRATOR))
     evening.picture("4-home")
     assert "Sign out" in evening.browser.text
+    assert "It is encrypted." in evening.browser.text
 
 
 def test_the_relay_is_made_from_what_the_page_shows(in_browser: Evening) -> None:

@@ -53,7 +53,7 @@ def status(**changes: Any) -> Status:
         problems=(),
         image=Image(version="0.1.0", profile="x64", project="0" * 64),
         configuration=Configuration(generation="0123456789abcdef", refused=False),
-        disk=Disk(size=64 * 10**9, free=48 * 10**9, write_error=None, errors={}),
+        disk=Disk(size=64 * 10**9, free=48 * 10**9, write_error=None, errors={}, encrypted=True),
         queue=Queue(messages={"active": 0, "deferred": 0, "hold": 0, "incoming": 0}, oldest_seconds=None),
         services=(service("postfix", GOOD_PROBE), service("dovecot", GOOD_PROBE)),
         certificates=(

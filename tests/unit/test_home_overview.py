@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from home.page.overview import Card, Mood, cards
-from home.readings import Queue
+from home.readings import Disk, Queue
 from home.status import CertificateState, Status
 from tests.unit.page_samples import GOOD_PROBE, NOW, service, status
 
@@ -18,6 +18,15 @@ def _card(title: str, found: Status) -> Card:
 
 def test_a_device_that_is_well_has_good_cards_only() -> None:
     assert {card.mood for card in cards(status())} == {Mood.GOOD}
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "told"),
+    [(True, ("It is encrypted.",)), (False, ("It is not encrypted: whoever takes it can read it.",)), (None, ())],
+)
+def test_whether_the_disk_is_encrypted_is_said_where_it_is_known(encrypted: bool | None, told: tuple[str, ...]) -> None:
+    found = status(disk=Disk(size=2, free=1, write_error=None, errors={}, encrypted=encrypted))
+    assert _card("Disk", found).lines == told
 
 
 @pytest.mark.parametrize("state", ["failed", "inactive", "deactivating", "unknown"])

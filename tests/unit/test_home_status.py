@@ -23,10 +23,8 @@ from home.readings import (
     Image,
     Queue,
     Unit,
-    parse_device_stats,
     parse_queue,
     read_configuration,
-    read_disk,
 )
 from home.room import LEAST_FREE
 from home.seen import DNS, PREFLIGHT, Seen
@@ -336,22 +334,6 @@ def test_queue_is_summed_up() -> None:
     assert found.messages["hold"] == 0
     assert found.oldest_seconds == 600
     assert parse_queue("", 1600.0).oldest_seconds is None
-
-
-def test_errors_of_all_devices_are_added_up() -> None:
-    text = "[/dev/vda5].write_io_errs    1\n[/dev/vda5].read_io_errs     0\n[/dev/vdb].write_io_errs   2\n"
-    assert parse_device_stats(text) == {"write_io_errs": 3, "read_io_errs": 0}
-    assert parse_device_stats("ERROR: not a btrfs filesystem: /data\n") == {}
-
-
-def test_disk_is_read_and_tried(tmp_path: Path) -> None:
-    assert read_disk(tmp_path / "darkpipe") is None
-    (tmp_path / "darkpipe").mkdir()
-    found = read_disk(tmp_path / "darkpipe")
-    assert found is not None
-    assert found.write_error is None
-    assert 0 < found.free <= found.size
-    assert not list((tmp_path / "darkpipe").iterdir())
 
 
 def test_refused_configuration_is_seen(tmp_path: Path) -> None:

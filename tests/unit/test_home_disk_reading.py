@@ -1,0 +1,84 @@
+"""What is read of the disk with the mail: errors, room, and whether it is encrypted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from home.readings import Disk, devices_of, is_encrypted, parse_device_stats, read_disk
+from home.status_cli import lines
+from tests.unit.page_samples import status
+
+
+def test_errors_of_all_devices_are_added_up() -> None:
+    text = "[/dev/vda5].write_io_errs    1\n[/dev/vda5].read_io_errs     0\n[/dev/vdb].write_io_errs   2\n"
+    assert parse_device_stats(text) == {"write_io_errs": 3, "read_io_errs": 0}
+    assert parse_device_stats("ERROR: not a btrfs filesystem: /data\n") == {}
+
+
+def test_disk_is_read_and_tried(tmp_path: Path) -> None:
+    assert read_disk(tmp_path / "darkpipe") is None
+    (tmp_path / "darkpipe").mkdir()
+    found = read_disk(tmp_path / "darkpipe")
+    assert found is not None
+    assert found.write_error is None
+    assert 0 < found.free <= found.size
+    assert not list((tmp_path / "darkpipe").iterdir())
+
+
+def _block(blocks: Path, name: str, uuid: str = "", called: str = "", below: tuple[str, ...] = ()) -> None:
+    """Write what the kernel tells of a block device."""
+    (blocks / name / "slaves").mkdir(parents=True)
+    for one in below:
+        (blocks / name / "slaves" / one).symlink_to(blocks / one)
+    if uuid:
+        (blocks / name / "dm").mkdir()
+        (blocks / name / "dm/name").write_text(f"{called}\n")
+        (blocks / name / "dm/uuid").write_text(f"{uuid}\n")
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> Path:
+    for name in ("vda5", "sdb1", "sdc1"):
+        _block(tmp_path, name)
+    _block(tmp_path, "dm-0", "CRYPT-LUKS2-7b1e-darkpipe-data", "darkpipe-data", ("vda5",))
+    _block(tmp_path, "dm-1", "LVM-x", "nas-volume", ("dm-0",))
+    _block(tmp_path, "dm-2", "LVM-y", "nas-open", ("sdb1",))
+    _block(tmp_path, "md0", below=("dm-0", "sdc1"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ({"darkpipe-data"}, True),
+        ({"dm-0"}, True),
+        ({"vda5"}, False),
+        ({"nas-volume"}, True),
+        ({"nas-open"}, False),
+        ({"md0"}, False),
+        ({"darkpipe-data", "sdb1"}, False),
+        ({"gone"}, None),
+        (set(), None),
+    ],
+    ids=lambda found: "-".join(sorted(found)) if isinstance(found, set) else "",
+)
+def test_encryption_is_seen_wherever_it_lies(devices: set[str], expected: bool | None, blocks: Path) -> None:
+    """On one half of a mirror it is worth nothing."""
+    assert is_encrypted(frozenset(devices), blocks) is expected
+
+
+def test_devices_have_the_names_that_btrfs_prints() -> None:
+    text = "[/dev/mapper/darkpipe-data].write_io_errs    0\n[/dev/vdb].write_io_errs   2\nERROR: odd\n"
+    assert devices_of(text) == {"darkpipe-data", "vdb"}
+
+
+@pytest.mark.parametrize(
+    ("encrypted", "told"),
+    [(True, "of 2.0 GB free, encrypted"), (False, "of 2.0 GB free, not encrypted"), (None, "of 2.0 GB free")],
+)
+def test_status_says_whether_it_is_encrypted(encrypted: bool | None, told: str) -> None:
+    found = Disk(size=2 * 10**9, free=10**9, write_error=None, errors={}, encrypted=encrypted)
+    (line,) = [one for one in lines(status(disk=found)) if one.startswith("disk ")]
+    assert line.endswith(told)
