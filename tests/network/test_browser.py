@@ -31,9 +31,9 @@ from tests.accessible import faults
 from tests.chromium import Chromium, chromium
 from tests.keyboard import fill, tab_to
 from tests.tiers import REPOSITORY
+from tests.unit.locked_disk import GOOD, GROUPS, Disk
 from tests.unit.page_device import Device
 from tests.unit.page_samples import FRESH, TROUBLED, checked, facts, message, pairing, status
-from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk
 from tests.unit.test_home_page_steps import _HERE
 from web import frame
 from web.server import listening_socket, server
@@ -299,10 +299,10 @@ def test_a_disk_is_made_by_keyboard_without_scripts(browser: Chromium, place: Pl
         browser.open(address)
         _looked_at(browser, "disk-new")
         browser.open(address)
-        fill(browser, ("code", session.code.shown), ("passphrase", _GOOD), ("again", _GOOD))
-        assert all(group in browser.text for group in _GROUPS)
+        fill(browser, ("code", session.code.shown), ("passphrase", GOOD), ("again", GOOD))
+        assert all(group in browser.text for group in GROUPS)
         _looked_at(browser, "disk-recovery")
-        fill(browser, ("first", _GROUPS[1]), ("second", _GROUPS[7]))
+        fill(browser, ("first", GROUPS[1]), ("second", GROUPS[7]))
         assert "The disk is unlocked" in browser.text
         _looked_at(browser, "disk-open")
         assert len(disk.made) == 1
@@ -350,8 +350,8 @@ def test_a_device_gets_its_site_by_keyboard_without_scripts(browser: Chromium, p
         disk = Disk()
         turn(disk.session(new=True, code=code))
         browser.open(address)
-        fill(browser, ("passphrase", _GOOD), ("again", _GOOD))
-        assert all(group in browser.text for group in _GROUPS)
+        fill(browser, ("passphrase", GOOD), ("again", GOOD))
+        assert all(group in browser.text for group in GROUPS)
 
 
 def test_a_disk_is_unlocked_by_keyboard(browser: Chromium, place: Place, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_disk_is_unlocked_by_keyboard(browser: Chromium, place: Place, tmp_pat
         fill(browser, ("passphrase", "wrong"))
         assert "The disk is locked" in browser.text
         browser.open(address)
-        fill(browser, ("passphrase", _GOOD))
+        fill(browser, ("passphrase", GOOD))
         assert "The disk is unlocked" in browser.text
 
 

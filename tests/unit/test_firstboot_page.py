@@ -26,7 +26,7 @@ from firstboot.unlock_socket import UnlockClient, forget_words, leave_word, serv
 from firstboot.unlocking import Session, Stage
 from stack.certificate import read_certificate
 from tests.unit.browser import HOST, Browser
-from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
+from tests.unit.locked_disk import GOOD, GROUPS, Disk, Screen
 from web import plain
 from web.lan import is_ours
 
@@ -60,19 +60,19 @@ def test_a_disk_is_made(device: Device) -> None:
     assert "unless the disk is unlocked by what your site names besides: a stick, the TPM or the relay" in " ".join(
         asked.split()
     )
-    wrong = browser.post("/choose", code="1", passphrase=_GOOD, again=_GOOD)
+    wrong = browser.post("/choose", code="1", passphrase=GOOD, again=GOOD)
     assert (wrong.status, "The code is not the right one" in wrong.text) == (422, True)
-    assert _GOOD not in wrong.text
-    other = browser.post("/choose", code=code, passphrase=_GOOD, again=f"{_GOOD}x")
+    assert GOOD not in wrong.text
+    other = browser.post("/choose", code=code, passphrase=GOOD, again=f"{GOOD}x")
     assert "two different passphrases" in other.text
     assert f'name="code" value="{code}"' in other.text, "what was typed right is not typed again"
-    shown = browser.post("/choose", code=code, passphrase=_GOOD, again=_GOOD)
-    assert re.findall(r"<li>(\w+)</li>", shown.text) == list(_GROUPS)
+    shown = browser.post("/choose", code=code, passphrase=GOOD, again=GOOD)
+    assert re.findall(r"<li>(\w+)</li>", shown.text) == list(GROUPS)
     assert shown.headers["cache-control"] == "no-store"
-    assert _GROUPS[7] not in browser.get().text, "it is shown once"
+    assert GROUPS[7] not in browser.get().text, "it is shown once"
     assert "groups 2 and 8" in browser.post("/confirm", first="x", second="y").text
     assert device.disk.made == []
-    made = browser.post("/confirm", first=_GROUPS[1], second=_GROUPS[7].lower())
+    made = browser.post("/confirm", first=GROUPS[1], second=GROUPS[7].lower())
     assert (made.status, made.headers["location"]) == (303, "/")
     assert device.session.view().stage is Stage.OPEN
     after = browser.get().text
@@ -84,7 +84,7 @@ def test_a_disk_is_made(device: Device) -> None:
 def test_who_has_not_written_the_secret_down_is_asked_for_the_same_code_again(device: Device) -> None:
     device.session.code = ConsoleCode(lambda: 0.0, "bluegeesefly7")
     assert "Your code, which you wrote to the card" in device.browser.get().text
-    shown = device.browser.post("/choose", code="Blue geese fly 7", passphrase=_GOOD, again=_GOOD).text
+    shown = device.browser.post("/choose", code="Blue geese fly 7", passphrase=GOOD, again=GOOD).text
     again = shown[shown.index("I have not written it down") :]
     assert "Your code, which you wrote to the card" in again
     assert "numeric" not in again, "a telephone would offer no letters"
@@ -163,7 +163,7 @@ def test_a_disk_is_unlocked(device: Device) -> None:
         wrong = browser.post("/unlock", passphrase="wrong")
     assert "wait 1 second" in wrong.text
     device.disk.now += 100
-    assert browser.post("/unlock", passphrase=_GOOD).status == 303
+    assert browser.post("/unlock", passphrase=GOOD).status == 303
     assert device.session.finished.is_set()
 
 
@@ -188,24 +188,24 @@ def test_a_disk_that_is_refused_asks_for_nothing(device: Device) -> None:
     shown = device.browser.get().text
     assert "its head says &lt;cipher_null&gt;." in shown
     assert "<input" not in shown
-    assert device.browser.post("/unlock", passphrase=_GOOD).status in {403, 422}
+    assert device.browser.post("/unlock", passphrase=GOOD).status in {403, 422}
     assert device.disk.tried == []
 
 
 def test_a_form_of_another_site_is_not_heard(device: Device) -> None:
     browser = device.browser
     browser.get()
-    body = urlencode({"token": browser.token, "passphrase": _GOOD}).encode()
+    body = urlencode({"token": browser.token, "passphrase": GOOD}).encode()
     foreign = {"host": HOST, "origin": "https://evil.example"}
     assert browser.send("POST", "/unlock", foreign, body).status == 403
     own = {"host": HOST, "origin": f"https://{HOST}"}
-    forged = urlencode({"token": "0" * 64, "passphrase": _GOOD}).encode()
+    forged = urlencode({"token": "0" * 64, "passphrase": GOOD}).encode()
     assert browser.send("POST", "/unlock", own, forged).status == 403
     assert browser.send("POST", "/unlock", {**own, "cookie": "__Host-darkpipe=" + "0" * 32}, body).status == 403
     assert device.disk.tried == []
     # The same is heard as it is meant: the checks above can fail.
     assert browser.send("POST", "/unlock", own, body).status == 303
-    assert device.disk.tried == [_GOOD]
+    assert device.disk.tried == [GOOD]
 
 
 @pytest.mark.parametrize("path", ["/unlock", "/choose", "/users", "/dns/check"])

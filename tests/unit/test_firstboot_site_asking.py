@@ -23,7 +23,7 @@ from model.first_site import Answer
 from model.site import Site, UnlockPolicy
 from model.supported import working_choices
 from tests.unit.browser import HOST, Browser
-from tests.unit.test_firstboot_unlocking import _GOOD, _GROUPS, Disk, Screen
+from tests.unit.locked_disk import GOOD, GROUPS, Disk, Screen
 
 _ANSWERS = {"domains": "example.com", "owner": "alice@example.com", "unlock": "none"}
 
@@ -111,8 +111,8 @@ def test_a_device_gets_its_site_by_the_form_and_then_its_passphrase_with_one_cod
         turn(disk.session(new=True, code=session.code))
         assert 'name="code"' not in browser.get().text
         assert 'name="code"' in asked.browser().get().text, "another browser has not shown it"
-        shown = browser.post("/choose", passphrase=_GOOD, again=_GOOD).text
-        assert len(re.findall(r"<li>(\w+)</li>", shown)) == len(_GROUPS)
+        shown = browser.post("/choose", passphrase=GOOD, again=GOOD).text
+        assert len(re.findall(r"<li>(\w+)</li>", shown)) == len(GROUPS)
         assert "has a site already" in browser.post("/site", **_ANSWERS).text
 
 
