@@ -141,13 +141,12 @@ def read_disk(folder: Path) -> Disk | None:
     if not folder.is_dir():
         return None
     sizes = os.statvfs(folder)
-    stats = _output(["btrfs", "device", "stats", str(folder)])
     return Disk(
         size=sizes.f_blocks * sizes.f_frsize,
         free=sizes.f_bavail * sizes.f_frsize,
         write_error=_write_error(folder),
-        errors=parse_device_stats(stats),
-        encrypted=is_encrypted(devices_of(stats)),
+        errors=parse_device_stats(_output(["btrfs", "device", "stats", str(folder)])),
+        encrypted=is_encrypted(device_of(folder)),
     )
 
 
@@ -161,28 +160,31 @@ def parse_device_stats(text: str) -> dict[str, int]:
     return found
 
 
-def devices_of(text: str) -> frozenset[str]:
-    """Give the names of the devices for which `btrfs device stats` prints something: `vda5`, `darkpipe-data`."""
-    lines = (line.rpartition("].")[0] for line in text.splitlines() if line.startswith("["))
-    return frozenset(Path(found[1:]).name for found in lines if found)
+def device_of(folder: Path) -> str:
+    """Give the name of the device on which a folder lies, `vda5` or `darkpipe-data`; empty when it is none.
+
+    The mount table tells everybody, also a service that may not ask btrfs.
+    """
+    source = _output(["findmnt", "--noheadings", "--nofsroot", "--output=SOURCE", f"--target={folder}"]).strip()
+    return Path(source).name if source.startswith("/dev/") else ""
 
 
-def is_encrypted(devices: frozenset[str], blocks: Path = Path("/sys/class/block")) -> bool | None:
-    """Tell whether all of some block devices lie on dm-crypt, themselves or what they are made from.
+def is_encrypted(device: str, blocks: Path = Path("/sys/class/block")) -> bool | None:
+    """Tell whether a block device lies on dm-crypt, itself or all that it is made from.
 
     Args:
-        devices: names of the kernel or of the device mapper.
+        device: its name of the kernel or of the device mapper.
         blocks: the kernel's list (sysfs-block-dm in its documentation: dm/uuid of dm-crypt begins with CRYPT).
 
     Returns:
-        None when there are none, or one is not in the list.
+        None when it is not in the list.
     """
-    named = {one.parent.parent.name: one for one in blocks.glob("*/dm/name")}
-    kernel = {one.read_text(encoding="utf-8").strip(): name for name, one in named.items()}
-    found = [blocks / kernel.get(device, device) for device in devices]
-    if not found or not all(one.exists() for one in found):
-        return None
-    return all(map(_on_crypt, found))
+    try:
+        named = {one.read_text(encoding="utf-8").strip(): one.parent.parent for one in blocks.glob("*/dm/name")}
+        found = named.get(device, blocks / device)
+        return _on_crypt(found) if device and found.exists() else None
+    except OSError:
+        return None  # something is just going; it is no fault of the disk
 
 
 def _on_crypt(block: Path) -> bool:
