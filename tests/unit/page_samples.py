@@ -78,7 +78,7 @@ TROUBLED = status(
         ),
         Problem(found="the disk has 3.1 GB of 64.0 GB left", remedy="remove mail, or take a larger disk"),
     ),
-    disk=Disk(size=64 * 10**9, free=31 * 10**8, write_error=None, errors={"read_io_errs": 2}),
+    disk=Disk(size=64 * 10**9, free=31 * 10**8, write_error=None, errors={"read_errs": 2}),
     queue=Queue(messages={"active": 1, "deferred": 2, "hold": 0, "incoming": 0}, oldest_seconds=90_000),
     services=(
         service("postfix", GOOD_PROBE),

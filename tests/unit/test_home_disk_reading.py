@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from home.readings import Disk, device_of, is_encrypted, parse_device_stats, read_disk
+from home.readings import Disk, btrfs_errors, device_of, is_encrypted, read_disk
 from home.status_cli import lines
 from tests.unit.page_samples import status
-
-
-def test_errors_of_all_devices_are_added_up() -> None:
-    text = "[/dev/vda5].write_io_errs    1\n[/dev/vda5].read_io_errs     0\n[/dev/vdb].write_io_errs   2\n"
-    assert parse_device_stats(text) == {"write_io_errs": 3, "read_io_errs": 0}
-    assert parse_device_stats("ERROR: not a btrfs filesystem: /data\n") == {}
 
 
 def test_disk_is_read_and_tried(tmp_path: Path) -> None:
@@ -66,6 +60,24 @@ def blocks(tmp_path: Path) -> Path:
 def test_encryption_is_seen_wherever_it_lies(device: str, expected: bool | None, blocks: Path) -> None:
     """On one half of a mirror it is worth nothing."""
     assert is_encrypted(device, blocks) is expected
+
+
+def test_errors_of_all_devices_are_added_up(tmp_path: Path) -> None:
+    """As the kernel writes it, for a service without rights too; those of another file system are not ours."""
+    blocks = tmp_path / "class/block"
+    _block(blocks, "vda5")
+    _block(blocks, "dm-0", "CRYPT-LUKS2-7b1e-darkpipe-data", "darkpipe-data", ("vda5",))
+    _block(blocks, "sdb1")
+    for fsid, devices in (("ours", ("dm-0", "sdb1")), ("other", ("vda7",))):
+        for number, device in enumerate(devices, 1):
+            (tmp_path / "fs/btrfs" / fsid / "devices" / device).mkdir(parents=True)
+            info = tmp_path / "fs/btrfs" / fsid / "devinfo" / str(number)
+            info.mkdir(parents=True)
+            (info / "error_stats").write_text(f"write_errs {number}\nread_errs 0\n")
+    assert btrfs_errors("darkpipe-data", tmp_path) == {"write_errs": 3, "read_errs": 0}
+    (tmp_path / "fs/btrfs/ours/devinfo/2/error_stats").write_text("invalid\n")
+    assert btrfs_errors("sdb1", tmp_path) == {"write_errs": 1, "read_errs": 0}
+    assert btrfs_errors("vda5", tmp_path) == btrfs_errors("gone", tmp_path) == btrfs_errors("", tmp_path) == {}
 
 
 def test_a_folder_lies_on_a_device_or_on_none() -> None:

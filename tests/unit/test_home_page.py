@@ -293,7 +293,7 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     assert "journalctl -b -u dovecot" in text
     assert "The disk has 3.1 GB" in text
     assert "Not reached for 3 days" in text
-    assert "2 errors of kind read_io_errs" in text
+    assert "2 errors of kind read_errs" in text
     assert "2 of 3 in trouble" in text
     assert "3 messages on the way" in text
     assert "the oldest for 1 day" in text

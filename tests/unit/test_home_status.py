@@ -51,7 +51,7 @@ _IMAPS = Health(probe=ProbeKind.IMAPS, target="127.0.0.1:993")
 
 
 def _disk(**changes: object) -> Disk:
-    good = {"size": 32 * 10**9, "free": 20 * 10**9, "write_error": None, "errors": {"write_io_errs": 0}}
+    good = {"size": 32 * 10**9, "free": 20 * 10**9, "write_error": None, "errors": {"write_errs": 0}}
     return Disk.model_validate(good | changes)
 
 
@@ -203,7 +203,7 @@ def _break_imap(world: World) -> None:
     ("damage", "text"),
     [
         (lambda world: setattr(world, "disk", _disk(free=2 * 10**9)), "nearly full"),
-        (lambda world: setattr(world, "disk", _disk(errors={"read_io_errs": 3})), "3 read_io_errs"),
+        (lambda world: setattr(world, "disk", _disk(errors={"read_errs": 3})), "3 read_errs"),
         (lambda world: setattr(world, "queue", None), "cannot list its queue"),
         (lambda world: setattr(world, "queue", Queue(messages={}, oldest_seconds=200_000)), "for 2 days"),
         (lambda world: setattr(world, "configuration", Configuration(generation="a", refused=True)), "was refused"),
