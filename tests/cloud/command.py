@@ -87,7 +87,7 @@ def pair(suite: str, architecture: str, home: str, transport: str) -> None:
 def evening(home: str, seeded: bool) -> None:
     """Set up an emulated device in a browser, with a relay, names in DNS and somebody who writes and is written to.
 
-    Takes half an hour on a quiet computer, and longer with the Raspberry Pi. Pictures of the pages lie in out/screenshots.
+    Takes half an hour on a quiet computer, longer with the Raspberry Pi. Pictures lie in out/screenshots.
 
     \b
     Examples:
