@@ -104,6 +104,14 @@ def schema() -> None:
     metavar="FOLDER",
     help="With --lock: take packages from the .deb and .whl files in this folder, and from nowhere else.",
 )
+@click.option(
+    "--code",
+    "code_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Bring the owner's code for the device's page, for a device without a screen: the one in FILE, which is made "
+    "if there is none.",
+)
 @click.option("--seed", "seed_folder", type=click.Path(path_type=Path), hidden=True)  # its files, as they shall be
 def build(
     site: Path | None,
@@ -114,6 +122,7 @@ def build(
     refresh: bool,
     lock_file: Path | None,
     packages: Path | None,
+    code_file: Path | None,
     seed_folder: Path | None,
 ) -> None:
     """Build the image that a SITE file describes, or one --without-site.
@@ -133,6 +142,7 @@ def build(
       ./darkpipe build my-site.yaml --profile raspberrypi
       ./darkpipe build my-site.yaml --all --refresh
       ./darkpipe build --without-site --profile raspberrypi
+      ./darkpipe build my-site.yaml --profile raspberrypi --code my-code.txt
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
@@ -143,7 +153,6 @@ def build(
     from builder.progress import Stages
     from builder.release import build_release
     from builder.sandbox import remove_tree
-    from builder.seed import Seed
     from builder.where import builds_here
     from model.document import read_site
 
@@ -159,14 +168,14 @@ def build(
     wanted = read_site(site) if site else None
     chosen = find_profile(SOURCE / "profiles", profile)
     stages = Stages()
-    seed, next_step = _seed(site, wanted, seed_folder, stages) if site and wanted else (Seed(), "")
+    seed, next_steps = _seed(site, wanted, code_file, seed_folder, stages)
     if not builds_here():
         from builder.container import build_in_container, given
 
         options = given(profile=profile, all=everything, refresh=refresh, lock=lock_file, packages=packages)
         result = build_in_container(wanted, seed, options, output, stages)
-        if next_step:
-            stages.say(next_step)
+        for step in next_steps:
+            stages.say(step)
         click.echo(result)
         return
     store = Cache(Cache.default().root, remove_tree)
@@ -176,24 +185,34 @@ def build(
     else:
         result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")
-    if next_step:
-        stages.say(next_step)
+    for step in next_steps:
+        stages.say(step)
     click.echo(result)
 
 
-def _seed(site: Path, wanted: Site, folder: Path | None, stages: Stages) -> tuple[Seed, str]:
-    """Give the seed of a site, as it lies in a folder or made now; and what the user does next, empty for nothing."""
+def _seed(
+    site: Path | None, wanted: Site | None, code_file: Path | None, folder: Path | None, stages: Stages
+) -> tuple[Seed, list[str]]:
+    """Give the seed of an image, as it lies in a folder or made now; and what the user does next."""
     from builder.bootstrap import has_bootstrap, open_bootstrap
+    from builder.page_code import open_code
     from builder.passwords import settle_passwords
     from builder.seed import Seed, read_seed
 
     if folder:
-        return read_seed(folder), ""
-    next_step = ""
-    if wanted.relays and not has_bootstrap(site, wanted.relays[0]):
-        next_step = f"The image has the keys of a new relay. What makes that relay: ./darkpipe user-data {site}"
-    tunnel = open_bootstrap(site, wanted.relays[0]).home if wanted.relays else None
-    return Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel), next_step
+        return read_seed(folder), []
+    next_steps, code, tunnel = [], "", None
+    if code_file:
+        code = open_code(code_file)
+        next_steps.append(f"The device's page asks for the code in {code_file}.")
+    if not site or not wanted:
+        return Seed(code=code), next_steps
+    if wanted.relays:
+        if not has_bootstrap(site, wanted.relays[0]):
+            then = f"./darkpipe user-data {site}"
+            next_steps.append(f"The image has the keys of a new relay. What makes that relay: {then}")
+        tunnel = open_bootstrap(site, wanted.relays[0]).home
+    return Seed(settle_passwords(wanted, _ask_password, stages.say), tunnel, code), next_steps
 
 
 @darkpipe.command()

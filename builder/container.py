@@ -111,8 +111,8 @@ def build_in_container(
         BuildError: something that the user can act on; nothing half-made is left.
         SystemExit: the builder in the container has failed; it has said why.
     """
-    files = {_WRITTEN: dump_site(site), **seed.files()} if site else {}
-    what = [f"/{_INPUTS}/{_WRITTEN}", "--seed", f"/{_INPUTS}"] if site else ["--without-site"]
+    files = {**({_WRITTEN: dump_site(site)} if site else {}), **seed.files()}
+    what = [f"/{_INPUTS}/{_WRITTEN}" if site else "--without-site", *(["--seed", f"/{_INPUTS}"] if files else [])]
     check_output(output)
     with _workplace(stages) as container:
         container.put("/", pack(Item(f"{_INPUTS}/{name}", text.encode(), 0o600) for name, text in files.items()))

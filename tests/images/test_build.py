@@ -25,8 +25,8 @@ _DARKPIPE = str(REPOSITORY / "darkpipe")
 _SITE = str(REPOSITORY / "examples/home.yaml")
 
 
-def _run_build(output: Path, site: str = _SITE) -> subprocess.CompletedProcess[str]:
-    command = [_DARKPIPE, "build", site, "--output", str(output)]
+def _run_build(output: Path, site: str = _SITE, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [_DARKPIPE, "build", site, "--output", str(output), *options]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
 
 
@@ -152,6 +152,21 @@ def test_image_and_user_data_hold_the_two_ends_of_one_tunnel(tmp_path: Path) -> 
     image = json.loads(f"{{{','.join(found.split(chr(10)))}}}")
     assert _public_key(image["private_key"]) == homes
     assert _public_key(ours) == image["relay_key"]
+
+
+def test_a_code_for_the_page_lies_in_the_seed(tmp_path: Path) -> None:
+    code = tmp_path / "code.txt"
+    built = _run_build(tmp_path / "out", _SITE, "--code", str(code))
+    made = code.read_text().strip()
+    assert made
+    assert made not in f"{built.stdout}{built.stderr}"
+    assert f"asks for the code in {code}" in built.stderr
+    bare = made.replace("-", "")
+    tools = open_tools(BUILD_TOOLS, Cache.default(), Archive.from_environment(), Stages())
+    for result, found in ((Path(built.stdout.splitlines()[-1]), "1"), (_build(tmp_path / "without"), "0")):
+        with next(result.glob("*.img.zst")).open("rb") as packed:
+            search = f"zstd -dc | grep --text --count {bare} || :"
+            assert tools.run(["sh", "-c", search], stdin=packed) == found
 
 
 def _public_key(private: str) -> str:

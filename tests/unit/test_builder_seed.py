@@ -9,6 +9,7 @@ import pytest
 
 from bootstrap.ends import make_bootstrap
 from builder.seed import Seed, read_seed
+from firstboot.owner_code import CODE_NAME
 from model.document import SEED_NAME
 from model.site import Site
 from model.tunnel import HOME_FILE, HomeEnd
@@ -24,13 +25,20 @@ _SITE = Site.model_validate(
 )
 
 
-@pytest.mark.parametrize("tunnel", [None, make_bootstrap(_SITE.relays[0]).home])
-def test_what_is_written_is_read_again(tmp_path: Path, tunnel: HomeEnd | None) -> None:
-    seed = Seed(_SITE, tunnel)
+_TUNNEL = make_bootstrap(_SITE.relays[0]).home
+
+
+@pytest.mark.parametrize("site", [None, _SITE])
+@pytest.mark.parametrize("tunnel", [None, _TUNNEL])
+@pytest.mark.parametrize("code", ["", "sevenwetgeese7"])
+def test_what_is_written_is_read_again(tmp_path: Path, site: Site | None, tunnel: HomeEnd | None, code: str) -> None:
+    seed = Seed(site, tunnel, code)
     for name, text in seed.files().items():
         (tmp_path / name).write_text(text)
     assert read_seed(tmp_path) == seed
-    assert {path.name for path in tmp_path.iterdir()} == {SEED_NAME} | ({HOME_FILE} if tunnel else set())
+    expected = {SEED_NAME: site, HOME_FILE: tunnel, CODE_NAME: code}
+    assert {path.name for path in tmp_path.iterdir()} == {name for name, content in expected.items() if content}
+    assert "geese" not in repr(seed)
 
 
 def test_an_image_without_a_site_brings_nothing() -> None:
