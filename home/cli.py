@@ -21,6 +21,7 @@ from home.pair_commands import pair, relay
 from home.preflight_command import preflight_command
 from home.quarantine_commands import quarantine
 from home.relay_settings_command import relay_settings
+from home.restarts import forget
 from home.services import restart
 from home.status_cli import probe_command, status
 from home.store import Store
@@ -53,7 +54,8 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
         _show_changes()
         return
     try:
-        changed = configure(Stack.load(COMPONENTS), Store(), announce)
+        store = Store()
+        changed = configure(Stack.load(COMPONENTS), store, announce)
         if changed is None:
             keep_reason(NOTHING)
             click.echo("There is no site yet: nothing to apply.")
@@ -62,6 +64,7 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
         # First of all: what is told may go into a file on a full disk.
         if restarts:
             restart(changed.applied.changed)
+        forget(store.restarts)
         click.echo(_told(changed.applied))
         complain_of_unshown(changed)
     except EXPECTED as error:
@@ -73,8 +76,11 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
 
 
 def _told(applied: Applied) -> str:
-    if not applied.switched:
+    if not applied.switched and not applied.changed:
         return f"Configuration {applied.generation} was in force already."
+    if not applied.switched:
+        names = ", ".join(applied.changed)
+        return f"Configuration {applied.generation} was in force already; not yet known to: {names}."
     if not applied.changed:
         return f"Configuration {applied.generation} is in force; no service has to be restarted."
     return f"Configuration {applied.generation} is in force; changed: {', '.join(applied.changed)}."
@@ -88,7 +94,7 @@ def _show_changes() -> None:
         return
     for difference in preview.differences:
         click.echo(difference, nl=False)
-    if not preview.differences:
+    if not preview.differences and not preview.changed:
         click.echo("This configuration is in force already: nothing would change.")
         return
     restarted = ", ".join(preview.changed) or "none"

@@ -19,6 +19,7 @@ from home.drain_letter import LetterError
 from home.quarantine import QuarantineError
 from home.quarantine_release import ReleaseError
 from home.queue_keys import QueueKeyError
+from home.restarts import forget
 from home.s3_settings import S3KeyError
 from home.services import ServiceError, end_sessions, restart
 from home.store import Store, StoreError
@@ -109,11 +110,12 @@ def change(wish: Callable[[Accounts], Accounts], *, end_sessions_of: str = "", o
     Raises:
         Refusal: the wish cannot be granted; nothing was changed.
     """
-    stack = Stack.load(COMPONENTS)
+    stack, store = Stack.load(COMPONENTS), Store()
     show: Show = _show_here if on_terminal else lambda passwords: announce(passwords_text(passwords))
     with _undisturbed():
-        changed = change_accounts(stack, Store(), wish, show)
+        changed = change_accounts(stack, store, wish, show)
         restart(changed.applied.changed)
+        forget(store.restarts)
         if end_sessions_of:
             end_sessions(stack, end_sessions_of)
     complain_of_unshown(changed)

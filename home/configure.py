@@ -10,13 +10,14 @@ cut after it leaves new accounts, which the apply of the next start brings into 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from firstboot.owner_code import KEPT as FIRST_CODE
 from firstboot.owner_code import take_code
 from firstboot.seed import Taken, boot_partition, misnamed_seeds, take_seed, take_tunnel, wipe_partial
 from home.queue_keys import ensure_identity
+from home.restarts import note, noted
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts, first_accounts
 from model.document import SEED_NAME, read_site
@@ -125,7 +126,9 @@ def try_out(stack: Stack, store: Store) -> Preview | None:
         return None
     accounts = _accounts(store)
     files = _rendered(stack, store, expect(accounts))
-    return preview(stack, files, store.configurations, store.scratch, SystemOwners())
+    found = preview(stack, files, store.configurations, store.scratch, SystemOwners())
+    waiting = {*found.changed, *noted(store.restarts, stack)}
+    return replace(found, changed=tuple(service.name for service in stack.services if service.name in waiting))
 
 
 def change_accounts(stack: Stack, store: Store, change: Callable[[Accounts], Accounts], show: Show) -> InForce:
@@ -188,8 +191,9 @@ def bring_into_force(
         owners or SystemOwners(),
         run,
         # Without the hashes of passwords that nobody has seen: a cut from here on, and the next apply makes others.
-        commit=lambda: _store(store, accounts),
+        commit=lambda names: _store(store, accounts, names),
     )
+    applied = replace(applied, changed=noted(store.restarts, stack))
     if settled.unseen and not show(settled.unseen):
         return InForce(settled.accounts, applied, tuple(settled.unseen))
     if settled.unseen:
@@ -220,7 +224,8 @@ def _accounts(store: Store) -> Accounts:
     return read_accounts(store.accounts) or first_accounts(site)
 
 
-def _store(store: Store, accounts: Accounts) -> None:
+def _store(store: Store, accounts: Accounts, restarts: Sequence[str]) -> None:
+    note(store.restarts, restarts)
     if read_accounts(store.accounts) != accounts:
         write_accounts(store.accounts, accounts)
 

@@ -55,6 +55,11 @@ class Store:
         return self.data / "darkpipe" / "config"
 
     @property
+    def restarts(self) -> Path:
+        """The services that have still to see the configuration in force (`home.restarts`)."""
+        return self.data / "darkpipe" / "restarts"
+
+    @property
     def certificate(self) -> Path:
         """Key and certificate of the mail server."""
         return self.data / "tls" / "mail.pem"

@@ -89,15 +89,16 @@ def apply(
     store: Path,
     owners: Owners,
     run: Run = run_check,
-    commit: Callable[[], None] = lambda: None,
+    commit: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Applied:
     """Bring a rendered configuration into force.
 
     Args:
         store: folder of the generations; it is made when it is not there.
         run: runs the checks.
-        commit: makes durable what the configuration was rendered from; called when the checks have approved of it and
-            before it is switched to, so that a cut between the two is mended by the next apply.
+        commit: makes durable what the configuration was rendered from, and the names of the services that must be
+            restarted for it; called when the checks have approved of it and before it is switched to, so that a cut
+            between the two is mended by the next apply.
 
     Raises:
         CheckError: a check failed; nothing was changed. The refused tree stays until the next call, so that the
@@ -109,15 +110,16 @@ def apply(
     previous = current(store)
     _discard(store, keep=_generations(store))
     if generation == previous and (store / generation).is_dir():
-        commit()
+        commit(())
         return Applied(generation, (), switched=False)
     if not (store / generation).is_dir():
         _write_checked(stack, files, store, generation, owners, run)
-    commit()
     changed = differing(find_files(store / previous) if previous else {}, files)
+    names = tuple(service.name for service in stack.services_to_restart(changed))
+    commit(names)
     _switch(store, generation)
     _discard(store, keep={generation, *([previous] if previous else [])})
-    return Applied(generation, tuple(service.name for service in stack.services_to_restart(changed)))
+    return Applied(generation, names)
 
 
 def identify(files: Mapping[PurePosixPath, File]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,16 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+import home.cli
 import home.command
 import home.configure
 import stack.dkim
 from home.cli import main
+from home.services import ServiceError
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts
 from model.document import dump_site
+from stack.apply import current
 from tests.unit.stack_samples import HASH, OwnOwners, accounts, sample_stack, site
 
 ALICE = "alice@example.com"
@@ -58,8 +64,11 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
         (device.store.data / name).mkdir(parents=True)
     sample_stack(tmp_path / "components")
     monkeypatch.setattr(Store, "__init__", functools.partialmethod(Store.__init__, data=device.store.data))
-    monkeypatch.setattr(home.command, "COMPONENTS", tmp_path / "components")
-    monkeypatch.setattr(home.command, "restart", device.restarted.append)
+    for module in (home.cli, home.command):
+        monkeypatch.setattr(module, "COMPONENTS", tmp_path / "components")
+        monkeypatch.setattr(module, "restart", device.restarted.append)
+    monkeypatch.setattr(home.configure, "boot_partition", lambda: nullcontext(None))
+    monkeypatch.setattr(home.cli, "forget_reason", lambda: None)
     monkeypatch.setattr(home.command, "end_sessions", lambda _, address: device.ended.append(address))
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
     monkeypatch.setattr(stack.dkim, "_make", lambda algorithm: b"a costly key\n")
@@ -199,3 +208,57 @@ def test_a_damaged_store_is_told_without_its_secrets(device: Device) -> None:
     assert done.exit_code == 1
     assert "accounts.json is damaged" in done.stderr
     assert HASH not in done.output
+
+
+def test_what_fails_behind_the_switch_leaves_no_service_with_the_old_configuration(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postfix would refuse mail for an address that everybody else knows, until the next start of the device."""
+    device.told("user", "add", "carol@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+    assert device.restarted.pop() == ("one", "two")
+    before = current(device.store.configurations)
+    with monkeypatch.context() as patch:
+        # What comes right behind the switch in `stack.apply.apply`.
+        patch.setattr("stack.apply.sync_folder", _no_room_for_the_switch(device.store))
+        done = device.run("user", "add", "dora@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+    assert (done.exit_code, device.restarted) == (1, [])
+    assert current(device.store.configurations) != before
+    assert "would restart, if they run: two" in device.run("apply", "--dry-run").stdout
+    assert "not yet known to: two." in device.run("apply").stdout
+    assert device.restarted == [("two",)]
+    assert "was in force already.\n" in device.run("apply").stdout
+    assert device.restarted[1:] == [()]
+
+
+def test_a_service_that_did_not_come_up_is_restarted_by_the_next_change(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(home.command, "restart", _does_not_come_up)
+        done = device.run("user", "add", "carol@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+        assert (done.exit_code, done.stderr) == (1, "one.service failed\n")
+    for name, restarted in (("dora", ("one", "two")), ("erin", ("two",))):
+        device.told("user", "add", f"{name}@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+        assert device.restarted.pop() == restarted
+
+
+def test_services_that_start_with_the_configuration_need_no_restart(device: Device) -> None:
+    """As at each start of the device, where apply comes before all of them."""
+    assert device.run("apply", "--no-restart").exit_code == 0
+    assert device.run("apply").exit_code == 0
+    assert device.restarted == [()]
+
+
+def _no_room_for_the_switch(store: Store) -> Callable[[Path], None]:
+    """Give a sync that finds no room once `current` leads elsewhere."""
+    before = current(store.configurations)
+
+    def sync(_: Path) -> None:
+        if current(store.configurations) != before:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return sync
+
+
+def _does_not_come_up(_: Sequence[str]) -> None:
+    raise ServiceError("one.service failed")
