@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from builder.errors import BuildError
-from firstboot.owner_code import CodeError, parse_code
+from model.owner_code import LARGEST, CodeError, parse_code
 from stack.durable import write_once
 
 _CHARACTERS = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -20,7 +20,7 @@ def open_code(path: Path) -> str:
     """Give the code that stands in a file; one is made if there is no such file.
 
     Returns:
-        It in the form of `firstboot.console_code.bare_code`.
+        It in the form of `model.owner_code.bare_code`.
 
     Raises:
         BuildError: others may read the file, it holds no code that would do, or it can be neither read nor written.
@@ -34,7 +34,8 @@ def open_code(path: Path) -> str:
                 f"{path}: found permissions {mode:04o}, expected 0600; whoever has the code can be the owner",
                 f"chmod 0600 {path}; if somebody may have read it, delete it: the next build makes another one",
             )
-        return parse_code(path)
+        with path.open("rb") as file:
+            return parse_code(file.read(LARGEST), path.name)
     except CodeError as error:
         raise BuildError(f"{path}: {error}", "or delete the file: then the build makes a code") from None
     except OSError as error:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from firstboot.owner_code import CODE_NAME, parse_code
 from model.document import SEED_NAME, dump_site, read_site
 from model.mtls import AnyHome, read_home_end
+from model.owner_code import CODE_NAME, parse_code
 from model.site import Site
 from model.tunnel import HOME_FILE
 
@@ -20,7 +20,7 @@ class Seed:
     Args:
         site: passwords are hashes or left to the device; None: the device asks for a site on its page.
         tunnel: home's end of the tunnel; None without a relay.
-        code: the owner's, for the device's page, in the form of `firstboot.console_code.bare_code`; empty without one.
+        code: the owner's, for the device's page, in the form of `model.owner_code.bare_code`; empty without one.
     """
 
     site: Site | None = None
@@ -41,12 +41,12 @@ def read_seed(folder: Path) -> Seed:
     """Read what `Seed.files` gave, from files in a folder.
 
     Raises:
-        model.document.SiteError, firstboot.owner_code.CodeError, OSError, pydantic.ValidationError: somebody has
+        model.document.SiteError, model.owner_code.CodeError, OSError, pydantic.ValidationError: somebody has
             changed it.
     """
     site, tunnel, code = folder / SEED_NAME, folder / HOME_FILE, folder / CODE_NAME
     return Seed(
         read_site(site) if site.exists() else None,
         read_home_end(tunnel.read_bytes()) if tunnel.exists() else None,
-        parse_code(code) if code.exists() else "",
+        parse_code(code.read_bytes(), code.name) if code.exists() else "",
     )

@@ -7,6 +7,8 @@ import secrets
 import threading
 from collections.abc import Callable
 
+from model.owner_code import bare_code
+
 _FREE_GUESSES = 3
 _LONGEST_WAIT = 60.0
 _DIGITS = 8
@@ -76,8 +78,3 @@ def too_many(wait: float) -> str:
     """
     seconds = math.ceil(wait)
     return f"too many wrong answers: wait {seconds} second{'s' if seconds > 1 else ''}"
-
-
-def bare_code(text: str) -> str:
-    """Give a code as it is compared: its letters and digits, since all else only makes it easier to read."""
-    return "".join(character for character in text.lower() if character.isascii() and character.isalnum())

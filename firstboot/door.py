@@ -15,7 +15,7 @@ from typing import Self
 
 from firstboot.console import announce
 from firstboot.console_code import ConsoleCode
-from firstboot.owner_code import CodeError, read_code
+from firstboot.owner_code import read_code
 from firstboot.page.certificate import ensure_page_certificate
 from firstboot.seed import SeedError, boot_partition, misnamed_seeds, wipe_partial
 from firstboot.site_asking import SiteSession
@@ -25,6 +25,7 @@ from firstboot.why import reason
 from firstboot.wipe import wipe
 from model.document import SEED_NAME, SiteError, dump_site, read_site
 from model.first_site import answers_in
+from model.owner_code import CodeError
 from model.report import annotate
 from model.site import Disk as Wish
 from model.site import Site, UnlockPolicy

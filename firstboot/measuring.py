@@ -20,12 +20,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from firstboot.imager import FILES, ImagerError
-from firstboot.owner_code import CODE_NAME
 from firstboot.partitions import DiskError
 from firstboot.seed import SeedError, boot_partition
 from firstboot.settings import SettingsError, look_ahead
 from firstboot.tpm import OURS, Tpm, TpmError, after, expect_power_cut, extend, read
 from model.document import SEED_NAME
+from model.owner_code import CODE_NAME
 from model.settings import Settings
 from model.tunnel import HOME_FILE
 

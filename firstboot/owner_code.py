@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from firstboot.console_code import bare_code
 from firstboot.wipe import wipe
+from model.owner_code import CODE_NAME, LARGEST, CodeError, bare_code, parse_code
 from stack.durable import write_atomically
 
-CODE_NAME = "darkpipe-code.txt"
 KEPT = Path("page/first-code")
 """Below `data`, until somebody has claimed the page."""
-
-_SHORTEST, _LONGEST = 12, 64
-_FEWEST = 5
-"""Different characters: the same one again and again is guessed first."""
-
-
-class CodeError(Exception):
-    """The file holds no code that would do; the text says why, and what to do."""
 
 
 def read_code(boot: Path) -> str | None:
@@ -41,32 +32,8 @@ def read_code(boot: Path) -> str | None:
         if (boot / longer).is_file():
             raise CodeError(f"there is a file {longer}, and {CODE_NAME} is what counts: rename it")
         return None
-    return parse_code(path)
-
-
-def parse_code(path: Path) -> str:
-    """Read a code from a file of any name, in the form of `bare_code`.
-
-    Raises:
-        CodeError: it would not do.
-        OSError: the file cannot be read.
-    """
     with path.open("rb") as file:
-        content = file.read(1024)
-    try:
-        # An editor on Windows may have put a mark in front (RFC 3629 §6).
-        text = content.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise CodeError(f"{path.name} is no text in UTF-8: save it with that encoding") from None
-    code = bare_code(text)
-    if any(character not in " -" and not bare_code(character) for character in text):
-        raise CodeError(f"{path.name} holds other characters than letters A to Z, digits, spaces and dashes: one line")
-    if not _SHORTEST <= len(code) <= _LONGEST:
-        found = f"{len(code)} letters and digits"
-        raise CodeError(f"{path.name} holds {found}: write {_SHORTEST} or more, and at most {_LONGEST}")
-    if len(set(code)) < _FEWEST:
-        raise CodeError(f"{path.name} holds the same few characters again and again: write a code that nobody guesses")
-    return code
+        return parse_code(file.read(LARGEST), path.name)
 
 
 def take_code(boot: Path, kept: Path, *, fresh: bool) -> str:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from firstboot.lan import home_addresses, page_places
-from firstboot.owner_code import CODE_NAME
 from firstboot.qr_code import beside_code
 from firstboot.unlock_socket import Seen, UnlockClient
 from firstboot.unlocking import Refused, Stage
 from firstboot.vault import SHORTEST
+from model.owner_code import CODE_NAME
 
 _LOOK_AGAIN = 1.0
 _ADDRESS_SECONDS = 10

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from firstboot.console_code import bare_code, too_many
-from firstboot.owner_code import CODE_NAME
+from firstboot.console_code import too_many
+from model.owner_code import CODE_NAME, bare_code
 from model.problems import Refusal
 from stack.passwords import check_password
 

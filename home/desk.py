@@ -19,8 +19,8 @@ from typing import Any
 
 from firstboot.console import announce
 from firstboot.lan import home_addresses, page_places
-from firstboot.owner_code import CODE_NAME, read_kept_code
 from firstboot.owner_code import KEPT as FIRST_CODE
+from firstboot.owner_code import read_kept_code
 from firstboot.page.certificate import PATH, fingerprint
 from firstboot.qr_code import beside_code
 from firstboot.questions import ask, serve_questions
@@ -34,6 +34,7 @@ from home.dns_records import zone_text
 from home.seen import DNS
 from home.status import read_status
 from home.store import Store
+from model.owner_code import CODE_NAME
 from model.problems import Refusal
 from stack.durable import discard_partials, write_atomically
 from stack.passwords import fits, hash_password

@@ -11,7 +11,8 @@ import pytest
 from builder.errors import BuildError
 from builder.page_code import open_code
 from builder.seed import Seed
-from firstboot.owner_code import CODE_NAME, read_code
+from firstboot.owner_code import read_code
+from model.owner_code import CODE_NAME
 
 
 def test_the_same_code_every_time_and_another_in_another_file(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from bootstrap.ends import make_bootstrap
 from builder.seed import Seed, read_seed
-from firstboot.owner_code import CODE_NAME
 from model.document import SEED_NAME
+from model.owner_code import CODE_NAME
 from model.site import Site
 from model.tunnel import HOME_FILE, HomeEnd
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from firstboot.door import Door
-from firstboot.owner_code import CODE_NAME, KEPT, CodeError, read_code, read_kept_code, take_code
+from firstboot.owner_code import KEPT, read_code, read_kept_code, take_code
 from home.configure import take_over
 from home.store import Store
 from model.document import SEED_NAME
+from model.owner_code import CODE_NAME, CodeError
 from tests.unit.power_cut import at_every_step
 from tests.unit.stack_samples import site
 

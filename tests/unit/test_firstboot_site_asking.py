@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 import pytest
 
 from firstboot.console_code import ConsoleCode
-from firstboot.owner_code import CODE_NAME
 from firstboot.page.app import make_app
 from firstboot.page.site_form import UNLOCK
 from firstboot.site_asking import SiteSession
@@ -20,6 +19,7 @@ from firstboot.unlock_dialog import Dialog
 from firstboot.unlock_socket import Asking, UnlockClient, serve
 from firstboot.unlocking import Refused, Stage
 from model.first_site import Answer
+from model.owner_code import CODE_NAME
 from model.site import Site, UnlockPolicy
 from model.supported import working_choices
 from tests.unit.browser import HOST, Browser
