@@ -340,7 +340,10 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _ask_password(address: str) -> str:
-    answer: str = click.prompt(f"Password for {address}", hide_input=True, confirmation_prompt=True, err=True)
+    try:
+        answer: str = click.prompt(f"Password for {address}", hide_input=True, confirmation_prompt=True, err=True)
+    except UnicodeDecodeError:
+        return "\udcff"  # what is no UTF-8 is refused in words, as on the device
     return answer
 
 

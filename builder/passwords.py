@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from model.problems import Refusal
 from model.site import Site
-from stack.passwords import hash_password
-
-_SHORTEST = 10
+from stack.passwords import check_password, hash_password
 
 
 def settle_passwords(site: Site, ask: Callable[[str], str], say: Callable[[str], None]) -> Site:
@@ -23,7 +22,7 @@ def settle_passwords(site: Site, ask: Callable[[str], str], say: Callable[[str],
     for user in site.users:
         password = user.password
         if password == "prompt" and interactive:
-            password = hash_password(_long_enough(user.address, ask, say))
+            password = hash_password(_good_one(user.address, ask, say))
         elif password == "prompt":
             say(f"No terminal: the device will make a password for {user.address} and show it once on its console.")
             password = "generate"
@@ -31,7 +30,10 @@ def settle_passwords(site: Site, ask: Callable[[str], str], say: Callable[[str],
     return site.model_copy(update={"users": tuple(users)})
 
 
-def _long_enough(address: str, ask: Callable[[str], str], say: Callable[[str], None]) -> str:
-    while len(password := ask(address)) < _SHORTEST:
-        say(f"A password has at least {_SHORTEST} characters; four random words are a good one.")
-    return password
+def _good_one(address: str, ask: Callable[[str], str], say: Callable[[str], None]) -> str:
+    """Ask until there is one that the device would take as well."""
+    while True:
+        try:
+            return check_password(ask(address))
+        except Refusal as refusal:
+            say(f"Found {refusal.found}; expected {refusal.expected}. To do: {refusal.remedy}.")
