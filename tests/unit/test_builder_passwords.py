@@ -47,9 +47,7 @@ class _Terminal:
         ("word " * 103 + "end", "a password of 518 bytes"),
     ],
 )
-def test_what_the_device_would_refuse_is_asked_for_again(
-    bad: str, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_device_would_refuse_is_asked_for_again(bad: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal(bad, GOOD)
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr(sys, "stderr", terminal)
