@@ -61,7 +61,8 @@ def wanted_settings(folder: Path, keys: Path, relay: Relay, accounts: Accounts, 
         before = None
     s3 = told(s3_settings(relay.s3, folder)) if relay.s3 else None
     wanted = queue_settings(relay, accounts, queue_keys(keys), before, s3)
-    if wanted.version < least:
+    # Another home may have counted as far, with other settings: the lost one, when this one was restored.
+    if wanted.version < least or (wanted.version == least and wanted != before):
         wanted = replace(wanted, version=least + 1)
     if wanted != before:
         write_atomically(path, wanted.to_json(), 0o600)

@@ -27,6 +27,7 @@ from model.mtls import MtlsHome, read_home_end
 from model.openvpn import is_fingerprint
 from model.pairing import WIREGUARD_TURNS, AgentState
 from model.recipients import RecipientList
+from model.site import OfflinePolicy
 from model.site import Relay as RelayOfSite
 from model.site import Transport
 from model.tunnel import HomeEnd
@@ -180,6 +181,15 @@ def test_the_relay_is_told_for_whom_it_takes_mail(home: Home, tmp_path: Path) ->
         for path in home.folder.glob("recipients.json*"):
             path.unlink()
         assert pair_push.push(client, home.folder, keys, site, _ACCOUNTS).recipients == 3
+        # Its own count may have come to the same number, with other settings.
+        backup = home.folder / pair_push.SETTINGS
+        old, lost = backup.read_bytes(), site.model_copy(update={"budget": "1G"})
+        assert pair_push.push(client, home.folder, keys, lost, _ACCOUNTS).settings == 2
+        backup.write_bytes(old)
+        others = site.model_copy(update={"offline": OfflinePolicy.TEMPFAIL})
+        assert pair_push.push(client, home.folder, keys, others, _ACCOUNTS).settings == 3
+    in_force = json.loads((home.relay.folders.config / "settings.json").read_text())
+    assert (in_force["policy"], in_force["version"]) == ("tempfail", 3)
     text = (home.relay.folders.config / "recipients.json").read_text()
     judge = Recipients(RecipientList.read(text)).judge
     taken = ["alice@example.com", "Alice+shop@EXAMPLE.com", "family@example.com", "postmaster@example.com"]
