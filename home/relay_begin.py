@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from home.command import ConsoleError
 from home.configure import known_accounts
+from home.services import ServiceError
 from home.store import Store
 from model.accounts import Accounts
 from model.document import check_values, dump_site, read_site
@@ -34,7 +35,7 @@ def begin(
     Raises:
         Refusal: there is another relay already, or the device was not set up.
         SiteError, StoreError, OSError, and what `change` raises: the site is as it was.
-        home.command.ConsoleError: it was done.
+        home.command.ConsoleError, home.services.ServiceError: it was done, and something has to be seen to besides.
     """
     with store.locked():
         name, before = known_accounts(store).mx_host, read_site(store.site)
@@ -50,8 +51,8 @@ def begin(
         write_atomically(store.site, dump_site(Site.model_validate(data)).encode(), 0o600)
     try:
         change(lambda accounts: accounts)
-    except ConsoleError:
-        raise  # all is in force; of a password that was made, somebody has to hear
+    except (ConsoleError, ServiceError):
+        raise  # all is in force; of a password that was made, or a service that stays away, somebody has to hear
     except BaseException:
         write_atomically(store.site, content, 0o600)
         raise

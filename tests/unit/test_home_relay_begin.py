@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from home.relay_begin import begin
+from home.services import ServiceError
 from home.store import Store, write_accounts
 from model.accounts import Accounts
 from model.document import dump_site, read_site
@@ -55,3 +56,14 @@ def test_what_cannot_be_brought_into_force_leaves_the_site_as_it_was(store: Stor
     with pytest.raises(CheckError):
         begin(store, OfflinePolicy.QUEUE, Transport.WIREGUARD, change)
     assert store.site.read_bytes() == before
+
+
+def test_what_is_in_force_stays_though_a_service_does_not_come_up_with_it(store: Store) -> None:
+    """The site would otherwise name no relay while the services go by one, and the next start took it away again."""
+
+    def change(_: Callable[[Accounts], Accounts]) -> None:
+        raise ServiceError("the new configuration is in force, but not every service came up with it")
+
+    with pytest.raises(ServiceError):
+        begin(store, OfflinePolicy.QUEUE, Transport.WIREGUARD, change)
+    assert [relay.address for relay in read_site(store.site).relays] == [accounts().mx_host]
