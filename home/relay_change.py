@@ -15,12 +15,12 @@ from model.site import S3, Relay, Site, Transport
 from stack.durable import write_atomically
 
 
-def change_relay(store: Store, given: Site, in_bucket: int = 0) -> tuple[str, ...]:
+def change_relay(store: Store, given: Site, in_bucket: int | None = 0) -> tuple[str, ...]:
     """Let the device's site have the relay's settings of another one; `darkpipe-pair` brings them to the relay.
 
     Args:
         given: the owner's site. What it says besides `relays` is not looked at: accounts and disk have commands.
-        in_bucket: octets of the mail that the relay has in the bucket.
+        in_bucket: octets of the mail that the relay has in the bucket; None when nobody knows now.
 
     Returns:
         The keys whose values are others now; empty when nothing has changed.
@@ -73,17 +73,26 @@ def _home(store: Store) -> AnyHome | None:
         raise StoreError(f"{store.tunnel} is damaged, and with it the keys of the relay") from None
 
 
-def _leave_nothing(before: S3 | None, after: S3 | None, octets: int) -> None:
+def _leave_nothing(before: S3 | None, after: S3 | None, octets: int | None) -> None:
     """Refuse another bucket while mail is in the one of before and nowhere else: the relay would not find it there."""
-    if before is None or before.mode is not Mode.OVERFLOW or not octets:
+    if before is None or before.mode is not Mode.OVERFLOW or octets == 0:
         return
-    if after is None or any(getattr(before, key) != getattr(after, key) for key in ("endpoint", "bucket", "prefix")):
+    place = ("endpoint", "bucket", "prefix")
+    if after is not None and all(getattr(before, key) == getattr(after, key) for key in place):
+        return
+    if octets is None:
         raise Refusal(
             Kind.IN_USE,
-            f"{megabytes(octets)} of mail in the bucket `{before.bucket}`, where the relay would not look any more",
-            "an empty bucket, or the same `endpoint`, `bucket` and `prefix`",
-            "let home fetch it first: `darkpipe relay status` shows how that goes",
+            f"mail, perhaps, in the bucket `{before.bucket}`, where the relay would not look any more; it does not say",
+            "a relay that says that its bucket is empty, or the same `endpoint`, `bucket` and `prefix`",
+            "give this command again when relay and bucket answer: `darkpipe relay status` shows whether they do",
         )
+    raise Refusal(
+        Kind.IN_USE,
+        f"{megabytes(octets)} of mail in the bucket `{before.bucket}`, where the relay would not look any more",
+        "an empty bucket, or the same `endpoint`, `bucket` and `prefix`",
+        "let home fetch it first: `darkpipe relay status` shows how that goes",
+    )
 
 
 def _require_same(store: Store, before: Relay, after: Relay) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
 import yaml
 
+from home.bucket_seen import read_seen
 from home.command import in_words, json_option, print_json
-from home.drain_state import read_drained
+from home.drain_state import Doing, read_drained
 from home.relay_change import change_relay, kept_site
+from home.relay_peer import FOLDER, PEER
 from home.store import Store
 from model.document import LARGEST, SiteError, read_content
 from model.report import annotate
 from model.site import Site
+from stack.stack import DATA
 
+_DRAIN = Path(DATA) / "drain"
 _SITE = re.compile(rb"^version *:", re.MULTILINE)
 """What a site file has, and what this command shows has not."""
 
@@ -38,9 +43,7 @@ def relay_settings(file: str | None, as_json: bool) -> None:
         if file is None:
             _show(kept_site(Store()), as_json=as_json)
             return
-        drained = read_drained()
-        bucket = drained.relay.bucket if drained and drained.relay else None
-        changed = change_relay(Store(), _read(file, as_json=as_json), bucket.octets if bucket else 0)
+        changed = change_relay(Store(), _read(file, as_json=as_json), _in_bucket())
     if as_json:
         print_json({"changed": list(changed)})
     elif changed:
@@ -49,6 +52,21 @@ def relay_settings(file: str | None, as_json: bool) -> None:
             click.echo("A bucket needs its secret key: `darkpipe relay s3-key`, if it was not given before.")
     else:
         click.echo("It is so already: nothing has changed.")
+
+
+def _in_bucket() -> int | None:
+    """Give the octets of mail that the relay has in its bucket; None when nobody knows now."""
+    if not (FOLDER / PEER).exists():
+        return 0  # there is no relay that could have put any there
+    drained = read_drained()
+    # What it said before it went out of reach is old: it may have put there what came since.
+    if drained is None or drained.relay is None or drained.doing in {Doing.AWAY, Doing.FENCED}:
+        return None
+    if drained.relay.bucket:
+        return drained.relay.bucket.octets
+    # A bucket that has not answered since the relay's start may have what waits. One that never did has nothing: its very
+    # name may be what is to be mended.
+    return None if drained.relay.count and read_seen(_DRAIN) else 0
 
 
 def _read(file: str, *, as_json: bool) -> Site:

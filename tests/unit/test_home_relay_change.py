@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from click.testing import CliRunner
 
 from bootstrap.ends import make_bootstrap
 from home import relay_settings_command
+from home.bucket_seen import note_seen
 from home.cli import main
 from home.drain_state import Doing, Drained
 from home.relay_change import change_relay
+from home.relay_peer import PEER
 from home.store import Store, StoreError, write_accounts
 from model.control import BucketStatus, QueueStatus
 from model.document import dump_site, parse_site, read_site
@@ -32,12 +35,14 @@ relays: [{address: mx.example.com, %s}]
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A device whose site names a relay."""
+    """A device that is paired with the relay of its site."""
     made = Store(tmp_path)
     made.site.parent.mkdir()
     write_accounts(made.accounts, accounts())
     made.site.write_text(dump_site(site().model_copy(update={"relays": (Relay(address="mx.example.com"),)})))
-    monkeypatch.setattr(relay_settings_command, "Store", lambda: made)
+    (tmp_path / PEER).touch()
+    for name, value in (("Store", lambda: made), ("FOLDER", tmp_path), ("_DRAIN", tmp_path)):
+        monkeypatch.setattr(relay_settings_command, name, value)
     return made
 
 
@@ -82,15 +87,55 @@ def test_mail_that_lies_in_a_bucket_alone_is_not_left_there(
     text = _TEXT.replace("address: mx.example.com, %s", "address: mx.example.com%s")
     change_relay(store, parse_site(text % f", {_BUCKET % ''}", "mine"))
     relay = QueueStatus(1, "", "e" * 32, 1, 0, 1, 1, None, 0, 0, bucket=BucketStatus("f" * 32, 1, 0, 3 * 10**6))
-    drained = Drained(written=0.0, doing=Doing.AWAY, since=0.0, relay=relay)
+    drained = Drained(written=0.0, doing=Doing.EMPTY, since=0.0, relay=relay)
     monkeypatch.setattr(relay_settings_command, "read_drained", lambda: drained)
     before, given = store.site.read_bytes(), text % f", {after}" if after else text % ""
     done = CliRunner().invoke(main, ["relay", "settings", "-"], input=given)
     assert (done.exit_code == 1) is refused, done.output
     assert (store.site.read_bytes() == before) is refused
     assert ("3 MB of mail" in done.output) is refused
-    drained = drained.model_copy(update={"relay": None})
-    assert CliRunner().invoke(main, ["relay", "settings", "-"], input=given).exit_code == 0, "nothing is known of any"
+
+
+_EMPTY = QueueStatus(1, "", "e" * 32, 0, 0, None, 1, None, 0, 0, bucket=BucketStatus("f" * 32, 1, 0, 0))
+_MUTE = replace(_EMPTY, count=2, bucket=None)
+
+
+@pytest.mark.parametrize(
+    ("doing", "relay", "seen", "refused"),
+    [
+        (Doing.EMPTY, _EMPTY, True, False),
+        # What it said before home's line was cut is old.
+        (Doing.AWAY, _EMPTY, True, True),
+        (Doing.AWAY, None, True, True),
+        # Since the relay's start, its bucket has not answered.
+        (Doing.EMPTY, _MUTE, True, True),
+        (Doing.EMPTY, replace(_MUTE, count=0), True, False),
+        # It never has: it may be the wrong one.
+        (Doing.EMPTY, _MUTE, False, False),
+    ],
+)
+def test_a_bucket_of_which_nobody_knows_what_it_has_is_not_left(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    doing: Doing,
+    relay: QueueStatus | None,
+    seen: bool,
+    refused: bool,
+) -> None:
+    text = _TEXT.replace("address: mx.example.com, %s", "address: mx.example.com%s")
+    change_relay(store, parse_site(text % f", {_BUCKET % ''}", "mine"))
+    if seen:
+        note_seen(store.data, BucketStatus("f" * 32, 1, 0, 0))
+    drained = Drained(written=0.0, doing=doing, since=0.0, relay=relay)
+    monkeypatch.setattr(relay_settings_command, "read_drained", lambda: drained)
+    before = store.site.read_bytes()
+    other = text % f", {_BUCKET % ', prefix: other/'}"
+    done = CliRunner().invoke(main, ["relay", "settings", "-"], input=other)
+    assert (done.exit_code == 1) is refused, done.output
+    assert (store.site.read_bytes() == before) is refused
+    assert ("when relay and bucket answer" in done.output) is refused
+    (store.data / PEER).unlink()
+    assert CliRunner().invoke(main, ["relay", "settings", "-"], input=other).exit_code == 0, "no relay has one"
 
 
 def test_the_relay_that_replaced_the_first_one_counts(store: Store) -> None:
