@@ -10,7 +10,7 @@ from firstboot.console import announce
 from firstboot.why import forget_reason, keep_reason, reason
 from home.alias_commands import alias
 from home.bucket_commands import recover_bucket, s3_key
-from home.command import EXPECTED, HELP, complain_of_unshown, explained, in_words
+from home.command import EXPECTED, HELP, complain_of_unshown, explained, for_root, in_words
 from home.configure import NOTHING, configure, try_out
 from home.disk_commands import disk, recovery
 from home.dkim_command import dkim
@@ -50,6 +50,9 @@ def apply_command(restarts: bool, dry_run: bool) -> None:
 
     The new configuration comes into force as a whole, and only if every service approves of it.
     """
+    if refused := for_root():
+        click.echo(refused, err=True)
+        sys.exit(1)
     if dry_run:
         _show_changes()
         return

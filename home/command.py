@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,6 +63,8 @@ EXPECTED = (
 )
 """Errors that a person can act on; any other is a bug, and its traceback belongs into the journal."""
 
+_user = os.geteuid
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -83,6 +86,12 @@ def print_table(rows: Iterable[Sequence[str]]) -> None:
         click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def for_root() -> str:
+    """Tell that a command is for root, when somebody else has given it; empty for root."""
+    words = click.get_current_context().command_path.split()[1:]
+    return f"this is for root: sudo darkpipe {' '.join(words)}" if _user() != 0 else ""
+
+
 @contextmanager
 def in_words(*, as_json: bool) -> Iterator[None]:
     """Tell a refusal, or an error that a person can act on, and end with status 1."""
@@ -93,7 +102,8 @@ def in_words(*, as_json: bool) -> Iterator[None]:
         text = f"found:    {refusal.found}\nexpected: {refusal.expected}\ndo:       {refusal.remedy}"
         _fail(text, {"refused": told} if as_json else None)
     except EXPECTED as error:
-        _fail(str(error), {"error": str(error)} if as_json else None)
+        text = (isinstance(error, PermissionError) and for_root()) or str(error)
+        _fail(text, {"error": text} if as_json else None)
 
 
 def change(wish: Callable[[Accounts], Accounts], *, end_sessions_of: str = "", on_terminal: bool = False) -> Accounts:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from home.command import HELP, json_option, print_json
+from home.command import in_words as errors_in_words
 from home.drain_state import read_drained
 from home.drain_words import as_data, rows
 from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish, read_told
@@ -59,7 +60,7 @@ def pair(again: bool, restored: bool, as_json: bool) -> None:
     if again and restored:
         raise click.UsageError("--again and --restored exclude each other")
     if again or restored:
-        _ask(Wish.AGAIN if again else Wish.RESTORED)
+        _ask(Wish.AGAIN if again else Wish.RESTORED, as_json=as_json)
         return
     told = _read()
     if as_json:
@@ -127,11 +128,7 @@ def rotate_keys(as_json: bool) -> None:
     Example:
       darkpipe relay rotate-keys
     """
-    if as_json:
-        _read()
-        print_json({"said": ask(Wish.ROTATE)})
-    else:
-        _ask(Wish.ROTATE)
+    _ask(Wish.ROTATE, as_json=as_json)
 
 
 @relay.command("replace")
@@ -153,8 +150,8 @@ def replace_relay(yes: bool) -> None:
     click.echo(waiting(drained.relay if drained else None))
     if not yes:
         raise click.UsageError("with --yes, home turns to the new relay now")
-    path = FOLDER / WISHES / REPLACEMENT
-    write_atomically(path, bootstrap.model_dump_json().encode(), 0o600)
+    with errors_in_words(as_json=False):
+        write_atomically(FOLDER / WISHES / REPLACEMENT, bootstrap.model_dump_json().encode(), 0o600)
     click.echo(f"Home pairs with {bootstrap.relay} as soon as it answers: `darkpipe pair` shows how far it is.")
 
 
@@ -228,7 +225,11 @@ def ask(
     return told.wish.partition(": ")[2] if told and told.wish.startswith(f"{wish}: ") else ""
 
 
-def _ask(wish: Wish) -> None:
+def _ask(wish: Wish, *, as_json: bool) -> None:
     _read()
-    said = ask(wish)
-    click.echo(f"{said[:1].upper()}{said[1:]}." if said else "darkpipe-pair is busy, and takes this up afterwards.")
+    with errors_in_words(as_json=as_json):
+        said = ask(wish)
+    if as_json:
+        print_json({"said": said})
+    else:
+        click.echo(f"{said[:1].upper()}{said[1:]}." if said else "darkpipe-pair is busy, and takes this up afterwards.")

@@ -134,10 +134,15 @@ class Quarantine:
             self._put(kept, ciphertext)
 
     def all(self) -> tuple[Sequence[Kept], Sequence[str]]:
-        """Give what is here, the oldest first, and the names of files that cannot be read."""
+        """Give what is here, the oldest first, and the names of files that cannot be read.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
         found, broken = [], []
-        for path in sorted(self.folder.glob(f"*{_TOLD}")):
-            if _ID.fullmatch(path.stem):
+        # No glob(), to which a folder that cannot be read is an empty one.
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix == _TOLD and _ID.fullmatch(path.stem):
                 try:
                     found.append(self._read(path))
                 except QuarantineError:

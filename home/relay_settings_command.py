@@ -64,8 +64,8 @@ def _in_bucket() -> int | None:
         return None
     if drained.relay.bucket:
         return drained.relay.bucket.octets
-    # A bucket that has not answered since the relay's start may have what waits. One that never did has nothing: its very
-    # name may be what is to be mended.
+    # A bucket that has not answered since the relay's start may have what waits.
+    # One that never did has nothing, and may be named wrong.
     return None if drained.relay.count and read_seen(_DRAIN) else 0
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from home.command import for_root
 from home.room import megabytes
 from home.seen import Seen
 from home.status import ServiceState, Status, read_status
@@ -23,13 +24,17 @@ def status(as_json: bool) -> None:
     """Show the state of the device.
 
     Every service is asked for what it is there for. The exit status is 0 when the device takes mail, and 1 when it does
-    not; problems that do not keep mail away do not change it.
+    not; problems that do not keep mail away do not change it. It is 2 for whoever is not root, and cannot see that.
 
     \b
     Examples:
       darkpipe status
       darkpipe status --json | jq .queue
     """
+    # Who may not look would be told of a disk that fails, and of services that do not answer.
+    if refused := for_root():
+        click.echo(refused, err=True)
+        sys.exit(2)
     found = read_status(Stack.load(COMPONENTS), Store())
     click.echo(found.model_dump_json(indent=1) if as_json else "\n".join(lines(found)))
     sys.exit(0 if found.ready else 1)

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import argon2
 import click
@@ -20,8 +20,10 @@ from click.testing import CliRunner, Result
 import home.cli
 import home.command
 import home.configure
+import home.quarantine_commands
 import stack.dkim
 from home.cli import main
+from home.quarantine import Quarantine
 from home.services import ServiceError
 from home.store import Store, read_accounts, write_accounts
 from model.accounts import Accounts
@@ -94,6 +96,37 @@ def test_every_command_explains_itself(names: tuple[str, ...]) -> None:
     assert f"darkpipe {' '.join(names)}" in shown.partition("Example")[2]
     # What asks for secrets talks with a person.
     assert "--json" in shown or names[0] in {"disk", "recovery"} or names == ("relay", "replace")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("user", "list"),
+        ("alias", "add", "a@example.com", ALICE),
+        ("dkim",),
+        ("quarantine", "list"),
+        ("apply",),
+        ("status",),
+    ],
+)
+def test_who_is_not_root_is_told_so(
+    device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Else `status` would show a disk that fails, and `quarantine list` an empty one."""
+
+    def shut(path: Path, *_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "quarantine").mkdir()
+    monkeypatch.setattr(home.quarantine_commands, "Quarantine", lambda: Quarantine(tmp_path / "quarantine"))
+    monkeypatch.setattr(home.command, "_user", lambda: 1000)
+    for name in ("read_bytes", "open", "iterdir"):
+        monkeypatch.setattr(Path, name, shut)
+    monkeypatch.setattr(os, "scandir", shut)
+    refused = device.run(*words)
+    command = " ".join(word for word in words if "@" not in word)
+    assert refused.output == f"this is for root: sudo darkpipe {command}\n"
+    assert refused.exit_code == (2 if words == ("status",) else 1)
 
 
 def test_a_site_with_a_relay_has_keys_for_what_waits_there_and_keeps_them(device: Device) -> None:

@@ -134,6 +134,35 @@ def test_a_wish_is_taken_up_or_stays(tmp_path: Path) -> None:
     granting.join()
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("pair", ["--again"]),
+        ("pair", ["--restored", "--json"]),
+        ("relay", ["rotate-keys"]),
+        ("relay", ["replace", "--yes"]),
+    ],
+)
+def test_a_wish_that_cannot_be_laid_down_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: list[str]
+) -> None:
+    """For whoever is not root, the folder is shut; a disk may be full."""
+    monkeypatch.setattr(pair_commands, "read_told", lambda: Told(written=time.monotonic(), stage=Stage.PAIRED))
+    monkeypatch.setattr(pair_commands, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(pair_commands, "ask", lambda _: (tmp_path / "none/wish").touch())
+    bootstrap = bootstrap_end().model_dump_json()
+    done = CliRunner().invoke(getattr(pair_commands, command), words, input=bootstrap)
+    assert (done.exit_code, "No such file" in done.output) == (1, True)
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_what_became_of_a_wish_is_told_to_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_commands, "read_told", lambda: Told(written=time.monotonic(), stage=Stage.REBUILT))
+    monkeypatch.setattr(pair_commands, "ask", lambda _: "home pairs with the relay")
+    done = CliRunner().invoke(pair_commands.pair, ["--again", "--json"])
+    assert json.loads(done.output) == {"said": "home pairs with the relay"}
+
+
 def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

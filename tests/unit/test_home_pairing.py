@@ -27,9 +27,8 @@ from model.mtls import MtlsHome, read_home_end
 from model.openvpn import is_fingerprint
 from model.pairing import WIREGUARD_TURNS, AgentState
 from model.recipients import RecipientList
-from model.site import OfflinePolicy
+from model.site import OfflinePolicy, Transport
 from model.site import Relay as RelayOfSite
-from model.site import Transport
 from model.tunnel import HomeEnd
 from relay.pairing import DELAY
 from relay.recipients import Recipients
