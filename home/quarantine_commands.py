@@ -15,10 +15,11 @@ from home.drain_letter import read_letter
 from home.quarantine import Kept, Kind, Quarantine
 from home.quarantine_release import release
 from home.store import Store
-from model.account_rules import owners
+from model.account_rules import base
 from model.accounts import Accounts
 from model.problems import Kind as Problem
 from model.problems import Refusal, printable, quoted
+from stack.addresses import sender_logins
 
 _LONGEST_HEAD = 256 * 1024
 
@@ -116,7 +117,7 @@ def release_item(item: str, mailbox: str | None, as_json: bool) -> None:
         kept = box.find(item)
         accounts = known_accounts(Store())
         where = _mailboxes(kept, mailbox, accounts)
-        left = [] if mailbox else [one for one in kept.recipients if not owners(one.address.lower(), accounts)]
+        left = [] if mailbox else [one for one in kept.recipients if not _getters(one.address, accounts)]
         release(box, kept, [one.number for one in kept.recipients if one not in left], where)
         if as_json:
             print_json({"released": kept.id, "mailboxes": list(where)})
@@ -152,7 +153,7 @@ def _mailboxes(kept: Kept, given: str | None, accounts: Accounts) -> Sequence[st
     if given is not None:
         wanted = [given.lower()]
     else:
-        wanted = [mailbox for one in kept.recipients for mailbox in sorted(owners(one.address.lower(), accounts))]
+        wanted = [mailbox for one in kept.recipients for mailbox in _getters(one.address, accounts)]
     found = [mailbox for mailbox in dict.fromkeys(wanted) if accounts.user(mailbox)]
     if kept.kind is Kind.REFUSED and (not found or (given is not None and len(found) != len(wanted))):
         who = quoted(given) if given else ", ".join(quoted(one.address) for one in kept.recipients)
@@ -163,6 +164,15 @@ def _mailboxes(kept: Kept, given: str | None, accounts: Accounts) -> Sequence[st
             "name one by `--to`; `darkpipe user list` shows them",
         )
     return found
+
+
+def _getters(address: str, accounts: Accounts) -> Sequence[str]:
+    """Find the mailboxes that get the mail of an address, in the order in which virtual(5) looks."""
+    known, name = sender_logins(accounts), address.lower()
+    for key in (name, base(name), f"@{name.rpartition('@')[2]}"):
+        if key in known:
+            return [mailbox for mailbox in known[key] if accounts.user(mailbox)]
+    return []
 
 
 def _words(kept: Kept) -> tuple[str, str, str]:

@@ -41,7 +41,8 @@ def _entry(item: str, *people: str) -> Entry:
 
 def _letter(folder: Path, *people: str) -> Letter:
     path = folder / "incoming.letter"
-    path.write_bytes(envelope(*people).octets() + _MESSAGE)
+    utf8 = not "".join(people).isascii()
+    path.write_bytes(envelope(*people, utf8=utf8).octets() + _MESSAGE)
     return read_letter(path)
 
 
@@ -183,6 +184,28 @@ def test_a_release_takes_nothing_from_those_without_a_mailbox(device: _Device, k
     assert device.box.content(left).read_bytes() == device.box.content(kept).read_bytes()
     assert device.run("release", "a1", "--to", "alice@example.com")[0] == 0
     assert device.has == ["alice@example.com"], "who has it does not get it again"
+    assert device.box.all() == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("address", "mailboxes"),
+    [
+        ("Postmaster@example.com", ["alice@example.com"]),
+        ("sales+shop@example.org", ["alice@example.com"]),
+        ("anything@caught.example", ["bob@example.com"]),
+        ("bob@bücher.example", ["bob@xn--bcher-kva.example"]),
+    ],
+)
+def test_a_letter_is_released_to_whoever_gets_the_mail_of_its_address(
+    device: _Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, mailboxes: list[str]
+) -> None:
+    """As the mail server has it: also the addresses that every domain has, and those that nobody has."""
+    more = "  - {address: bob@example.com, catch_all: [caught.example]}\n  - {address: bob@bücher.example}\n"
+    home_of = accounts(more, "example.com, example.org, caught.example, bücher.example")
+    monkeypatch.setattr(home.quarantine_commands, "known_accounts", lambda _store: home_of)
+    device.box.keep_refused(_entry(_IDS[0], address), _letter(tmp_path, address), {0: Reply(550, "spam")}, RECEIVED)
+    assert device.run("release", "a1")[0] == 0
+    assert device.has == mailboxes
     assert device.box.all() == ([], [])
 
 
