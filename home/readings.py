@@ -300,6 +300,7 @@ def _unit(name: str, row: dict[str, str]) -> Unit:
 def _write_error(folder: Path) -> str | None:
     path = folder / f".writable-{os.getpid()}"
     try:
+        path.unlink(missing_ok=True)  # of a process of the same number, which a power cut has ended
         try:
             write_synced(path, b"x", 0o600)
             sync_folder(folder)

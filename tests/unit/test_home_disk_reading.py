@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def test_disk_is_read_and_tried(tmp_path: Path) -> None:
     assert found.write_error is None
     assert 0 < found.free <= found.size
     assert not list((tmp_path / "darkpipe").iterdir())
+
+
+def test_what_a_power_cut_has_left_of_a_trial_is_no_fault_of_the_disk(tmp_path: Path) -> None:
+    """Processes have the same numbers after each start: the disk "could not be written: File exists"."""
+    (tmp_path / f".writable-{os.getpid()}").write_bytes(b"x")
+    found = read_disk(tmp_path)
+    assert found is not None
+    assert found.write_error is None
+    assert not list(tmp_path.iterdir())
 
 
 def _block(blocks: Path, name: str, uuid: str = "", called: str = "", below: tuple[str, ...] = ()) -> None:
