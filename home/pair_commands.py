@@ -16,10 +16,13 @@ from home.command import in_words as errors_in_words
 from home.drain_state import read_drained
 from home.drain_words import as_data, rows
 from home.pair_state import REPLACEMENT, WISHES, Stage, Told, Wish, read_told
+from home.relay_change import kept_site
 from home.relay_peer import FOLDER
+from home.store import Store
 from home.tunnel_state import read_tunnel
 from model.control import QueueStatus
 from model.mtls import AnyHome, parse_home_end
+from model.problems import Kind, Refusal
 from stack.durable import write_atomically
 
 _PATIENCE = 20.0
@@ -146,6 +149,14 @@ def replace_relay(yes: bool) -> None:
     """
     bootstrap = read_bootstrap(sys.stdin.buffer.read())
     _read()
+    with errors_in_words(as_json=False):
+        if not kept_site(Store()).relays:
+            raise Refusal(
+                Kind.NOT_SET_UP,
+                "this device's site without a relay: none would be told to take mail, and none would be sent by it",
+                "a site that names one",
+                "give the device a relay on its page, under Relay, and then these keys",
+            )
     drained = read_drained()
     click.echo(waiting(drained.relay if drained else None))
     if not yes:

@@ -19,10 +19,14 @@ from home.pair_diagnosis import Around, diagnose
 from home.pair_service import stage
 from home.pair_state import WISHES, Stage, Told, Wish, read_told, tell
 from home.pairing import Kept, Which
+from home.store import Store, write_accounts
 from home.tunnel_state import Tunnel
 from model.control import QueueStatus
+from model.document import dump_site
+from model.site import Relay
 from model.tunnel import HomeEnd
 from tests.unit.pairing_world import bootstrap_end
+from tests.unit.stack_samples import accounts, site
 
 _RELAY = "mx.example.com"
 
@@ -134,6 +138,7 @@ def test_a_wish_is_taken_up_or_stays(tmp_path: Path) -> None:
     granting.join()
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -163,6 +168,31 @@ def test_what_became_of_a_wish_is_told_to_programs(monkeypatch: pytest.MonkeyPat
     assert json.loads(done.output) == {"said": "home pairs with the relay"}
 
 
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A device whose site names a relay."""
+    made = Store(tmp_path)
+    made.site.parent.mkdir()
+    write_accounts(made.accounts, accounts())
+    made.site.write_text(dump_site(site().model_copy(update={"relays": (Relay(address=_RELAY),)})))
+    monkeypatch.setattr(pair_commands, "Store", lambda: made)
+    return made
+
+
+def test_keys_of_a_relay_are_of_no_use_to_a_device_whose_site_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    """Home and relay would be paired, and no mail would come or go."""
+    store.site.write_text(dump_site(site()))
+    (tmp_path / WISHES).mkdir()
+    monkeypatch.setattr(pair_commands, "FOLDER", tmp_path)
+    monkeypatch.setattr(pair_commands, "read_told", lambda: Told(written=time.monotonic(), stage=Stage.NO_RELAY))
+    done = CliRunner().invoke(pair_commands.relay, ["replace", "--yes"], input=bootstrap_end().model_dump_json())
+    assert (done.exit_code, "give the device a relay on its page" in done.output) == (1, True)
+    assert not list((tmp_path / WISHES).iterdir())
+
+
+@pytest.mark.usefixtures("store")
 def test_replace_takes_homes_half_of_the_computers_file_and_accounts_for_what_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
