@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import monotonic
 
-from model.control import LARGEST_MESSAGE, PROTOCOL, QueueSettings
+from model.control import LARGEST_MESSAGE, PROTOCOL, ControlError, QueueSettings
 from model.pairing import AgentState, Confirm, Offer
 from model.recipients import ListError, RecipientList
 from model.unlock import PATH as UNLOCK
@@ -110,8 +110,8 @@ class AgentApi:
 
     def _settings(self, request: Request) -> Response:
         octets = request.octets(LARGEST_MESSAGE)
-        wanted, known = QueueSettings.read(octets), self._read(SETTINGS)
-        if known and wanted.version < (version := QueueSettings.read(known).version):
+        wanted = QueueSettings.read(octets)
+        if wanted.version < (version := self._version(SETTINGS)):
             return Response.refuse(
                 HTTPStatus.CONFLICT, f"found settings of version {wanted.version}, and the relay has version {version}"
             )
@@ -124,8 +124,7 @@ class AgentApi:
             wanted = RecipientList.read(octets.decode("utf-8"))
         except (ListError, UnicodeDecodeError) as error:
             return Response.refuse(HTTPStatus.BAD_REQUEST, str(error))
-        known = self._read(RECIPIENTS)
-        if known and wanted.version < (version := _list_version(known)):
+        if wanted.version < (version := self._version(RECIPIENTS)):
             return Response.refuse(
                 HTTPStatus.CONFLICT,
                 f"found recipients of version {wanted.version}, and the relay has version {version}",
@@ -152,14 +151,13 @@ class AgentApi:
 
     def _state(self) -> AgentState:
         kept = self.keeper.state.kept
-        settings, recipients = self._in_force(SETTINGS), self._in_force(RECIPIENTS)
         return AgentState(
             PROTOCOL,
             self.software,
             kept.paired,
             int(time.time()),
-            _list_version(recipients) if recipients else 0,
-            QueueSettings.read(settings).version if settings else 0,
+            self._version(RECIPIENTS),
+            self._version(SETTINGS),
             kept.epoch,
             self._unlocks(),
         )
@@ -170,14 +168,17 @@ class AgentApi:
             return known.digest
         return UNFINISHED if known or given.is_in_force(self.folders.given, UNLOCK, _PENDING) else ""
 
-    def _read(self, name: str) -> bytes:
+    def _version(self, name: str) -> int:
+        """Give the version of what is in force; 0 for nothing, and for what cannot be read: home brings it again."""
         path = self.folders.config / name
-        return path.read_bytes() if path.exists() else b""
-
-    def _in_force(self, name: str) -> bytes:
-        content = self._read(name)
-        return content if given.is_in_force(self.folders.given, name, content) else b""
-
-
-def _list_version(content: bytes) -> int:
-    return RecipientList.read(content.decode("utf-8")).version
+        content = path.read_bytes() if path.exists() else b""
+        if not content or not given.is_in_force(self.folders.given, name, content):
+            return 0
+        try:
+            return (
+                QueueSettings.read(content).version
+                if name == SETTINGS
+                else RecipientList.read(content.decode("utf-8")).version
+            )
+        except (ControlError, ListError, UnicodeDecodeError):  # by other software than has taken it
+            return 0

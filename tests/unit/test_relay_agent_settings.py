@@ -19,6 +19,7 @@ from model.control import QueueSettings
 from model.pairing import AgentState
 from model.recipients import DomainRule, RecipientList
 from model.unlock import UNFINISHED
+from relay import given
 from relay.agent import Agent
 from relay.machine import Failure, System
 from relay.unlock import UnlockFolder
@@ -86,6 +87,33 @@ def test_what_has_not_come_into_force_is_not_told_as_there(
     relay.folders.given.write_text("damaged")
     with relay.client(pins, counter.relay) as client:
         assert client.request("GET", "/state").message(AgentState).settings == 0
+
+
+@pytest.mark.parametrize("noted", [False, True])
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"\xff\0"])
+def test_files_that_cannot_be_read_any_more_home_brings_again(
+    relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bytes, noted: bool
+) -> None:
+    """Damaged by the disk; or noted as in force by software that could read them."""
+    monkeypatch.setattr("relay.agent.apply_settings", lambda _: None)
+    pins, counter = pair(relay, tmp_path)
+    wanted = QueueSettings(3, "mx.example.com", ("example.com",), "queue", ("age1x",), 10**9)
+    listed = RecipientList.make(4, {"example.com": DomainRule()}, ["alice@example.com"]).text().encode()
+    with relay.client(pins, counter.relay) as client:
+
+        def push() -> tuple[int, int]:
+            client.send("PUT", "/settings", wanted)
+            state = client.request("PUT", "/recipients", listed).message(AgentState)
+            return state.settings, state.recipients
+
+        assert push() == (3, 4)
+        for name in ("settings.json", "recipients.json"):
+            (relay.folders.config / name).write_bytes(damaged)
+            if noted:
+                given.note(relay.folders.given, name, damaged)
+        state = client.request("GET", "/state").message(AgentState)
+        assert (state.settings, state.recipients) == (0, 0)
+        assert push() == (3, 4)
 
 
 def test_settings_that_come_again_meanwhile_wait_and_stay_readable(
