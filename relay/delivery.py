@@ -88,10 +88,13 @@ def _try(
         _send_to(place, message, sender, recipient, name, seconds)
     except smtplib.SMTPNotSupportedError:
         raise NeverError("a server that takes no addresses in UTF-8") from None
-    except smtplib.SMTPResponseException as error:
+    except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
         return _refused(error.smtp_code)
     except smtplib.SMTPRecipientsRefused as error:
         return _refused(*[code for code, _ in error.recipients.values()])
+    except smtplib.SMTPResponseException as error:
+        # In its greeting, to EHLO or to STARTTLS: of the message it has said nothing, and the next one may take it.
+        return LaterError(f"no session: {error.smtp_code}")
     except (OSError, smtplib.SMTPException) as error:
         return LaterError(f"no connection: {type(error).__name__}")
     except ValueError as error:  # of a library; other messages must not wait for this one

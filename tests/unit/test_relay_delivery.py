@@ -63,6 +63,25 @@ def test_it_goes_to_the_next_server_when_one_is_down(spool: Spool, route: Route,
     assert envelope.client["HELO"] == "mx.example.com"
 
 
+@pytest.mark.parametrize("said", [b"554 5.7.1 not from you\r\n", b"220 x ESMTP\r\n502 no\r\n502 no\r\n"])
+def test_it_goes_to_the_next_server_when_one_speaks_with_nobody(spool: Spool, route: Route, said: bytes) -> None:
+    """Of the message it has said nothing, and some domains name such a server on purpose."""
+    with socket.create_server(("127.0.0.2", route.port)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(said)
+                while connection.recv(1000):
+                    pass
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        send(_MESSAGE, "", "a@example.net", "mx.example.com", route)
+        thread.join()
+        assert len(opened(spool, _HOME)) == 1
+
+
 @pytest.mark.parametrize(("recipient", "failure"), [("never@x", NeverError), ("later@x", LaterError)])
 def test_a_refusal_is_told_without_the_address(route: Route, recipient: str, failure: type[Exception]) -> None:
     with pytest.raises(failure, match=r"[45]50") as told:
