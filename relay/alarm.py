@@ -11,9 +11,11 @@ import json
 import secrets
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from http.client import HTTPException
 from typing import Any
 
 from relay.delivery import LaterError, NeverError
@@ -24,7 +26,7 @@ AGAIN = 24 * 3600.0
 _SECONDS = 30.0
 
 Post = Callable[[str, bytes], None]
-"""Posts JSON to a URL; raises OSError."""
+"""Posts JSON to a URL; raises OSError or HTTPException, which is none."""
 Mailed = Callable[[bytes, str], None]
 """Sends a message to an address; raises LaterError or NeverError."""
 
@@ -111,7 +113,7 @@ def tell(alarm: Alarm, settings: Mapping[str, Any], name: str, now: float, post:
         told = {"relay": name, "alarm": str(alarm.kind), "over": alarm.over, "text": alarm.text, "time": int(now)}
         try:
             post(str(url), json.dumps(told).encode())
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             problems.append(f"the webhook: {type(error).__name__}")
     if address := settings.get("mail"):
         try:
@@ -150,7 +152,7 @@ def post_https(url: str, content: bytes) -> None:
     """Post JSON; a `Post`.
 
     Raises:
-        OSError: it was not taken.
+        OSError, HTTPException: it was not taken.
         ValueError: the URL is none of https.
     """
     if not url.startswith("https://"):
@@ -158,5 +160,5 @@ def post_https(url: str, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, content, headers, method="POST")  # noqa: S310 (it is https)
     opener = urllib.request.build_opener(_NoRedirect)
-    with opener.open(request, timeout=_SECONDS) as answer:
+    with opener.open(request, timeout=_SECONDS) as answer, suppress(OSError, HTTPException):  # it has it
         answer.read(1000)

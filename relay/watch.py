@@ -73,12 +73,14 @@ class Watch:
 
     def look(self, settings: QueueSettings) -> None:
         """Look once."""
-        # Alarms first: notices wait for servers of strangers.
-        if settings.alarm:
-            self._alarm(settings, self._absent())
         # A machine that goes on from a copy of its memory believes what was true then: home may have all of it by now.
         if not 0 <= self._now() - self._looked <= STEADY:
             self._steady = self._now()
+        # Alarms first: notices wait for servers of strangers.
+        if settings.alarm:
+            absent = self._absent()
+            # A clock that was ahead when home was seen, and was set back, must not silence an alarm until then.
+            self._alarm(settings, absent if absent > -STEADY else self._now() - self._steady)
         self._expiry.look(settings.expiry, settings.name, away=self._is_away)
         self._looked = self._now()
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from http.client import BadStatusLine, HTTPException, IncompleteRead
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -71,7 +72,7 @@ class _Relay:
         self.watch = Watch(self.spool, self.presence, expiry, self.folder, lambda: self.now, self.mail, self.post)
 
     def post(self, url: str, content: bytes) -> None:
-        if isinstance(self.failure, OSError):
+        if isinstance(self.failure, OSError | HTTPException):
             raise self.failure
         assert url == _BOTH["webhook"]
         self.posted.append(json.loads(content))
@@ -111,6 +112,20 @@ def test_the_owner_hears_that_home_is_away_and_that_it_is_back(tmp_path: Path) -
     assert len(relay.posted) == 3
 
 
+def test_a_clock_that_was_ahead_and_is_set_back_silences_no_alarm(tmp_path: Path) -> None:
+    relay = _Relay(tmp_path, _BOTH)
+    relay.presence.note(Sign.SEEN)
+    relay.look(1 / 60)
+    relay.look(-24 * 365)
+    for _ in range(23 * 60):
+        relay.look(1 / 60)
+    assert relay.posted == []
+    for _ in range(2 * 60):
+        relay.look(1 / 60)
+    (posted,) = relay.posted
+    assert "24 hours" in posted["text"]
+
+
 def test_the_owner_hears_that_the_budget_is_nearly_used_up(tmp_path: Path) -> None:
     relay = _Relay(tmp_path, {"webhook": _BOTH["webhook"]})
     relay.presence.note(Sign.SEEN)
@@ -139,7 +154,7 @@ def test_many_small_messages_use_up_the_room_too(tmp_path: Path, monkeypatch: py
     assert [one["over"] for one in place.posted] == [False, True]
 
 
-@pytest.mark.parametrize("failure", [OSError("down"), LaterError("busy")])
+@pytest.mark.parametrize("failure", [OSError("down"), BadStatusLine("no HTTP"), LaterError("busy")])
 def test_one_way_that_works_is_enough_and_without_it_is_tried_again(
     tmp_path: Path, failure: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +167,7 @@ def test_one_way_that_works_is_enough_and_without_it_is_tried_again(
     assert "did not reach anybody" in told
     assert "elsewhere" not in told
     assert "hooks" not in told
-    only = {"webhook": _BOTH["webhook"]} if isinstance(failure, OSError) else {"mail": _BOTH["mail"]}
+    only = {"mail": _BOTH["mail"]} if isinstance(failure, LaterError) else {"webhook": _BOTH["webhook"]}
     (folder := tmp_path / "other").mkdir()
     alone = _Relay(folder, only)
     alone.failure = failure
@@ -210,6 +225,19 @@ def test_a_letter_is_mail(tmp_path: Path) -> None:
     assert message.count(b"\n") == message.count(b"\r\n")
     assert message.isascii()
     assert Alarm(Kind.AWAY, over=True, text="x").over
+
+
+def test_a_web_service_that_breaks_off_its_answer_has_taken_the_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Answer(BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise IncompleteRead(b"")
+
+    class _Opener:
+        def open(self, *_: Any, **_words: Any) -> _Answer:
+            return _Answer()
+
+    monkeypatch.setattr("urllib.request.build_opener", lambda *_: _Opener())
+    post_https(_BOTH["webhook"], b"{}")
 
 
 def test_only_https_is_posted_to() -> None:
