@@ -126,7 +126,10 @@ def _look(row: Mapping[str, Any], closely: bool, seed: UUID | None, bare: bool) 
         except (OSError, subprocess.CalledProcessError):  # pulled out a moment ago, or broken
             content = "nothing that can be read"
     places = [device, *(Path(part["path"]) for part in _partitions(row))]
-    volumes = () if unfinished else tuple(volume for place in places if (volume := _volume(place)))
+    found = tuple(volume for place in places if (volume := _volume(place)))
+    # A container gets its label when it is finished: of a `state` that has forgotten that, it must not be made again.
+    volumes = tuple(volume for volume in found if volume.encrypted or not unfinished)
+    unfinished = unfinished and not volumes
     partitions = {part["partuuid"]: Path(part["path"]) for part in _partitions(row) if part["partuuid"]}
     return OtherDisk(device, model, row["size"], row["tran"] == "usb", content, volumes, unfinished, partitions)
 

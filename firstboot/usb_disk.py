@@ -25,6 +25,8 @@ _DEFINITIONS = Path("/usr/share/darkpipe/data-disk.d")
 _BARE_DEFINITIONS = Path("/usr/share/darkpipe/bare-data-disk.d")
 """The same table, with nothing in the partition: it is going to be encrypted."""
 
+_IN_MEMORY = Path("/run")
+
 _SECTOR = 512
 
 Edges = tuple[bytes, bytes]
@@ -68,9 +70,7 @@ def make_usb_disk(device: Path, seed: UUID, *, unfinished: bool, bare: bool = Fa
     )
 
 
-def is_unfinished(
-    device: Path, edges: Edges, sector: int, seed: UUID, *, bare: bool = False, definitions: Path = _DEFINITIONS
-) -> bool:
+def is_unfinished(device: Path, edges: Edges, sector: int, seed: UUID, *, bare: bool = False) -> bool:
     """Tell whether a power cut has left on a disk a part of the table that this device was writing.
 
     Args:
@@ -84,7 +84,7 @@ def is_unfinished(
         subprocess.CalledProcessError: systemd-repart(8) cannot make this table.
         OSError: the disk cannot be read.
     """
-    expected = _expected(device, sector, seed, definitions)
+    expected = _expected(device, sector, seed)
     return is_part_of(edges, expected) or (bare and edges == expected)
 
 
@@ -99,15 +99,15 @@ def is_part_of(edges: Edges, expected: Edges) -> bool:
     )
 
 
-def _expected(device: Path, sector: int, seed: UUID, definitions: Path) -> Edges:
+def _expected(device: Path, sector: int, seed: UUID) -> Edges:
     """Have systemd-repart make the same table on a file of the same size, which takes no room."""
     with device.open("rb") as disk:
         size = disk.seek(0, os.SEEK_END)
-    with tempfile.NamedTemporaryFile(dir="/run", prefix="darkpipe-table-") as file:
+    with tempfile.NamedTemporaryFile(dir=_IN_MEMORY, prefix="darkpipe-table-") as file:
         file.truncate(size)
-        # Deferred: it gets its place in the table and no file system.
-        options = ("--empty=require", "--defer-partitions=linux-generic", f"--sector-size={sector}")
-        run("systemd-repart", "--dry-run=no", *options, f"--seed={seed}", f"--definitions={definitions}", file.name)
+        # Bare, and not deferred: what is deferred is left out of the table, too (systemd-repart(8)).
+        options = ("--empty=require", f"--sector-size={sector}", f"--seed={seed}", f"--definitions={_BARE_DEFINITIONS}")
+        run("systemd-repart", "--dry-run=no", *options, file.name)
         return read_edges(Path(file.name))
 
 

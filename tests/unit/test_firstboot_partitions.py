@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 import firstboot.disk
+from firstboot import other_disks, usb_disk
 from firstboot.growing import Change, Entry, changes, read_table
 from firstboot.making import ensure_file_system, is_finished
-from firstboot.other_disks import candidates, describe
+from firstboot.other_disks import Volume, candidates, describe, find_other_disks
 from firstboot.partitions import Disk, DiskError, find_copies, find_partition, system_disk
-from firstboot.usb_disk import EDGE, is_part_of
+from firstboot.usb_disk import EDGE, is_part_of, is_unfinished, make_usb_disk, read_edges
 from model.layout import FileSystem, Layout, Table
+from tests.tiers import REPOSITORY
 from tests.unit.power_cut import at_every_step
 
 _GPT = Layout(table=Table.GPT, boot="esp", formats={"state": FileSystem.EXT4, "data": FileSystem.BTRFS})
@@ -247,6 +251,72 @@ _EMPTY = (bytes(EDGE), bytes(EDGE))
 )
 def test_what_a_power_cut_has_left_of_a_table(edges: tuple[bytes, bytes], expected: bool) -> None:
     assert is_part_of(edges, _TABLE_ON_DISK) is expected
+
+
+def _repart(*argv: str) -> str:
+    """Stand for systemd-repart(8), which writes no partition into the table that it is told to defer."""
+    deferred = any(word.startswith("--defer-partitions=") for word in argv)
+    (seed,) = (word.encode() for word in argv if word.startswith("--seed="))
+    with Path(argv[-1]).open("r+b") as disk:
+        disk.seek(512)
+        disk.write(b"EFI PART, of no partition" if deferred else b"EFI PART")
+        disk.seek(1024)
+        disk.write(b"" if deferred else seed)
+        disk.seek(-512, os.SEEK_END)
+        disk.write(b"EFI PART")
+    return ""
+
+
+def test_a_usb_disk_whose_making_was_cut_off_is_known_by_the_table_that_it_was_to_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usb_disk, "run", _repart)
+    monkeypatch.setattr(usb_disk, "_IN_MEMORY", tmp_path)
+    disk, seed = tmp_path / "disk", UUID(int=1)
+    with disk.open("wb") as file:
+        file.truncate(3 * EDGE)
+    make_usb_disk(disk, seed, unfinished=False, bare=True)
+    whole = read_edges(disk)
+
+    def judge(edges: tuple[bytes, bytes], *, bare: bool = False, other: int = 1) -> bool:
+        return is_unfinished(disk, edges, 512, UUID(int=other), bare=bare)
+
+    assert judge(whole, bare=True)
+    assert not judge(whole)
+    for cut in ((bytes(EDGE), whole[1]), (whole[0], bytes(EDGE)), (bytes(1024) + whole[0][1024:], whole[1])):
+        assert judge(cut)
+    assert not judge((whole[0], bytes(EDGE)), other=2)
+
+
+@pytest.mark.parametrize(
+    ("volume", "unfinished", "count"),
+    [
+        (None, True, 0),
+        (Volume(Path("/dev/sda1"), UUID(int=1)), True, 0),
+        (Volume(Path("/dev/sda1"), UUID(int=1), encrypted=True), False, 1),
+    ],
+)
+def test_a_finished_container_is_not_taken_for_an_unfinished_disk(
+    monkeypatch: pytest.MonkeyPatch, volume: Volume | None, unfinished: bool, count: int
+) -> None:
+    """Its table is the one that this device has made, and `state` has lost what was decided."""
+    part = {"path": "/dev/sda1", "type": "part", "partuuid": "0f", "fstype": None, "label": None}
+    row = {"path": "/dev/sda", "type": "disk", "tran": "usb", "size": 10**10, "model": "T7", "ro": False}
+    listed = json.dumps({"blockdevices": [{**row, "log-sec": 512, "children": [part]}]})
+    monkeypatch.setattr(other_disks, "run", lambda *_: listed)
+    monkeypatch.setattr(other_disks, "_look_closely", lambda *_: ("1 partition", True))
+    monkeypatch.setattr(other_disks, "_volume", lambda place: volume if place == Path("/dev/sda1") else None)
+    (disk,) = find_other_disks(Path("/dev/mmcblk0"), closely=True, seed=UUID(int=1), bare=True)
+    assert (disk.unfinished, len(disk.volumes)) == (unfinished, count)
+
+
+def test_a_usb_disk_has_the_same_table_whether_encrypted_or_not() -> None:
+    folder = REPOSITORY / "components/agent/files/usr/share/darkpipe"
+    plain, bare = (
+        [line for line in (folder / name / "10-data.conf").read_text().splitlines() if not line.startswith("#")]
+        for name in ("data-disk.d", "bare-data-disk.d")
+    )
+    assert plain == [*bare, "Format=btrfs"]
 
 
 def test_a_fault_of_our_own_is_told_on_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
