@@ -71,6 +71,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
         monkeypatch.setattr(module, "restart", device.restarted.append)
     monkeypatch.setattr(home.configure, "boot_partition", lambda: nullcontext(None))
     monkeypatch.setattr(home.cli, "forget_reason", lambda: None)
+    monkeypatch.setattr(home.command, "_user", lambda: 0)
     monkeypatch.setattr(home.command, "end_sessions", lambda _, address: device.ended.append(address))
     monkeypatch.setattr(home.configure, "SystemOwners", OwnOwners)
     monkeypatch.setattr(stack.dkim, "_make", lambda algorithm: b"a costly key\n")
