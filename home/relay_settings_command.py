@@ -20,8 +20,8 @@ from model.site import Site
 from stack.stack import DATA
 
 _DRAIN = Path(DATA) / "drain"
-_SITE = re.compile(rb"^version *:", re.MULTILINE)
-"""What a site file has, and what this command shows has not."""
+_SITE = re.compile(rb"^(?:\xef\xbb\xbf)?version *:", re.MULTILINE)
+"""What a site file has, perhaps behind an editor's mark (RFC 3629 §6), and what this command shows has not."""
 
 
 @click.command("settings")
