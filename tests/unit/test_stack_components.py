@@ -88,6 +88,21 @@ def test_no_service_is_given_up(unit: Path) -> None:
     assert "\nStartLimitIntervalSec=0\n" in unit.read_text().partition("[Service]")[0]
 
 
+def test_a_folder_of_sockets_that_another_service_sees_stays_the_same() -> None:
+    """Whoever has bound it would otherwise look into the one of before the restart, which is empty."""
+    units = {path.name: path.read_text() for path in COMPONENTS.glob("*/units/*.service")}
+    made, kept, seen = set[str](), set[str](), set[str]()
+    for text in units.values():
+        own = " ".join(re.findall(r"^RuntimeDirectory=(.*)$", text, re.MULTILINE)).split()
+        made.update(own)
+        if re.search(r"^RuntimeDirectoryPreserve=(yes|restart)$", text, re.MULTILINE):
+            kept.update(own)
+        bound = " ".join(re.findall(r"^Bind(?:ReadOnly)?Paths=(.*)$", text, re.MULTILINE))
+        seen.update(re.findall(r"/run/([a-z-]+)", bound))
+    assert {"darkpipe-tunnel", "darkpipe-pair"} <= made & seen
+    assert made & seen <= kept
+
+
 def test_every_daemon_is_asked_whether_it_works() -> None:
     daemons = {path.stem for path in COMPONENTS.glob("*/units/*.service") if "\nRestart=" in path.read_text()}
     assert {"postfix", "rspamd"} < daemons
