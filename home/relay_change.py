@@ -83,9 +83,9 @@ def _leave_nothing(before: S3 | None, after: S3 | None, octets: int | None) -> N
     if octets is None:
         raise Refusal(
             Kind.IN_USE,
-            f"mail, perhaps, in the bucket `{before.bucket}`, where the relay would not look any more; it does not say",
-            "a relay that says that its bucket is empty, or the same `endpoint`, `bucket` and `prefix`",
-            "give this command again when relay and bucket answer: `darkpipe relay status` shows whether they do",
+            f"a relay that is not heard now: it may have mail in the bucket `{before.bucket}`, and would look elsewhere",
+            "a relay that says what is there, or the same `endpoint`, `bucket` and `prefix`",
+            "give this command again when home hears it: `darkpipe relay status` shows that",
         )
     raise Refusal(
         Kind.IN_USE,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import click
 import yaml
 
-from home.bucket_seen import read_seen
 from home.command import in_words, json_option, print_json
 from home.drain_state import Doing, read_drained
 from home.relay_change import change_relay, kept_site
@@ -17,9 +15,7 @@ from home.store import Store
 from model.document import LARGEST, SiteError, read_content
 from model.report import annotate
 from model.site import Site
-from stack.stack import DATA
 
-_DRAIN = Path(DATA) / "drain"
 _SITE = re.compile(rb"^(?:\xef\xbb\xbf)?version *:", re.MULTILINE)
 """What a site file has, perhaps behind an editor's mark (RFC 3629 §6), and what this command shows has not."""
 
@@ -62,11 +58,8 @@ def _in_bucket() -> int | None:
     # What it said before it went out of reach is old: it may have put there what came since.
     if drained is None or drained.relay is None or drained.doing in {Doing.AWAY, Doing.FENCED}:
         return None
-    if drained.relay.bucket:
-        return drained.relay.bucket.octets
-    # A bucket that has not answered since the relay's start may have what waits.
-    # One that never did has nothing, and may be named wrong.
-    return None if drained.relay.count and read_seen(_DRAIN) else 0
+    # One that has not answered since the relay's start may be named wrong, or be gone for good: it can be changed.
+    return drained.relay.bucket.octets if drained.relay.bucket else 0
 
 
 def _read(file: str, *, as_json: bool) -> Site:
