@@ -83,7 +83,7 @@ def _leave_nothing(before: S3 | None, after: S3 | None, octets: int | None) -> N
     if octets is None:
         raise Refusal(
             Kind.IN_USE,
-            f"a relay that is not heard now: it may have mail in the bucket `{before.bucket}`, and would look elsewhere",
+            f"a relay that is not heard now: mail may lie in its bucket `{before.bucket}`, where it would not look",
             "a relay that says what is there, or the same `endpoint`, `bucket` and `prefix`",
             "give this command again when home hears it: `darkpipe relay status` shows that",
         )
