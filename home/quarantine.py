@@ -140,8 +140,12 @@ class Quarantine:
             OSError: the folder cannot be read.
         """
         found, broken = [], []
-        # No glob(), to which a folder that cannot be read is an empty one.
-        for path in sorted(self.folder.iterdir()):
+        try:
+            # No glob(), to which a folder that cannot be read is an empty one.
+            paths = sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return found, broken  # the drain has never had a relay
+        for path in paths:
             if path.suffix == _TOLD and _ID.fullmatch(path.stem):
                 try:
                     found.append(self._read(path))
