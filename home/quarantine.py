@@ -139,12 +139,12 @@ class Quarantine:
         Raises:
             OSError: the folder cannot be read.
         """
-        found, broken = [], []
         try:
             # No glob(), to which a folder that cannot be read is an empty one.
             paths = sorted(self.folder.iterdir())
         except FileNotFoundError:
-            return found, broken  # the drain has never had a relay
+            return (), ()  # the drain has never had a relay
+        found, broken = [], []
         for path in paths:
             if path.suffix == _TOLD and _ID.fullmatch(path.stem):
                 try:

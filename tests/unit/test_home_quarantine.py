@@ -93,7 +93,7 @@ def test_a_damaged_file_hides_no_other(box: Quarantine, kept: Kept) -> None:
 
 def test_before_the_first_pairing_nothing_is_there(tmp_path: Path) -> None:
     """The drain makes the folder when it has a relay to ask."""
-    assert Quarantine(tmp_path / "none").all() == ([], [])
+    assert Quarantine(tmp_path / "none").all() == ((), ())
 
 
 def test_the_beginning_of_an_id_is_enough_if_there_is_one_such(box: Quarantine, kept: Kept, tmp_path: Path) -> None:
