@@ -124,7 +124,7 @@ def _recorded(record: Record, volumes: Sequence[tuple[OtherDisk, Volume]]) -> De
         return Wait(f"there are several copies of the disk with its data:\n{_list_volumes(ours)}\n{_ONE_OF_THEM}")
     foreign = f"\nThis is another device's or an older one:\n{_list_volumes(volumes)}" if volumes else ""
     kind = "encrypted" if record.encrypted else "btrfs"
-    return Wait(f"the disk with its data is missing ({kind} {record.uuid}).{foreign}\nPlug it in.")
+    return Wait(f"the disk with its data is missing ({kind} {record.uuid}).{foreign}\nPlug it in. {_GONE}")
 
 
 def _unfinished(record: Record, others: Sequence[OtherDisk]) -> Decision:
@@ -135,7 +135,7 @@ def _unfinished(record: Record, others: Sequence[OtherDisk]) -> Decision:
         return MakeAgain(found[0])
     if found:
         return Wait(f"the disk that is to be encrypted is there more than once: {', '.join(map(str, found))}.")
-    return Wait(f"the disk that is to be encrypted is missing (partition {record.making}).\nPlug it in.")
+    return Wait(f"the disk that is to be encrypted is missing (partition {record.making}).\nPlug it in. {_GONE}")
 
 
 def _usb(disks: Sequence[OtherDisk]) -> Decision:
@@ -163,6 +163,8 @@ def _state(disk: OtherDisk) -> str:
 def _list_volumes(volumes: Sequence[tuple[OtherDisk, Volume]]) -> str:
     return "\n".join(f"  {volume.partition} on {disk}: {volume.kind} {volume.uuid}" for disk, volume in volumes)
 
+
+_GONE = "If it is gone for good, write the image again: the device then begins anew."
 
 _ONE_OF_THEM = "Unplug all but the one that you mean."
 

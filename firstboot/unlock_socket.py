@@ -181,8 +181,13 @@ def forget_words(path: Path = SOCKET) -> None:
 
 
 def _failure(error: Exception) -> str:
+    if isinstance(error, _EXPECTED):
+        return in_words(error)
     # Any other error's text might quote the seed.
-    return in_words(error) if isinstance(error, _EXPECTED) else f"DarkPipe itself has failed ({type(error).__name__})"
+    return (
+        f"DarkPipe itself has failed ({type(error).__name__}). Start the device again; if it stays like this, please "
+        "report it"
+    )
 
 
 def _read_failure(path: Path) -> str:

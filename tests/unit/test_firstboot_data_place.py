@@ -53,6 +53,8 @@ _USB, _SYSTEM = DataDisk.USB, DataDisk.SYSTEM
         (_ON_OTHER, _SYSTEM, [STRANGER, EMPTY, DATA], UseOther(VOLUME)),
         (_ON_OTHER, None, [], "the disk with its data is missing"),
         (_ON_OTHER, _USB, [EMPTY], "is missing"),
+        (_ON_OTHER, None, [], "If it is gone for good, write the image again"),
+        (_MAKING, None, [], "If it is gone for good, write the image again"),
         (_ON_OTHER, None, [STRANGER], "another device's"),
         (_ON_OTHER, None, [DATA, _CLONE], "several copies"),
         # a disk with our label is taken, whatever the seed says

@@ -95,7 +95,7 @@ def test_who_has_not_written_the_secret_down_is_asked_for_the_same_code_again(de
     [
         (DiskError("the <disk> cannot be made: no space"), "The &lt;disk&gt; cannot be made: no space"),
         (subprocess.CalledProcessError(1, ["mkfs.btrfs"], "ERROR: no space"), "Mkfs.btrfs failed: ERROR: no space"),
-        (KeyError("a line of the seed"), "DarkPipe itself has failed (KeyError)"),
+        (KeyError("a line of the seed"), "DarkPipe itself has failed (KeyError). Start the device again; if it stays"),
     ],
 )
 def test_a_wait_that_ends_with_an_error_is_not_shown_as_a_disk_that_is_there(
@@ -116,6 +116,7 @@ def test_a_wait_that_ends_with_an_error_is_not_shown_as_a_disk_that_is_there(
     after = browser.get().text
     assert "The disk cannot be used" in after
     assert told in after
+    assert "Unless something else is said above: start the device again" in after, "not every fault is the disk's"
     assert "unlocked" not in after
     assert page_server._is_waiting(UnlockClient(path)), "the page stays, for who comes back to it"
     terminal = Screen()
