@@ -45,6 +45,9 @@ _MESSAGE = 90.0
 _SLOWEST = 2048
 """Octets in a second, below which a transfer is given up: a relay that drips does not hold home up for ever."""
 
+_LONGEST_NUMBER = 20
+"""Digits."""
+
 _PIECE = 64 * 1024
 _NO_CERTIFICATE = frozenset({"TLSV1_ALERT_UNKNOWN_CA", "TLSV13_ALERT_CERTIFICATE_REQUIRED"})
 _BAD_CERTIFICATE = frozenset({"SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"})
@@ -234,7 +237,7 @@ class ControlClient:
     def _check(self, response: http.client.HTTPResponse) -> None:
         """See that it is the relay that answers, and in a version that home understands."""
         theirs = response.getheader(Header.PROTOCOL, "")
-        if not theirs.isascii() or not theirs.isdecimal():
+        if not theirs.isascii() or not theirs.isdecimal() or len(theirs) > _LONGEST_NUMBER:
             self.close()
             raise Garbled(f"found an answer without {Header.PROTOCOL}")
         if abs(int(theirs) - PROTOCOL) > 1:

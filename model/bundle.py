@@ -26,7 +26,7 @@ IDENTIFIER = "id"
 DOWNGRADE = "downgrade"
 """`PUT /bundle?id=…` brings a bundle; with `downgrade=yes` home says that an older version is what it wants."""
 
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 @dataclass(frozen=True)

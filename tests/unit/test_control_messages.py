@@ -61,6 +61,7 @@ _GOOD: dict[type[Message], Message] = {
         (AgentState, {"recipients": 10**4000}),
         (AgentState, {"clock": -1}),
         (BundleStatus, {"version": "newest"}),
+        (BundleStatus, {"version": f"0.{'1' * 5000}"}),
         (BundleStatus, {"problem": 5}),
         (QueueStatus, {"count": 1.5}),
         (QueueStatus, {"oldest": "now"}),

@@ -161,6 +161,26 @@ def test_whatever_a_relay_answers_home_has_a_word_for_it(octets: bytes) -> None:
         assert not answering.is_alive()
 
 
+def test_a_number_that_nobody_can_read_is_garbage() -> None:
+    """Python itself refuses such a one (sys.get_int_max_str_digits()), with an error that nobody expects here."""
+    octets = b"HTTP/1.1 200 OK\r\nDarkPipe-Protocol: " + b"1" * 5000 + b"\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = ControlClient(listener.getsockname(), US, None)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(octets)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(Garbled):
+            client.request("GET", "/state")
+        client.close()
+        answering.join(10)
+
+
 @contextmanager
 def _plain_relay() -> Iterator[Listener]:
     def handle(request: Request) -> Response:
