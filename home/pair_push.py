@@ -95,6 +95,16 @@ def wanted_recipients(folder: Path, accounts: Accounts, least: int) -> Recipient
     return made
 
 
+def begin_anew(folder: Path) -> None:
+    """Forget how far home has counted: another relay has neither list nor settings, and the one before may have lied.
+
+    Raises:
+        OSError: the disk has failed.
+    """
+    for name in (SETTINGS, RECIPIENTS, f"{RECIPIENTS}.of"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def push_unlock(client: ControlClient, folder: Path, known: str, disk: UUID | None) -> str:
     """Let the relay have the keys by which it helps to unlock the disk, or take them away.
 

@@ -228,13 +228,15 @@ class Service:
             self._told = replace_told(self._told, wish=UNREADABLE)
             bootstrap = None
         if bootstrap is not None and bootstrap != self._keeper.bootstrap:
+            self._forget_what_it_has()
             self._keeper.replace(bootstrap)
             self._told = replace_told(self._told, relay=bootstrap.relay)
-            self._forget_what_it_has()
             print(f"home has another relay: {bootstrap.relay}", flush=True)
         path.unlink()
 
     def _forget_what_it_has(self) -> None:
+        # First of all: after a cut, all is made once more for whichever relay it is.
+        pair_push.begin_anew(self._folder)
         self._told = replace_told(self._told, software="", recipients=0, settings=0, unlock="")
         self._pushed_for = None
 
@@ -245,8 +247,8 @@ class Service:
             case Wish.AGAIN if not kept.rebuilt:
                 return self._look_for_another()
             case Wish.AGAIN:
-                keeper.happen(Claim(now, keeper.make_own()))
                 self._forget_what_it_has()
+                keeper.happen(Claim(now, keeper.make_own()))
                 return "home pairs with the relay that was built anew"
             case Wish.ROTATE if kept.base is None:
                 return "home is not paired yet"

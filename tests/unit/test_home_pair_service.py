@@ -23,12 +23,15 @@ from home.control_errors import Unreachable
 from home.pair_service import serve
 from home.pair_state import REPLACEMENT, WISHES, Stage, Wish
 from home.pairing import TRIES, Kept, Own, offer_of
+from home.queue_keys import ensure_identity
 from home.relay_half import DRAFT
 from home.store import Store
 from model.bundle import BundleState, BundleStatus
 from model.pairing import WIREGUARD_TURNS, AgentState, Offer
 from model.site import Relay as SiteRelay
 from tests.unit.pairing_scene import ANSWERS, PairService, Scene, make_relay_anew, pairing_scene
+from tests.unit.pairing_world import bootstrap_end
+from tests.unit.stack_samples import accounts
 
 
 @pytest.fixture
@@ -228,6 +231,29 @@ def test_a_relay_that_was_built_anew_is_not_told_as_one_that_does_not_answer(sce
     scene.wait(10)
     assert scene.is_at(Stage.REBUILT)
     assert scene.told[-1].trouble == ""
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_how_far_a_relay_has_made_home_count_is_none_of_the_next_ones(scene: Scene, anew: bool) -> None:
+    """One that has lied would have the next one told of numbers that are too high for its own answers."""
+    scene.pair()
+    folder, keys, most = scene.folder / "pairing", scene.folder / "queue-keys", 10**12
+    keys.mkdir()
+    ensure_identity(keys)
+    relay = SiteRelay(address="mx.example.com")
+    assert pair_push.wanted_settings(folder, keys, relay, accounts(), most).version > most
+    assert pair_push.wanted_recipients(folder, accounts(), most).version > most
+    if anew:
+        make_relay_anew(scene)
+        for _ in range(2):
+            scene.wish(Wish.AGAIN)
+            scene.wait(10)
+    else:
+        other = bootstrap_end().model_copy(update={"relay": "mx2.example.com"})
+        (folder / WISHES / REPLACEMENT).write_text(other.model_dump_json())
+        scene.wait(2)
+    assert pair_push.wanted_settings(folder, keys, relay, accounts(), 0).version == 1
+    assert pair_push.wanted_recipients(folder, accounts(), 0).version == 1
 
 
 def test_a_network_at_home_that_comes_to_the_tunnels_addresses_moves_them(scene: Scene) -> None:
