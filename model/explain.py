@@ -99,9 +99,15 @@ def _no_choice(path: Path, value: Any, choices: list[str]) -> Finding:
     if len(works) < len(choices):
         expected += f" (works today: {', '.join(quoted(choice) for choice in sorted(works))})"
     close = difflib.get_close_matches(value.lower(), choices, n=1) if isinstance(value, str) else []
-    suggestion = close[0] if close else min(works)
+    suggestion = close[0] if close else _usual(path)
     remedy = f"did you mean {quoted(suggestion)}?" if close else f"write {quoted(f'{path[-1]}: {suggestion}')}"
     return Finding(path, Kind.NO_CHOICE, _kind_of(value, quote=True), expected, remedy)
+
+
+def _usual(path: Path) -> str:
+    """Give the choice to suggest to somebody whose own resembles none."""
+    field = _field(path)
+    return str(_example(path) if field.is_required() else field.default)
 
 
 def _kind_of(value: Any, *, quote: bool = False) -> str:
@@ -140,7 +146,14 @@ def _write(path: Path, value: Any = None) -> str:
         and isinstance(example, list)
     ):
         example = [value]
+    elif isinstance(value, str) and isinstance(example, dict):
+        example = _grouped(path, value) or example
     return f"write `{_flow({str(path[-1]): example})[1:-1]}`"
+
+
+def _grouped(path: Path, value: str) -> dict[str, str]:
+    """Give a group that has one of its choices where a key of it should be; empty when it is none."""
+    return {key: value for key in _group(path).model_fields if value in _choices((*path, key))}
 
 
 def _example(path: Path) -> Any:

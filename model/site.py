@@ -258,7 +258,8 @@ class Disk(_Strict):
         "or, without the relay, by a passphrase. "
         "Counts at the first start only; after that, `darkpipe disk change-policy` changes it. "
         "There is no default: mail on a disk that is not encrypted must be your own decision.",
-        examples=["none"],
+        # What an error text has people write: who follows it without a thought gets a disk that a thief cannot read.
+        examples=["passphrase"],
     )
     data: DataDisk = Field(
         DataDisk.SYSTEM,
@@ -342,7 +343,7 @@ class Site(_Strict):
     disk: Disk = Field(
         description="The disk that holds the mail. There is no default: mail on a disk that is not encrypted must be "
         "your own decision.",
-        examples=[{"unlock": "none"}],
+        examples=[{"unlock": "passphrase"}],
     )
 
     @model_validator(mode="after")
