@@ -15,7 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from firstboot.other_disks import OtherDisk, Volume
-from firstboot.partitions import DiskError, label
+from firstboot.partitions import DiskError
 from firstboot.usb_disk import SMALLEST
 from model.document import SEED_NAME
 from model.site import DataDisk
@@ -148,9 +148,9 @@ def _usb(disks: Sequence[OtherDisk]) -> Decision:
         return Wait(f"several USB disks are empty. Found:\n{found}\nUnplug all but the one for data.")
     return Wait(
         f"its data is to lie on a USB disk, and none is empty. Found:\n{found}\n"
-        f"Plug in one that has {least} and is empty; nothing else is touched. Linux empties one, with all that is on "
-        f"it,\nby `mkfs.btrfs --force --label {label('data')} /dev/…`, Windows by `clean` in diskpart. To have data on "
-        f"the\nsystem's own disk instead, switch off and write `data: system` into {SEED_NAME}."
+        f"Plug in one that has {least} and is empty; nothing else is touched. Windows empties one, with all that is on "
+        f"it,\nby `clean` in diskpart; Linux, with its name in the place of /dev/…, by\n{_EMPTY_IT}\n"
+        f"To have data on the system's own disk instead, switch off and write `data: system` into {SEED_NAME}."
     )
 
 
@@ -163,6 +163,12 @@ def _state(disk: OtherDisk) -> str:
 def _list_volumes(volumes: Sequence[tuple[OtherDisk, Volume]]) -> str:
     return "\n".join(f"  {volume.partition} on {disk}: {volume.kind} {volume.uuid}" for disk, volume in volumes)
 
+
+# A file system with our label, which one command makes, would be adopted as it is, though the site wants it encrypted.
+_EMPTY_IT = (
+    "  D=/dev/…; sudo wipefs --all $D && sudo blkdiscard -z -l 1MiB $D &&\n"
+    "  sudo blkdiscard -z -o $(($(lsblk -bdno SIZE $D) - 1048576)) $D"
+)
 
 _GONE = "If it is gone for good, write the image again: the device then begins anew."
 

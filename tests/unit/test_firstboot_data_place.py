@@ -97,6 +97,7 @@ def test_a_text_names_every_disk_that_was_found_and_fits_a_screen() -> None:
     assert isinstance(decision, Wait)
     assert "/dev/sde (Elements" in decision.text
     assert "/dev/sdf (Stick, 4.0 GB)" in decision.text
+    assert "darkpipe-data" not in decision.text, "a disk that was given our label would be used as it is"
     assert len(decision.text.splitlines()) < 20
     assert max(map(len, decision.text.splitlines())) <= 120
 
