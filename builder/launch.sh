@@ -266,6 +266,8 @@ make_environment() {
 				--require-hashes --no-deps --only-binary :all: --requirement "$lock"
 	} </dev/null >&2 9>&- || stop 'the Python libraries could not be installed (the messages are above)' \
 		'is the network up? pip reads its settings from pip.conf and PIP_… variables'
+	# One whose Python has gone since, as with pyenv and its kin: mv would put ours into it.
+	rm -rf "$environment"
 	mv "$made" "$environment"
 	trap - EXIT HUP INT TERM
 }

@@ -179,3 +179,18 @@ def test_an_interrupted_installation_leaves_nothing(lock: Path, slow_python: Pat
         assert shell.wait(timeout=20) == 130
     assert [path.name for path in half_made] == ["venv.new"]
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_an_environment_whose_python_has_gone_is_made_anew(lock: Path, tmp_path: Path) -> None:
+    python, environment = tmp_path / "python", tmp_path / "data" / "venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin/python").symlink_to(tmp_path / "python3.11-of-before")
+    # Makes an environment whose python does nothing, and is a pip in it.
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -c ] || { mkdir -p "$4/bin" && ln -s /bin/true "$4/bin/python"; }\n', encoding="ascii"
+    )
+    python.chmod(0o755)
+    told = in_shell(make_environment(lock, python, environment))
+    assert told.returncode == 0, told.stderr
+    assert (environment / "bin/python").resolve() == Path("/bin/true").resolve()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["venv"]
