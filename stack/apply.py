@@ -222,5 +222,10 @@ def _discard(store: Path, keep: set[str]) -> None:
             continue
         if path.is_symlink():
             path.unlink()
-        else:
+        elif path.name.startswith(_UNFINISHED):
             shutil.rmtree(path)
+        else:
+            # A cut must not leave half of it under its name: who comes to this content again would take that for all.
+            doomed = path.rename(store / f"{_UNFINISHED}{path.name}")
+            sync_folder(store)
+            shutil.rmtree(doomed)

@@ -185,6 +185,20 @@ def test_a_power_cut_at_any_step_leaves_the_old_or_the_new_one(stack: Stack, sto
     assert cuts > 10
 
 
+def test_a_power_cut_while_an_old_one_goes_leaves_no_half_of_it_for_later(stack: Stack, store: Path) -> None:
+    """Whoever goes back to it by one change would get what is left of it, which no daemon has judged."""
+    newest: Files = {PurePosixPath("one/main"): File(b"3"), PurePosixPath("two/other"): File(b"3")}
+    _apply(stack, OLD, store)
+    _apply(stack, NEW, store)
+    for number in at_every_step(lambda: _apply(stack, newest, store)):
+        # The next start, and then the change.
+        _apply(stack, NEW if _content(store / CURRENT) == _expected(NEW) else newest, store)
+        _apply(stack, OLD, store)
+        assert _content(store / CURRENT) == _expected(OLD), f"step {number}"
+        _apply(stack, NEW, store)
+        assert len(list(store.iterdir())) == 3
+
+
 def test_a_power_cut_during_the_very_first_one(stack: Stack, tmp_path: Path) -> None:
     attempts = iter(range(1000))
     for number in at_every_step(lambda: _apply(stack, NEW, tmp_path / f"store-{next(attempts)}")):
