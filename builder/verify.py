@@ -327,6 +327,10 @@ def _copy_range(source: Path, target: Path, start: int, size: int) -> None:
             size -= len(chunk)
 
 
-def safe_text(text: str) -> str:
-    """Leave out what a terminal would obey: the folder may be anybody's."""
-    return re.sub(r"[^\x20-\x7e\n…]", "�", text)
+def safe_line(finding: Finding) -> str:
+    """Put a finding into words without what a terminal would obey: the folder may be anybody's, names in it too.
+
+    Further lines are indented, so that none of them looks like another finding.
+    """
+    subject, text = (re.sub(r"[^\x20-\x7e\n…]", "�", part) for part in (finding.subject, finding.text))
+    return f"{subject}: {text}".replace("\n", "\n     ")

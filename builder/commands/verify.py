@@ -33,7 +33,7 @@ def verify(folder: Path, allowed_signers: Path | None) -> None:
     from builder.progress import Stages
     from builder.sandbox import check_namespaces, remove_tree
     from builder.tools import BUILD_TOOLS, open_tools
-    from builder.verify import PROVES, safe_text
+    from builder.verify import PROVES, safe_line
     from builder.verify import verify as check
 
     run_elsewhere(folder, allowed_signers=allowed_signers)
@@ -45,7 +45,7 @@ def verify(folder: Path, allowed_signers: Path | None) -> None:
         for finding in check(folder, tools, work, allowed_signers):
             good &= finding.good
             mark = click.style("good" if finding.good else "BAD ", fg="green" if finding.good else "red")
-            click.echo(f"{mark} {finding.subject}: {safe_text(finding.text)}")
+            click.echo(f"{mark} {safe_line(finding)}")
     click.echo(f"\n{PROVES}" if good else "\nDo not use this folder.")
     sys.exit(not good)
 

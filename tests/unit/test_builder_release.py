@@ -7,18 +7,21 @@ import json
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from builder.bmap import BLOCK, Extent, make_map, parse_map
+from builder.commands.verify import verify as verify_command
 from builder.errors import BuildError
 from builder.lock import Installed, Lock, LockedPackage, installed_packages, packages_from_index, parse_lock
 from builder.release import release_id, results
 from builder.sandbox import Sandbox
 from builder.sbom import sbom_packages, sbom_text
 from builder.sums import check_sums, sign, signer, write_sums
-from builder.verify import verify
+from builder.verify import Finding, verify
 from builder.wheels import Wheel
 
 _FILES = ("image.img.zst", "image.img.bmap", "manifest.json", "packages.lock", "sbom.spdx.json")
@@ -280,3 +283,27 @@ def test_the_id_of_a_release_follows_from_its_images(tmp_path: Path) -> None:
     changed = json.loads(json.dumps(manifests))
     changed["darkpipe-0.1.0-x64-abc"]["ids"]["seeded"] = "other"
     assert release_id(changed) != release_id(manifests)
+
+
+def test_a_name_in_the_folder_cannot_pass_for_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever cannot sign a release could otherwise name a folder in it so that the terminal shows a good signature."""
+    lie = "good signature: good, by release@example.org"
+    findings = [
+        Finding("signature", True, "there is none"),
+        Finding(f"x\x1b[1A\r{lie}\n{lie}: partitions", True, "as in the manifest"),
+        Finding("sums", False, f"x\n{lie}"),
+    ]
+    monkeypatch.setenv("DARKPIPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DARKPIPE_CONTAINER", "never")
+    monkeypatch.setattr("builder.sandbox.check_namespaces", lambda: None)
+    monkeypatch.setattr("builder.tools.open_tools", lambda *_: None)
+    monkeypatch.setattr("builder.verify.verify", lambda *_: iter(findings))
+    done = CliRunner().invoke(verify_command, [str(tmp_path)], color=True)
+    assert done.exit_code == 1
+    lines = [click.unstyle(line) for line in done.stdout.splitlines()]
+    assert [line for line in lines if line.startswith(("good", "BAD"))] == [
+        "good signature: there is none",
+        f"good x�[1A�{lie}",
+        "BAD  sums: x",
+    ]
+    assert lines.count(f"     {lie}") == 1
