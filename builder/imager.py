@@ -103,7 +103,7 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
         advance: is told how far the image was read, which takes a minute.
 
     Raises:
-        BuildError: it is no result for the Raspberry Pi, or damaged.
+        BuildError: it is no result for the Raspberry Pi, damaged, or to be published with somebody's seed in it.
     """
     image = find_image(folder)
     manifest = read_manifest(folder)
@@ -111,6 +111,12 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
         found = manifest.get("profile", "something else")
         hint = "build one with ./darkpipe build SITE --profile raspberrypi"
         raise BuildError(f"{folder} is a result for {found}, and the Raspberry Pi Imager writes others", hint)
+    if base and _is_seeded(manifest):
+        raise BuildError(
+            f"{folder} is for one device: whoever gets this image has the seed in it, with the hashes of passwords and "
+            "the keys by which device and relay find each other",
+            "publish an image of ./darkpipe build --without-site; leave out --url to have the Imager write this one",
+        )
     if faults := check_sums(folder):
         raise BuildError(f"{folder} is damaged: {'; '.join(faults)}", "copy or build it again")
     block_map = image.with_suffix(".bmap")
@@ -129,6 +135,12 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
         packed_sha256=file_digest(image),
         released=BUILD_EPOCH,
     )
+
+
+def _is_seeded(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether an image has more in it than that of everybody."""
+    ids = manifest.get("ids")
+    return not isinstance(ids, Mapping) or ids.get("generic") != ids.get("seeded")
 
 
 def _size(manifest: Mapping[str, Any]) -> int:

@@ -24,7 +24,8 @@ def imager(folder: Path, url: str | None, output: Path | None) -> None:
     that is chosen by hand, one that is offered in this way can be given a host name, a user, Wi-Fi, an SSH key, a time
     zone and a keyboard; the device takes them over at its first start.
 
-    With --url the icon is put beside the file; publish both together with image and block map.
+    With --url the icon is put beside the file; publish both together with image and block map. That is for images of
+    `./darkpipe build --without-site`: one with a site holds secrets, and is refused.
 
     \b
     Examples:

@@ -144,7 +144,8 @@ def result(tmp_path: Path) -> Path:
     content = bytes(3_000_000) + b"darkpipe"
     (folder / f"{folder.name}.img.xz").write_bytes(lzma.compress(content[:1000]) + lzma.compress(content[1000:]))
     (folder / f"{folder.name}.img.bmap").write_text("map")
-    manifest = {"version": "0.1.0", "loader": "raspberry-pi", "image": {"bytes": len(content)}}
+    ids = {"generic": "ab" * 32, "seeded": "ab" * 32}
+    manifest = {"version": "0.1.0", "loader": "raspberry-pi", "ids": ids, "image": {"bytes": len(content)}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     write_sums(folder)
     return folder
@@ -170,6 +171,17 @@ def test_the_command_writes_it_beside_the_folder(result: Path) -> None:
     assert item.url == f"https://example.org/x/{result.name}.img.xz"
     assert item.icon == "https://example.org/x/icon.png"
     assert (result.parent / "icon.png").read_bytes() == ICON.read_bytes()
+
+
+def test_an_image_with_a_seed_is_for_its_owner_and_not_for_the_world(result: Path) -> None:
+    manifest = result / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"seeded": "{"ab" * 32}"', f'"seeded": "{"cd" * 32}"'))
+    (result / "SHA256SUMS").unlink()
+    write_sums(result)
+    with pytest.raises(BuildError, match="for one device") as refused:
+        offer_of(result, "https://example.org/x", lambda *_: None)
+    assert "--without-site" in refused.value.hint
+    assert offer_of(result, None, lambda *_: None).image.startswith("file:///")
 
 
 def test_a_release_stays_as_its_sums_say(result: Path, tmp_path: Path) -> None:
