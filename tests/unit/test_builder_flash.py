@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from builder.commands.flash import flash
 from builder.errors import BuildError
 from builder.flash import Image, open_image, state_after, write_disk
 from builder.packing import Packing
@@ -86,6 +88,37 @@ def test_mapped_blocks_are_written_and_the_old_end_is_cleared(image: Image, targ
     assert written[2**20 : 3 * 2**20] == b"\xaa" * 2 * 2**20, "what is not mapped is not written"
     assert written[-(2**20) :] == bytes(2**20), "a former table's backup must not come back"
     assert len(written) == SIZE + 4 * 2**20
+
+
+def _to_file(image: Image, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Result:
+    monkeypatch.setenv("DARKPIPE_CONTAINER", "never")
+    monkeypatch.setattr("builder.sandbox.check_namespaces", lambda: None)
+    monkeypatch.setattr("builder.tools.open_tools", lambda *_: _tools(tmp_path))
+    arguments = [str(image.packed.parent), str(target), "--plain-file", *options]
+    return CliRunner().invoke(flash, arguments)
+
+
+def test_a_file_with_something_in_it_is_not_overwritten_unasked(
+    image: Image, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the disk of a virtual machine, with all mail that was ever sent to it."""
+    before = target.read_bytes()
+    for options in ((), ("--confirm", "another")):
+        refused = _to_file(image, target, tmp_path, monkeypatch, *options)
+        assert isinstance(refused.exception, BuildError)
+        assert target.name in f"{refused.exception} {refused.exception.hint}"
+    assert target.read_bytes() == before
+    assert _to_file(image, target, tmp_path, monkeypatch, "--confirm", target.name).exit_code == 0
+    assert target.read_bytes()[: 2**20] == (tmp_path / "raw").read_bytes()[: 2**20]
+
+
+def test_a_file_that_is_missing_or_empty_is_made(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, empty = tmp_path / "new.img", tmp_path / "empty.img"
+    empty.touch()
+    for path in (new, empty):
+        assert _to_file(image, path, tmp_path, monkeypatch).exit_code == 0
+        assert path.read_bytes() == (tmp_path / "raw").read_bytes()
+    assert new.stat().st_mode & 0o077 == 0
 
 
 def test_an_interrupted_flash_leaves_no_partition_table_and_says_so(image: Image, target: Path, tmp_path: Path) -> None:
