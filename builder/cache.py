@@ -1,7 +1,9 @@
 """A folder of finished results, each under the id of its inputs, which lie beside it.
 
-An entry appears whole, by one rename, never changes, and goes whole. Two builds that want the same entry wait for one
-another. Whoever uses an entry holds a lock on it, and only what nobody uses can be evicted.
+An entry appears whole, by one rename, never changes, and goes whole. The power may go before all of it has reached the
+disk, and leave files that are shorter than they were: their sizes stand in the record, and such an entry is none.
+Two builds that want the same entry wait for one another. Whoever uses an entry holds a lock on it, and only what nobody
+uses can be evicted.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Entry:
     Args:
         folder: what was made, and its record `inputs.json`.
         name: the result, as the user sees it.
-        inputs: all that it depends on; empty when an older version has left no record.
+        inputs: all that it depends on; empty when there is no record that can be read.
         made: when it was finished, in seconds since 1970.
         used: when a build last used it.
         size: bytes on the disk.
@@ -90,6 +92,9 @@ class Cache:
         entry = self.root / kind / identifier
         descriptor = share(entry / _RECORD)
         if descriptor is None:
+            return None
+        if not _is_whole(entry):
+            os.close(descriptor)
             return None
         self._held.append(descriptor)
         with suppress(PermissionError):  # the cache may be another user's who lets us read it
@@ -170,13 +175,14 @@ class Cache:
             made = work / "entry"
             made.mkdir()
             inputs = {**inputs, **(make(made) or {})}
-            record = {"name": name, "made": time.time(), "bytes": tree_size(made), "inputs": inputs}
+            sizes = {path.name: path.stat().st_size for path in made.iterdir() if path.is_file()}
+            record = {"name": name, "made": time.time(), "bytes": tree_size(made), "sizes": sizes, "inputs": inputs}
             (made / _RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             identifier = content_id(inputs)
             entry = self._folder(kind) / identifier
-            if not (entry / _RECORD).exists():  # what we have learned may tell that it was there already
+            if not _is_whole(entry):  # what we have learned may tell that it was there already
                 if entry.exists():
-                    entry.rename(work / "without-record")
+                    entry.rename(work / "broken")
                 made.rename(entry)
         return identifier
 
@@ -204,16 +210,26 @@ def _collect(left: Iterable[Path], rubbish: Path) -> Path:
     return rubbish
 
 
+def _is_whole(entry: Path) -> bool:
+    """Tell whether the files right in an entry's folder are as long as they were made; those deeper are not asked."""
+    try:
+        record = json.loads((entry / _RECORD).read_text(encoding="utf-8"))
+        # Older versions have noted no sizes.
+        return all((entry / name).stat().st_size == size for name, size in record.get("sizes", {}).items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _read(folder: Path) -> Entry | None:
     path = folder / _RECORD
     try:
         record, used = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime
-    except (OSError, ValueError):
+        return Entry(folder, record["name"], record["inputs"], record["made"], used, record["bytes"])
+    except (OSError, ValueError, LookupError, TypeError):
         if not folder.is_dir():
             return None
         used = folder.stat().st_mtime
-        return Entry(folder, "of an older version", {}, used, used, tree_size(folder))
-    return Entry(folder, record["name"], record["inputs"], record["made"], used, record["bytes"])
+        return Entry(folder, "damaged, or of an older version", {}, used, used, tree_size(folder))
 
 
 _CACHE_HINT = "set DARKPIPE_CACHE to a folder that you can write, with 10 GB free"

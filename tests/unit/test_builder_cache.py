@@ -61,6 +61,38 @@ def test_what_making_finds_out_is_part_of_the_id(tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == list((tmp_path / "locks").iterdir()) == []
 
 
+def _fill_many(folder: Path) -> None:
+    for name in ("root.tar", "digest"):
+        (folder / name).write_text(f"all of {name}")
+    (folder / "boot").mkdir()
+
+
+@pytest.mark.parametrize("name", ["root.tar", "digest", "inputs.json"])
+def test_what_a_power_cut_has_emptied_is_made_anew(tmp_path: Path, name: str) -> None:
+    """A file system may keep names and lose what was written last (ext4(5), delalloc)."""
+    entry = Cache(tmp_path).produce("kind", "Name", {"a": 1}, _fill_many)
+    for cut in ("", "half"):
+        (entry / name).write_text(cut)
+        cache = Cache(tmp_path)
+        assert cache.find("kind", entry.name) is None
+        assert cache.produce("kind", "Name", {"a": 1}, _fill_many) == entry == cache.find("kind", entry.name)
+        assert (entry / "root.tar").read_text() == "all of root.tar"
+        assert [found.inputs for found in cache.entries()] == [{"a": 1}]
+        cache.release()
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_record_that_is_none_can_be_listed_and_goes(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.produce("kind", "Name", {"a": 1}, _fill)
+    cache.release()
+    for text in ("{}", "[1]", ""):
+        (entry / "inputs.json").write_text(text)
+        (found,) = cache.entries()
+        assert "damaged" in found.name
+    assert cache.evict(found)
+
+
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
 
