@@ -5,9 +5,11 @@ from __future__ import annotations
 import platform
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 
-from model.bundle import DOWNGRADE, IDENTIFIER, PATH, BundleState
+from model.bundle import DOWNGRADE, IDENTIFIER, PATH, BundleState, BundleStatus
 from relay.control import Request, Response
 from relay.machine import Failure, System
 from relay.parcel import Refused, receive, unpack
@@ -16,17 +18,24 @@ from relay.switch import announce, read_manifest, status, withdraw
 _ROOM = 64 * 2**20
 """Octets that stay free on the disk."""
 
+_SWITCH = "darkpipe-switch.service"
+
+_AGAIN = 600.0
+"""Seconds until a trial that nobody is at is taken up once more: each one starts services again."""
+
 
 class Updates:
     """Handles `GET /bundle` and `PUT /bundle?id=…&downgrade=…`.
 
     Args:
         system: the relay.
+        clock: seconds that only ever grow.
     """
 
-    def __init__(self, system: System | None = None) -> None:
-        self._system = system or System()
+    def __init__(self, system: System | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._system, self._clock = system or System(), clock
         self._one = threading.Lock()
+        self._next = 0.0
 
     def __call__(self, request: Request) -> Response:
         """Say how it stands with the relay's software, or take other software.
@@ -35,11 +44,31 @@ class Updates:
         """
         match request.method, request.path:
             case "GET", bundle if bundle == PATH:
-                return Response.of(status(self._system))
+                return Response.of(self._known())
             case "PUT", bundle if bundle == PATH:
                 return self._take_alone(request)
             case method, path:
                 return Response.refuse(HTTPStatus.NOT_FOUND, f"there is no {method} {path}")
+
+    def _known(self) -> BundleStatus:
+        """Tell how it stands; a trial that nobody is at is taken up again.
+
+        It is what a kill between its announcement and its start has left, or a bundle before that could not put
+        everything back, for want of room for instance. Until a restart of the machine nothing else would end it.
+        """
+        known = status(self._system)
+        if known.state is not BundleState.TRYING or not self._is_idle():
+            return known
+        # Once more: a trial takes its mark away before its unit ends.
+        known = status(self._system)
+        if known.state is BundleState.TRYING and self._clock() >= self._next:
+            self._next = self._clock() + _AGAIN
+            self._system.try_run("systemctl", "start", "--no-block", _SWITCH)
+        return known
+
+    def _is_idle(self) -> bool:
+        _, shown = self._system.try_run("systemctl", "show", "--property=ActiveState", _SWITCH)
+        return shown.strip() in {"ActiveState=inactive", "ActiveState=failed"}
 
     def _take_alone(self, request: Request) -> Response:
         if not self._one.acquire(blocking=False):
@@ -88,7 +117,7 @@ class Updates:
             return Response.refuse(HTTPStatus.PRECONDITION_FAILED, problem)
         announce(self._system, identifier)
         try:
-            self._system.run("systemctl", "start", "--no-block", "darkpipe-switch.service")
+            self._system.run("systemctl", "start", "--no-block", _SWITCH)
         except Failure:
             withdraw(self._system)
             raise

@@ -235,6 +235,37 @@ def test_other_software_is_unpacked_announced_and_tried_in_a_unit_of_its_own(tmp
     assert _put(relay, _bundle(text="other"))[0] == 503, "one at a time"
 
 
+@pytest.mark.parametrize(
+    ("unit", "starts"), [("inactive", 1), ("failed", 1), ("activating", 0), ("deactivating", 0), ("", 0)]
+)
+def test_a_trial_that_nobody_is_at_is_taken_up_again(tmp_path: Path, unit: str, starts: int) -> None:
+    """The agent was killed between its announcement and its start, or going back has failed."""
+
+    class _Systemd(_Relay):
+        def try_run(self, *argv: str) -> tuple[int, str]:
+            super().try_run(*argv)
+            return 0, f"ActiveState={unit}\n" if "show" in argv else ""
+
+    relay, now = _Systemd(**vars(_relay(tmp_path))), [1000.0]
+    updates = Updates(relay, lambda: now[0])
+
+    def ask() -> BundleState:
+        response = updates(Request("GET", "/bundle", _Octets()))
+        assert isinstance(response.body, bytes)
+        return BundleStatus.read(response.body).state
+
+    assert ask() is BundleState.INSTALLED
+    assert relay.ran == []
+    announce(relay, _NEW)
+    for _ in range(3):
+        assert ask() is BundleState.TRYING
+    start = "systemctl start --no-block darkpipe-switch.service"
+    assert relay.ran.count(start) == starts, "not again and again"
+    now[0] += 600
+    ask()
+    assert relay.ran.count(start) == 2 * starts
+
+
 def test_older_software_is_refused_unless_home_says_so(tmp_path: Path) -> None:
     relay = _relay(tmp_path)
     older = _bundle("0.0.9")
