@@ -369,7 +369,9 @@ def _failed(state: State, event: Failed) -> tuple[State, tuple[Action, ...]]:
     if not event.refused or kept.own is None or state.using is not Which.BASE:
         return told, tell
     if event.other:
-        other = replace(told, kept=replace(kept, own=event.other, answer=None), wait=event.now, tries=0)
+        # Others are good at once, or the relay has its reasons.
+        wait = event.now + (REFUSED if state.refused else 0)
+        other = replace(told, kept=replace(kept, own=event.other, answer=None), wait=wait, tries=0)
         return other, (*tell, Publish())
     if kept.base and not kept.answer:
         # A paired home goes on with what it has; a rotation that was refused is tried anew another day.

@@ -164,6 +164,19 @@ def test_addresses_that_the_relay_has_already_are_exchanged_for_others() -> None
     assert one.state.kept.base.own.home4 == "10.201.0.1"
 
 
+def test_a_relay_that_refuses_every_address_has_home_make_new_keys_once_a_minute() -> None:
+    """And not each second, with a write to the disk each time, for as long as it likes to say so."""
+    state = home.State(home.Kept("a" * 32, own=make_own()))
+    asked = []
+    for now in range(300):
+        state, actions = home.step(state, home.Tick(now, up=True))
+        if any(isinstance(action, home.Ask) for action in actions):
+            asked.append(now)
+            state, _ = home.step(state, home.Failed(now, "the network has it", refused=True, other=make_own()))
+    assert asked[1] - asked[0] == 1, "the first other ones are most likely good"
+    assert len(asked) <= 7
+
+
 def test_addresses_move_without_the_tunnel_being_lost() -> None:
     world = World.make()
     world.wait(10)
