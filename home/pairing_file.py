@@ -56,9 +56,7 @@ def load(text: str) -> Document:
         check_id(read_kept.home)
         return Document(parse_home_end(data["bootstrap"]), read_kept)
     except (ValueError, LookupError, TypeError, ValidationError) as error:
-        raise PairingError(f"the state of pairing is damaged ({type(error).__name__}); restore it from a backup") from (
-            None
-        )
+        raise PairingError(f"the state of pairing is damaged ({type(error).__name__})") from None
 
 
 def read(path: Path) -> Document | None:
@@ -72,8 +70,11 @@ def read(path: Path) -> Document | None:
         return load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        raise PairingError(f"{path} is damaged; restore it from a backup") from None
+    except (UnicodeDecodeError, PairingError):
+        raise PairingError(
+            f"{path} is damaged: bring it back from a backup; or remove it, and let home have a new relay, from other "
+            "user-data (`darkpipe relay replace`, or the device's page)"
+        ) from None
 
 
 def write(path: Path, document: Document) -> None:

@@ -360,9 +360,10 @@ def test_damaged_files_are_told_without_their_secrets(text: str) -> None:
         relay_file.load(text)
 
 
-def test_a_file_of_other_octets_is_damaged(tmp_path: Path) -> None:
-    (path := tmp_path / "state.json").write_bytes(b"\xff\x00")
-    with pytest.raises(home_file.PairingError, match="damaged"):
+@pytest.mark.parametrize("octets", [b"\xff\x00", b"{}", b""])
+def test_a_file_of_other_octets_is_damaged(tmp_path: Path, octets: bytes) -> None:
+    (path := tmp_path / "state.json").write_bytes(octets)
+    with pytest.raises(home_file.PairingError, match=rf"^{path} is damaged.* remove it.*relay replace"):
         home_file.read(path)
     with pytest.raises(relay_file.DamagedError, match="damaged"):
         relay_file.read(path)
