@@ -195,6 +195,9 @@ class Keeper:
             return Failed(self._clock(), str(refused), refused=True)
         except ControlFailure as failure:
             return Failed(self._clock(), str(failure))
+        if openvpn.is_fingerprint(counter.key) != openvpn.is_fingerprint(own.public):
+            # Refused: a paired home goes on with the keys that it has.
+            return Failed(self._clock(), "the relay has answered with a key of another transport", refused=True)
         return Answered(self._clock(), counter)
 
     def _confirm(self, confirm: Confirm) -> Event:

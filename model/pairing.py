@@ -84,12 +84,14 @@ def _check_number(number: object) -> None:
 
 
 def _check_certificate(pem: str) -> None:
-    try:
-        certificate_of(pem)
-    except CertificateError as error:
-        raise ValueError(str(error)) from None
     if "PRIVATE KEY" in pem:
         raise ValueError("found a private key, which stays where it was made")
+    try:
+        found = certificate_of(pem)
+    except CertificateError as error:
+        raise ValueError(str(error)) from None
+    if found != pem:
+        raise ValueError("found more than a certificate, which whoever reads it later would not take")
 
 
 @dataclass(frozen=True)

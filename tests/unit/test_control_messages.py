@@ -72,3 +72,13 @@ def test_a_relay_cannot_answer_with_something_else_than_a_field_is(kind: type[Me
     assert kind.read(good) == _GOOD[kind]
     with pytest.raises(ControlError):
         kind.read(json.dumps({**json.loads(good), **wrong}).encode())
+
+
+def test_beside_a_certificate_nothing_is_taken() -> None:
+    """The other end keeps it, and could use none of its own certificates with it any more."""
+    _, certificate = some_certificates()[0]
+    key = "A" * 43 + "="
+    assert Counter("b" * 32, key, certificate).certificate == certificate
+    for more in (f"{certificate}\nhello", f"hello\n{certificate}", f"{certificate}{' ' * 10000}"):
+        with pytest.raises(ControlError, match="more than a certificate"):
+            Counter.of({"relay": "b" * 32, "key": key, "certificate": more})

@@ -12,7 +12,7 @@ import pytest
 
 from bootstrap.ends import make_bootstrap
 from home import pair_keeper, pair_push, pair_service
-from home.control_client import ControlClient
+from home.control_client import Answer, ControlClient
 from home.control_errors import ControlFailure
 from home.pair_keeper import Keeper, clashes, free_pair
 from home.pairing import Change, Kept, Restored, Start, Tick, Which
@@ -23,9 +23,10 @@ from home.relay_peer import queue_client, read_peer
 from home.store import Store
 from home.tunnel_service import FileError
 from model.accounts import Accounts
+from model.control import Message
 from model.mtls import MtlsHome, read_home_end
 from model.openvpn import is_fingerprint
-from model.pairing import WIREGUARD_TURNS, AgentState
+from model.pairing import WIREGUARD_TURNS, AgentState, Counter, Offer
 from model.recipients import RecipientList
 from model.site import OfflinePolicy, Transport
 from model.site import Relay as RelayOfSite
@@ -33,6 +34,7 @@ from model.tunnel import HomeEnd
 from relay.pairing import DELAY
 from relay.recipients import Recipients
 from tests.unit.agent_world import Relay, relay_at_work
+from tests.unit.certificates import some_certificates
 from tests.unit.pairing_world import bootstrap_end, bootstrap_keys, fresh_relay, make_own
 
 _ACCOUNTS = Accounts.model_validate(
@@ -161,6 +163,34 @@ def test_a_relay_that_cannot_be_given_its_software_is_offered_nothing(home: Home
     assert "apt has failed" in home.keeper.state.trouble
     assert home.relay.agent
     assert not home.relay.agent._keeper.state.kept.home
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_relay_that_answers_with_a_key_of_another_transport_ends_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, paired: bool
+) -> None:
+    """No tunnel can be made of it, and it would lie there still after each new start of the service."""
+    if paired:
+        home.keeper.happen(Change(home.now, make_own()))
+        home.wait(int(DELAY) + 6)
+        assert home.is_paired
+
+    def lie(self: ControlClient, method: str, path: str, message: Message) -> Answer:
+        if isinstance(message, Offer):
+            answer = Counter("b" * 32, ":".join(["AB"] * 32), some_certificates()[0][1])
+            return Answer(200, {}, answer.to_json())
+        return send(self, method, path, message)
+
+    send = ControlClient.send
+    monkeypatch.setattr(ControlClient, "send", lie)
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(3)
+    assert "another transport" in home.keeper.state.trouble
+    assert home.keeper.state.kept.answer is None
+    monkeypatch.setattr(ControlClient, "send", send)
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(90)
+    assert home.is_paired
 
 
 def test_the_relay_is_told_for_whom_it_takes_mail(home: Home, tmp_path: Path) -> None:
