@@ -75,6 +75,17 @@ def test_volumes_are_subvolumes(device: Machine) -> None:
     assert {"darkpipe", "mail", "queue"} <= listed
 
 
+def test_what_btrfs_has_counted_is_read_also_behind_the_page(device: Machine) -> None:
+    """From the kernel's own files, which the page's service sees in its cage as well."""
+    disk = json.loads(device.run("darkpipe status --json").output)["disk"]
+    assert set(disk["errors"].values()) == {0}
+    assert {"write_errs", "read_errs", "corruption_errs"} <= set(disk["errors"])
+    assert disk["encrypted"] is False
+    inside = "nsenter --mount --target $(systemctl show --property=MainPID --value darkpipe-desk)"
+    counted = "cat /sys/fs/btrfs/*/devinfo/*/error_stats"
+    assert device.lines(f"{inside} sh -c '{counted}'") == device.lines(counted)
+
+
 def test_message_comes_back_byte_for_byte(device: Machine, tmp_path: Path) -> None:
     """What swaks has sent is what IMAP shows, below the trace headers."""
     body = "From: carol@example.net\nTo: alice@example.com\nSubject: first\nMessage-ID: <1@example.net>\n\n"
