@@ -124,10 +124,12 @@ def change(wish: Callable[[Accounts], Accounts], *, end_sessions_of: str = "", o
     show: Show = _show_here if on_terminal else lambda passwords: announce(passwords_text(passwords))
     with _undisturbed():
         changed = change_accounts(stack, store, wish, show)
-        restart(changed.applied.changed)
-        forget(store.restarts)
-        if end_sessions_of:
-            end_sessions(stack, end_sessions_of)
+        try:
+            restart(changed.applied.changed)
+            forget(store.restarts)
+        finally:  # whatever does not come up
+            if end_sessions_of:
+                end_sessions(stack, end_sessions_of)
     complain_of_unshown(changed)
     return changed.accounts
 

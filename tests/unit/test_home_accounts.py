@@ -276,6 +276,16 @@ def test_a_service_that_did_not_come_up_is_restarted_by_the_next_change(
         assert device.restarted.pop() == restarted
 
 
+def test_a_removed_user_is_thrown_out_whatever_does_not_come_up(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.told("user", "add", "carol@example.com", "--password-stdin", stdin=f"{SECRET}\n")
+    monkeypatch.setattr(home.command, "restart", _does_not_come_up)
+    assert device.run("user", "remove", "carol@example.com").exit_code == 1
+    assert device.accounts.user("carol@example.com") is None
+    assert device.ended == ["carol@example.com"]
+
+
 def test_services_that_start_with_the_configuration_need_no_restart(device: Device) -> None:
     """As at each start of the device, where apply comes before all of them."""
     assert device.run("apply", "--no-restart").exit_code == 0
