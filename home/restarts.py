@@ -8,6 +8,7 @@ before the switch and until it is done: another apply finds nothing to change th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from stack.durable import write_atomically
@@ -29,7 +30,8 @@ def noted(path: Path, stack: Stack) -> tuple[str, ...]:
 
 def forget(path: Path) -> None:
     """Note that all are restarted, or have started with the configuration in force."""
-    path.unlink(missing_ok=True)
+    with suppress(OSError):  # one restart more does no harm
+        path.unlink()
 
 
 def _read(path: Path) -> set[str]:
