@@ -104,6 +104,12 @@ def test_postfix_knows_domains_mailboxes_and_aliases() -> None:
     assert "bob@example.org bob@example.org" in found
 
 
+def test_all_devices_of_a_user_at_home_may_be_connected_at_once() -> None:
+    """Through the relay they have one address, the home's. Thunderbird opens five connections; Dovecot lets in ten."""
+    (limit,) = (line for line in _lines("dovecot/dovecot.conf") if line.startswith("mail_max_userip_connections"))
+    assert int(limit.partition("=")[2]) >= 8 * 5
+
+
 def test_no_program_that_could_send_outside_is_started() -> None:
     programs = [row.split()[7] for row, _ in _master()]
     assert "lmtp" in programs
