@@ -18,8 +18,9 @@ from firstboot.costs import Costs, choose_costs
 from firstboot.luks import MAPPED, Luks, LuksError, Use, close
 from firstboot.partitions import label, run
 from firstboot.recovery import RecoveryError, RecoverySecret, parse_secret
+from model.passwords import SHORTEST_PASSPHRASE
 
-SHORTEST, LONGEST = 12, 1024
+SHORTEST, LONGEST = SHORTEST_PASSPHRASE, 1024
 """Characters of a passphrase."""
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from model.passwords import harmless_key, is_secret, no_password_setting
+from model.passwords import harmless_key, is_secret, may_be_passphrase, no_password_setting
 from model.problems import Finding, Kind, Path, Refusal, quoted
 from model.s3_setting import no_secret_key
 from model.site import S3, Alarm, Disk, Relay, Site, User
@@ -101,7 +101,9 @@ def _no_choice(path: Path, value: Any, choices: list[str]) -> Finding:
     close = difflib.get_close_matches(value.lower(), choices, n=1) if isinstance(value, str) else []
     suggestion = close[0] if close else _usual(path)
     remedy = f"did you mean {quoted(suggestion)}?" if close else f"write {quoted(f'{path[-1]}: {suggestion}')}"
-    return Finding(path, Kind.NO_CHOICE, _kind_of(value, quote=True), expected, remedy)
+    # `unlock: passphrase` asks for one later; who writes the passphrase itself shall not find it on the device's page.
+    hidden = _keys(path) == ("disk", "unlock") and isinstance(value, str) and may_be_passphrase(value, choices)
+    return Finding(path, Kind.NO_CHOICE, _kind_of(value, quote=not hidden), expected, remedy)
 
 
 def _usual(path: Path) -> str:

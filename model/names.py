@@ -30,6 +30,9 @@ _LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
 # command, a file or a comment.
 _FOREIGN_LOCAL_PART = re.compile(r"[A-Za-z0-9_=][A-Za-z0-9_=+'&~-]*(?:\.[A-Za-z0-9_=+'&~-]+)*")
 
+BEHIND_ADDRESS = re.compile(r"@[^\[]*[\s:]")
+"""An address with something behind it, which may be a password that belongs into a line of its own."""
+
 _DOMAIN = "a domain such as `example.com`"
 _ADDRESS = "a mail address such as `alice@example.com`"
 
@@ -67,6 +70,8 @@ def mail_address(text: str) -> str:
     Raises:
         Refusal: it is none, or one that we do not give out.
     """
+    if BEHIND_ADDRESS.search(text):
+        raise Refusal(Kind.BAD_ADDRESS, "an address with something behind it", _ADDRESS, "write the address alone")
     local_part, at, domain = text.rpartition("@")
     if not at or not local_part or not domain:
         raise Refusal(

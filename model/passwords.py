@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from model.problems import Kind, Path, Refusal
 
@@ -20,6 +21,9 @@ HASH_PATTERN = (
 
 SECRET_WORD = r"[\w-]*(?:pass|pasw|pwd|secret|kennwort|token|hash)[\w-]*"
 """A word that announces a password; to be matched without regard to case."""
+
+SHORTEST_PASSPHRASE = 12
+"""Characters that the passphrase of an encrypted disk has at least."""
 
 _LARGEST_MEMORY = 128 * 1024
 """KiB. The device checks a hash at each login, beside all else, in a Dovecot process that may have 256 MiB."""
@@ -71,6 +75,11 @@ def secret_word(key: str) -> bool:
 def harmless_key(key: str) -> bool:
     """Tell whether a key may be quoted: where its `:` was forgotten, it holds a password itself."""
     return not secret_word(key) or bool(re.fullmatch(r"[A-Za-z_]{1,20}", key))
+
+
+def may_be_passphrase(text: str, words: Sequence[str]) -> bool:
+    """Tell whether somebody may have written a passphrase where one of some words belongs."""
+    return len(text) >= SHORTEST_PASSPHRASE and not difflib.get_close_matches(text.lower(), words, n=1, cutoff=0.7)
 
 
 def _affordable(text: str, memory: int, passes: int, lanes: int) -> str:

@@ -1,24 +1,26 @@
 """Which stretches of a site file may hold a password, so that no report ever shows them.
 
 A password may stand where it should (as a hash), where it should not (in plain text), under a misspelt key, or in a
-file that is no YAML at all. When in doubt, it is hidden.
+file that is no YAML at all. So may the disk's passphrase, and the address of a web service, which is often as good as a
+password. When in doubt, it is hidden.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
-from model.names import mail_address
-from model.passwords import GENERATE, PROMPT, harmless_key, is_secret
+from model.names import BEHIND_ADDRESS, mail_address
+from model.passwords import GENERATE, PROMPT, harmless_key, is_secret, may_be_passphrase
 from model.problems import Path, Refusal, Span
-from model.site import S3, Alarm, Disk, Relay, Site, User
+from model.site import S3, Alarm, DataDisk, Disk, Relay, Site, UnlockPolicy, User
 from model.yaml_faults import SyntaxFault, split_lines
 from model.yaml_tree import Entry, Tree, read_tree
 
 _OPEN_USER_KEYS = sorted(set(User.model_fields) - {"password"})
+_DISK_WORDS = [*UnlockPolicy, *DataDisk]
 _HARMLESS = re.compile(rf"""['"]?({PROMPT}|{GENERATE})['"]?""")
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\s*")
@@ -65,17 +67,32 @@ def _in_tree(tree: Tree, lines: list[str]) -> Iterator[Span]:
 def _may_be_secret(path: Path, text: str) -> bool:
     if is_secret(path):
         return True
-    if path[:1] != ("users",):
-        return False
-    keys = [part for part in path[1:] if isinstance(part, str)]
+    group, *keys = [part for part in path if isinstance(part, str)] or [""]
+    match group:
+        case "users":
+            return _may_be_secret_of_user(keys, text)
+        case "disk":
+            return _is_strange(keys, Disk.model_fields) or may_be_passphrase(text, _DISK_WORDS)
+        case "relays":
+            return ("alarm" in keys and "://" in text) or ("s3" in keys and "@" in text)
+        case _:
+            return bool(keys) and _is_strange([group], Site.model_fields)
+
+
+def _may_be_secret_of_user(keys: Sequence[str], text: str) -> bool:
     if keys:
         # `- alice@example.com: the password` is a mistake that suggests itself.
-        return not difflib.get_close_matches(keys[0].lower(), _OPEN_USER_KEYS, cutoff=0.7)
+        return _is_strange(keys, _OPEN_USER_KEYS) or bool(BEHIND_ADDRESS.search(text))
     try:
         mail_address(text)
     except Refusal:
         return True
     return False
+
+
+def _is_strange(keys: Sequence[str], known: Iterable[str]) -> bool:
+    """Tell whether the first of some keys is none of those that are known, not even misspelt."""
+    return bool(keys) and not difflib.get_close_matches(keys[0].lower(), list(known), n=1, cutoff=0.7)
 
 
 def _is_harmless(entry: Entry, lines: list[str]) -> bool:

@@ -96,7 +96,7 @@ def test_an_address_is_kept_in_lower_case(written: str, canonical: str) -> None:
         (f"{'a' * 60}@{'.'.join(['b' * 60] * 4)}", Kind.BAD_ADDRESS),
         ("alice@localhost", Kind.BAD_DOMAIN),
         ("alice@[192.0.2.1]", Kind.BAD_DOMAIN),
-        ("alice@example.com\n", Kind.BAD_DOMAIN),
+        ("alice@example.com\n", Kind.BAD_ADDRESS),
     ],
 )
 def test_what_is_no_address_of_ours_is_refused(written: str, kind: Kind) -> None:

@@ -121,6 +121,9 @@ WAYS_TO_WRITE_A_SECRET = [
     f"  - alice@example.com: {SECRET}\n",
     f"  - alice@example.com:{SECRET}\n",
     f"  - alice@example.com {SECRET}\n",
+    f"  - address: alice@example.com {SECRET}\n",
+    f"  - address: alice@example.com:{SECRET}\n",
+    f"{USER}    aliases: [bob@example.com {SECRET}]\n",
     f"  alice@example.com: {SECRET}\n",
     f"  {{alice@example.com: {SECRET}}}\n",
     f"  - {{address: alice@example.com, password: {SECRET}, alias: x}}\n",
@@ -166,6 +169,33 @@ def test_a_password_is_never_shown(head: str, users: str) -> None:
     assert SECRET not in str(refused.value)
     assert SECRET not in repr(refused.value)
     assert SECRET not in repr(refused.value.problems)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        f"relays:\n  - address: mx.example.com\n    alarm: {{webhook: https://x.example/{SECRET}}}\nadmn: x\n",
+        f"relays:\n  - address: mx.example.com\n    alarm: {{webhook: http://x.example/{SECRET}}}\n",
+        f"relays:\n  - address: mx.example.com\n    alarm: {{url: https://x.example/{SECRET}}}\n",
+        f"relays:\n  - address: mx.example.com\n    alarm: https://x.example/{SECRET}\n",
+        f"relays:\n  - address: mx.example.com\n    s3: {{endpoint: 'https://x:{SECRET}@y.example', bucket: abc}}\n",
+        f"disk: {{unlock: {SECRET}}}\n",
+        f"disk: {{unlock: passphrase, key: {SECRET}}}\n",
+        f"disk: {SECRET}\n",
+        f"wifi: {{ssid: home, psk: {SECRET}}}\n",
+    ],
+)
+def test_nor_is_what_is_as_good_as_one(tail: str) -> None:
+    head = HEAD.replace("disk: {unlock: none}\n", "") if tail.startswith("disk") else HEAD
+    with pytest.raises(SiteError) as refused:
+        parse_site(f"{head}{USER}{tail}", "site.yaml")
+    assert SECRET not in annotate(refused.value)
+    assert SECRET not in str(refused.value), "as on the device's page"
+
+
+@pytest.mark.parametrize("unlock", ["usbkey", "luks", "encrypted", "by passphrase"])
+def test_a_word_that_is_no_passphrase_is_shown(unlock: str) -> None:
+    assert f"unlock: {unlock}" in report(HEAD.replace("none", unlock) + USER)
 
 
 def test_the_hidden_text_does_not_tell_its_length() -> None:
