@@ -66,7 +66,7 @@ class ConsoleCode:
             if self._failures >= _FREE_GUESSES:
                 longer = min(self._failures - _FREE_GUESSES, 10)
                 self._quiet_until = self._clock() + min(2.0**longer, _LONGEST_WAIT)
-        where = "in your file on the boot partition" if self.own else "on the device's console"
+        where = "in the file that you gave to the build, or wrote to the card" if self.own else "on the device's console"
         raise WrongCode(f"{WRONG}: it stands {where}")
 
 

@@ -152,7 +152,8 @@ class Gate:
             self._claims.hear()
             if not self._is_code(code):
                 self._claims.failed()
-                where = f"in your {CODE_NAME}" if self._own else "that the device shows"
+                own = f"that you gave to the build, or wrote to the card in {CODE_NAME}"
+                where = own if self._own else "that the device shows"
                 raise Denied(f"the code is not the one {where}")
             try:
                 hashed = self._hash(check_password(password))

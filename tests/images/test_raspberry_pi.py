@@ -26,6 +26,7 @@ from builder.sandbox import Sandbox, remove_tree
 from builder.sums import read_manifest
 from builder.tools import BUILD_TOOLS, open_tools
 from tests.images.conftest import PASSWORD, SITE
+from tests.images.locked import Page
 from tests.images.machine import REPOSITORY, Machine
 from tests.mail import fetch, mailbox, swaks
 from tests.unit.imager_samples import HASH, KEY, Choices, psk, version_2
@@ -43,6 +44,8 @@ CHOICES = Choices(
     passphrase="made for this test",
     country="DE",
 )
+_CODE = "Seven wet geese 7"
+_BARE_CODE = "sevenwetgeese7"
 WIFI_KEY = psk(CHOICES.passphrase, CHOICES.ssid)
 
 
@@ -53,10 +56,12 @@ def tools() -> Sandbox:
 
 @pytest.fixture(scope="module")
 def result(scratch: Path, password_hash: str) -> Path:
-    """The Raspberry Pi image for the tests' site."""
-    site = scratch / "pi.yaml"
+    """The Raspberry Pi image for the tests' site, and for somebody without a screen."""
+    site, code = scratch / "pi.yaml", scratch / "pi-code.txt"
     site.write_text(SITE.format(hash=password_hash), encoding="utf-8")
-    command = [str(REPOSITORY / "darkpipe"), "build", str(site), "--profile", "raspberrypi"]
+    code.write_text(_CODE, encoding="utf-8")
+    code.chmod(0o600)
+    command = [str(REPOSITORY / "darkpipe"), "build", str(site), "--profile", "raspberrypi", "--code", str(code)]
     command += ["--output", str(scratch / "out")]
     built = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=True)
     return Path(built.stdout.splitlines()[-1])
@@ -92,7 +97,8 @@ def test_firmware_finds_every_file_for_both_models(result: Path, card: Path, too
     autoboot = first["autoboot.txt"].decode()
     assert rows[boot_partition(autoboot)]["content"] == Content.BOOT
     assert rows[boot_partition(autoboot, tryboot=True)]["content"] == Content.SPARE
-    assert set(first) == {"autoboot.txt", "darkpipe.yaml"}
+    assert set(first) == {"autoboot.txt", "darkpipe.yaml", "darkpipe-code.txt"}
+    assert first["darkpipe-code.txt"].decode().strip() == _BARE_CODE
     slot = _files(card, _start(result, Content.BOOT), tools)
     for model in Model:
         check_slot(slot, model)
@@ -187,9 +193,20 @@ def test_settings_of_the_imager_have_taken_effect(device: Machine) -> None:
 def test_secrets_of_the_imager_are_wiped(device: Machine) -> None:
     """Neither files nor blocks of the first partition hold them any more; the fixture has seen them there before."""
     assert device.lines("mount -o ro /dev/vda1 /boot && ls /boot && umount /boot") == ["autoboot.txt"]
-    for secret in (HASH, WIFI_KEY, "ds=nocloud"):
+    for secret in (HASH, WIFI_KEY, "ds=nocloud", _BARE_CODE):
         found = device.run(f"grep --text --count --fixed-strings '{secret}' /dev/vda1")
         assert (found.status, found.output) == (1, "0")
+
+
+def test_the_page_is_claimed_by_the_code_that_the_image_has_brought(device: Machine) -> None:
+    """Once; the console has shown none."""
+    page = Page(device.page)
+    answers = {"password": "nine slow trains by night", "again": "nine slow trains by night"}
+    assert "Nobody looks after this device yet" in page.get()
+    assert "the code is not the one" in page.post("/claim", code="12345678", **answers)
+    page.post("/claim", code=_CODE, **answers)
+    assert "Sign out" in page.get()
+    assert device.run("test -e /data/page/first-code").status == 1
 
 
 def test_it_joins_the_wifi(device: Machine) -> None:

@@ -58,7 +58,7 @@ def test_answers_and_an_own_code_make_it_a_device_as_any_other(machine: Machine)
     machine.boot()
     assert machine.expect(["your code of darkpipe-code.txt", r"asks for the code \d{4}", "cannot use"], SECONDS) == 0
     page = Page(machine.page)
-    assert "Your code, which you wrote to the card" in page.get()
+    assert "Your own code, which image or card has brought" in page.get()
     wrong = page.post("/site", **{**_ANSWERS, "domains": "example"}, code=_CODE.upper())
     assert "single word" in wrong
     assert 'name="code"' not in wrong

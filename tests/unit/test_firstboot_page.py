@@ -83,10 +83,10 @@ def test_a_disk_is_made(device: Device) -> None:
 @pytest.mark.parametrize("device", ["new"], indirect=True)
 def test_who_has_not_written_the_secret_down_is_asked_for_the_same_code_again(device: Device) -> None:
     device.session.code = ConsoleCode(lambda: 0.0, "bluegeesefly7")
-    assert "Your code, which you wrote to the card" in device.browser.get().text
+    assert "Your own code, which image or card has brought" in device.browser.get().text
     shown = device.browser.post("/choose", code="Blue geese fly 7", passphrase=GOOD, again=GOOD).text
     again = shown[shown.index("I have not written it down") :]
-    assert "Your code, which you wrote to the card" in again
+    assert "Your own code, which image or card has brought" in again
     assert "numeric" not in again, "a telephone would offer no letters"
 
 
