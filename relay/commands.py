@@ -114,7 +114,8 @@ def parse_forward(argument: bytes) -> Mapping[str, str | None]:
     """Read what XFORWARD says of the client (Postfix's XFORWARD_README).
 
     Returns:
-        Values by names in capitals; None for what is not known, `[UNAVAILABLE]` and `[TEMPUNAVAIL]`.
+        Values by names in capitals; None for what is not known, `[UNAVAILABLE]` and `[TEMPUNAVAIL]`, and for what is no
+        text: a client may greet with octets of any kind, and its mail is no worse for that.
 
     Raises:
         SyntaxFault: it is something else, or an attribute that was not offered.
@@ -124,8 +125,13 @@ def parse_forward(argument: bytes) -> Mapping[str, str | None]:
         name, equals, value = word.partition("=")
         if not equals or name.upper() not in FORWARDED:
             raise SyntaxFault("attributes such as ADDR=192.0.2.1")
-        text = decode_xtext(value)
-        found[name.upper()] = None if text in _UNKNOWN else text
+        if not _XTEXT.fullmatch(value):
+            raise SyntaxFault("xtext")
+        try:
+            text = decode_xtext(value)
+        except SyntaxFault:
+            text = ""
+        found[name.upper()] = text if text and text not in _UNKNOWN else None
     return MappingProxyType(found)
 
 

@@ -78,9 +78,12 @@ def test_what_is_forwarded_is_decoded_and_the_unknown_told() -> None:
     assert said == {"NAME": None, "ADDR": "2001:db8::1", "PORT": "4711", "HELO": "a+b c", "IDENT": None}
 
 
-@pytest.mark.parametrize(
-    "words", [b"ADDR", b"=x", b"A1=x", b"HELO=a+2", b"HELO=a+0D", b"HELO=+FF", b"HELO=a=b", b"OTHER=x"]
-)
+@pytest.mark.parametrize("helo", [b"B+FCro-NAS", b"a+0D", b"a+00", b""])
+def test_a_greeting_that_is_no_text_is_unknown_and_keeps_no_mail_away(helo: bytes) -> None:
+    assert parse_forward(b"ADDR=192.0.2.7 HELO=" + helo) == {"ADDR": "192.0.2.7", "HELO": None}
+
+
+@pytest.mark.parametrize("words", [b"ADDR", b"=x", b"A1=x", b"HELO=a+2", b"HELO=\xff", b"HELO=a=b", b"OTHER=x"])
 def test_what_is_not_forwarded_so_is_refused(words: bytes) -> None:
     with pytest.raises(SyntaxFault):
         parse_forward(words)
