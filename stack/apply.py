@@ -32,6 +32,7 @@ CURRENT = "current"
 """Name of the link to the generation in force; services read their configuration through it."""
 
 _UNFINISHED = ".new-"
+_DOOMED = ".old-"
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def differing(before: Mapping[PurePosixPath, Found], files: Mapping[PurePosixPat
 
 
 def _generations(store: Path) -> set[str]:
-    return {path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith(_UNFINISHED)}
+    return {path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith((_UNFINISHED, _DOOMED))}
 
 
 def _discard(store: Path, keep: set[str]) -> None:
@@ -222,10 +223,10 @@ def _discard(store: Path, keep: set[str]) -> None:
             continue
         if path.is_symlink():
             path.unlink()
-        elif path.name.startswith(_UNFINISHED):
+        elif path.name.startswith((_UNFINISHED, _DOOMED)):
             shutil.rmtree(path)
         else:
             # A cut must not leave half of it under its name: who comes to this content again would take that for all.
-            doomed = path.rename(store / f"{_UNFINISHED}{path.name}")
+            doomed = path.rename(store / f"{_DOOMED}{path.name}")
             sync_folder(store)
             shutil.rmtree(doomed)
