@@ -87,7 +87,7 @@ class S3Place:
         self.every = settings.mode is Mode.WRITE_THROUGH
         self._settings, self._epoch, self._now = settings, epoch, now
         self._path = state_path(folder, settings)
-        self._state = FolderState.begin(self._path, epoch)
+        self._state = FolderState.begin(self._path, epoch, settings.seal)
         self._cleans, self._rhythm = cleans, rhythm or Rhythm()
         self._objects = objects or Objects(open_store(settings), settings.prefix)
         self._lock = threading.Lock()
@@ -303,8 +303,9 @@ class S3Place:
             self._use_folder(entries)
         if self._state.left:
             self._strange = self._told(
-                "the bucket holds mail that the relay's disk, set back to an older state, does not know",
-                "fetch it with `darkpipe relay recover-bucket`",
+                "the bucket holds mail in a folder that the relay has left: its disk was set back to an older state, or "
+                "home has made another `bucket-seal`",
+                "fetch it with `darkpipe relay recover-bucket`; if home has lost the `bucket-seal` of before, put that back",
             )
         if not self._cleans:
             return

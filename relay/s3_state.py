@@ -2,7 +2,8 @@
 
 A disk that a provider has set back to an older state, such as a snapshot of the running relay, knows an older version
 than the folder's head has. Such a relay leaves the folder alone, since what lies there may be in no index any more, and
-takes another.
+takes another. So does one whose home has lost the secret by which all names there are made, and has made another: it
+would take for waste what is its own.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class FolderState:
         starts: of the relay with this folder, this one among them.
         left: folders that were left alone, for home to look at.
         version: the highest that a head in the folder may have; kept before the head is written.
+        seal: digest of the secret by which names in the folder are made; empty in files of before.
     """
 
     epoch: str
@@ -43,20 +45,26 @@ class FolderState:
     starts: int
     left: tuple[str, ...] = ()
     version: int = 0
+    seal: str = ""
 
     @classmethod
-    def begin(cls, path: Path, epoch: str) -> Self:
+    def begin(cls, path: Path, epoch: str, secret: str) -> Self:
         """Read it for another start, and keep on the disk that there was one.
+
+        Args:
+            secret: `S3Settings.seal`.
 
         Raises:
             OSError: the disk fails.
         """
         with _WRITING:
-            before = cls._read(path)
+            before, seal = cls._read(path), hashlib.sha256(secret.encode()).hexdigest()
             if before is None or before.epoch != epoch or not NAME.fullmatch(before.folder):
                 # A folder whose name is lost is found by home, which looks at all of them.
                 before = cls._new(epoch)
-            state = replace(before, starts=before.starts + 1)
+            elif before.seal not in {"", seal}:
+                before = replace(cls._new(epoch), left=(*before.left, before.folder))
+            state = replace(before, starts=before.starts + 1, seal=seal)
             state.write(path)
         return state
 
@@ -67,7 +75,8 @@ class FolderState:
             starts = int(data["starts"])
             # Files of before had only the number of starts.
             version = int(data.get("version", (starts + 1) * _VERSIONS - 1))
-            return cls(str(data["epoch"]), str(data["folder"]), starts, tuple(data["left"]), version)
+            seal = str(data.get("seal", ""))
+            return cls(str(data["epoch"]), str(data["folder"]), starts, tuple(data["left"]), version, seal)
         except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):
             return None
 
@@ -92,7 +101,7 @@ class FolderState:
         Raises:
             OSError: the disk fails.
         """
-        state = FolderState(self.epoch, secrets.token_hex(16), 1, (*self.left, self.folder))
+        state = FolderState(self.epoch, secrets.token_hex(16), 1, (*self.left, self.folder), seal=self.seal)
         with _WRITING:
             state.write(path)
         return state

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from pyrage import x25519
 
 from model.bucket import HEAD, LARGEST_HEAD, PIECE, Entry, Head, Seal
 from model.control import QueuedItem
@@ -310,13 +311,28 @@ def test_a_snapshot_of_the_running_relay_does_not_touch_what_came_later(
     assert _read(again, late) == b"late"
 
 
+def test_another_seal_leaves_alone_what_lies_under_the_one_before(start: Start) -> None:
+    """Home has lost its secret, and has made another one: by that, nothing there has a name that the relay knows."""
+    place = start()
+    item = _store(place, b"only here")
+    place.stop()
+    other = start((item,), replace(SETTINGS, seal=str(x25519.Identity.generate())))
+    assert _folder(other) != _folder(place)
+    with pytest.raises(LostError):
+        _read(other, item)
+    other.stop()
+    # It has come out of a backup.
+    assert _read(start((item,)), item) == b"only here"
+
+
 def test_the_file_of_an_older_version_is_read(start: Start, tmp_path: Path) -> None:
     place = start(settings=THROUGH)
     item = _store(place, b"old")
     place.stop()
     (file,) = tmp_path.glob("bucket-*.json")
+    newer = {"version", "seal"}
     file.write_text(
-        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != "version"})
+        json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name not in newer})
     )
     again = start((item,), THROUGH)
     assert _folder(again) == _folder(place)
