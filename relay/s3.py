@@ -303,9 +303,9 @@ class S3Place:
             self._use_folder(entries)
         if self._state.left:
             self._strange = self._told(
-                "the bucket holds mail in a folder that the relay has left: its disk was set back to an older state, or "
-                "home has made another `bucket-seal`",
-                "fetch it with `darkpipe relay recover-bucket`; if home has lost the `bucket-seal` of before, put that back",
+                "the bucket holds mail in a folder that the relay has left: its disk was set back, or home has made "
+                "another `bucket-seal`",
+                "fetch it with `darkpipe relay recover-bucket`; a `bucket-seal` that home has lost has to be put back",
             )
         if not self._cleans:
             return
