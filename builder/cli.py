@@ -146,7 +146,7 @@ def build(
       folder=$(./darkpipe build my-site.yaml --output /srv/images | tail -n 1)
     """
     from builder.archive import Archive
-    from builder.build import SOURCE, Held, build_image, open_workshop
+    from builder.build import SOURCE, Held, build_image, check_unlock, open_workshop
     from builder.cache import Cache
     from builder.lock import read_lock
     from builder.profile import all_profiles, find_profile
@@ -167,6 +167,9 @@ def build(
     held = Held(read_lock(lock_file), packages) if lock_file else None
     wanted = read_site(site) if site else None
     chosen = find_profile(SOURCE / "profiles", profile)
+    platforms = all_profiles(SOURCE / "profiles") if everything else (chosen,)
+    for platform in platforms:  # before passwords are asked for, and a relay's keys made
+        check_unlock(wanted, platform)
     stages = Stages()
     seed, next_steps = _seed(site, wanted, code_file, seed_folder, stages)
     if not builds_here():
@@ -181,7 +184,7 @@ def build(
     store = Cache(Cache.default().root, remove_tree)
     shop = open_workshop(store, Archive.from_environment(), stages, refresh=refresh)
     if everything:
-        result = build_release(shop, seed, all_profiles(SOURCE / "profiles"), output, written=wanted, refresh=refresh)
+        result = build_release(shop, seed, platforms, output, written=wanted, refresh=refresh)
     else:
         result = build_image(shop, seed, chosen, output, written=wanted, refresh=refresh, held=held)
     stages.say(f"Built in {sum(stages.seconds.values()):.1f} s.")

@@ -22,10 +22,10 @@ _TROUBLE = 2
 def diff(first: Path, second: Path, as_json: bool) -> None:
     """Name every file and byte range in which two results or images differ.
 
-    FIRST and SECOND are folders that `./darkpipe build` has made, or images (.img, .img.zst). What differs is named by
-    what lies there: fields of the partition table, files of the boot partition and sections of its kernel image, files
-    of the root with mode, owner, time and attributes, the hash tree, and the space between. Exit status: 0 when they
-    are equal to the byte, 1 when they differ, 2 when they cannot be compared.
+    FIRST and SECOND are folders that `./darkpipe build` has made, or images (.img, .img.zst, .img.xz). What differs is
+    named by what lies there: fields of the partition table, files of the boot partition and sections of its kernel
+    image, files of the root with mode, owner, time and attributes, the hash tree, and the space between. Exit status: 0
+    when they are equal to the byte, 1 when they differ, 2 when they cannot be compared.
 
     \b
     Examples:

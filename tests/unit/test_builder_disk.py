@@ -6,8 +6,10 @@ import itertools
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from builder.build import SOURCE, check_unlock
+from builder.cli import darkpipe
 from builder.disk import Placed, disk_id, disk_size, place, root_partition_id, table_script
 from builder.errors import BuildError
 from builder.profile import Content, find_profile, load_profile
@@ -125,3 +127,23 @@ def test_tpm2_is_refused_where_nobody_measures_the_start() -> None:
     check_unlock(None, load_profile(SOURCE / "profiles/raspberrypi"))
     with pytest.raises(BuildError, match="which a device of the profile `raspberrypi` has not"):
         check_unlock(site, load_profile(SOURCE / "profiles/raspberrypi"))
+
+
+@pytest.mark.parametrize("options", [("--profile", "raspberrypi"), ("--all",)])
+@pytest.mark.parametrize("where", ["never", "always"])
+def test_a_build_of_such_a_site_is_refused_before_anything_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], where: str
+) -> None:
+    """Passwords would be asked for, keys of a relay made, tools installed or a container prepared, all for nothing."""
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "version: 1\ndomains: [example.com]\nrelays: [{address: mx.example.com}]\ndisk: {unlock: tpm2}\n"
+        "users: [{address: alice@example.com}]\n"
+    )
+    monkeypatch.setenv("DARKPIPE_CONTAINER", where)
+    monkeypatch.setattr("builder.build.open_workshop", lambda *_, **__: pytest.fail("tools are installed"))
+    monkeypatch.setattr("builder.container.connected", lambda: pytest.fail("an engine is asked"))
+    done = CliRunner().invoke(darkpipe, ["build", str(site), *options, "--output", str(tmp_path / "out")])
+    assert isinstance(done.exception, BuildError)
+    assert "tpm2" in str(done.exception)
+    assert list(tmp_path.iterdir()) == [site]
