@@ -59,10 +59,10 @@ class FolderState:
         """
         with _WRITING:
             before, seal = cls._read(path), hashlib.sha256(secret.encode()).hexdigest()
-            if before is None or before.epoch != epoch or not NAME.fullmatch(before.folder):
+            if before is None or not NAME.fullmatch(before.folder):
                 # A folder whose name is lost is found by home, which looks at all of them.
                 before = cls._new(epoch)
-            elif before.seal not in {"", seal}:
+            elif before.epoch != epoch or before.seal not in {"", seal}:
                 before = replace(cls._new(epoch), left=(*before.left, before.folder))
             state = replace(before, starts=before.starts + 1, seal=seal)
             state.write(path)

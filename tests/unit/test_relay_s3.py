@@ -325,6 +325,17 @@ def test_another_seal_leaves_alone_what_lies_under_the_one_before(start: Start) 
     assert _read(start((item,)), item) == b"only here"
 
 
+def test_what_lies_there_is_found_when_the_queues_epoch_was_lost(start: Start, tmp_path: Path) -> None:
+    place = start()
+    item = _store(place, b"only here")
+    place.stop()
+    (file,) = tmp_path.glob("bucket-*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "epoch": "f" * 32}))
+    again = start((item,))
+    assert _folder(again) != _folder(place)
+    assert _read(again, item) == b"only here"
+
+
 def test_the_file_of_an_older_version_is_read(start: Start, tmp_path: Path) -> None:
     place = start(settings=THROUGH)
     item = _store(place, b"old")
