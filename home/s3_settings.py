@@ -93,5 +93,7 @@ def _seal(path: Path) -> str:
             return _seal(path)
     except (UnicodeDecodeError, IdentityError):
         # Another one would hide from home what lies in the bucket already.
-        raise S3KeyError(f"{path} holds no age identity; restore it from a backup, or remove it") from None
+        raise S3KeyError(
+            f"{path} holds no age identity; restore it from a backup; to remove it gives up what lies in the bucket"
+        ) from None
     return seal

@@ -118,7 +118,7 @@ def test_two_who_make_the_seal_at_once_have_the_same_one(tmp_path: Path, monkeyp
 def test_a_damaged_seal_is_not_replaced(tmp_path: Path) -> None:
     keep_secret_key(tmp_path, "key")
     (tmp_path / SEAL).write_text("AGE-SECRET-KEY-1DAMAGED", encoding="ascii")
-    with pytest.raises(S3KeyError, match="backup") as refused:
+    with pytest.raises(S3KeyError, match="backup; to remove it gives up what lies in the bucket") as refused:
         s3_settings(_s3(), tmp_path)
     assert "DAMAGED" not in str(refused.value)
     assert (tmp_path / SEAL).read_text(encoding="ascii") == "AGE-SECRET-KEY-1DAMAGED"
