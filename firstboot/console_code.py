@@ -66,7 +66,8 @@ class ConsoleCode:
             if self._failures >= _FREE_GUESSES:
                 longer = min(self._failures - _FREE_GUESSES, 10)
                 self._quiet_until = self._clock() + min(2.0**longer, _LONGEST_WAIT)
-        where = "in the file that you gave to the build, or wrote to the card" if self.own else "on the device's console"
+        own = "in the file that you gave to the build, or wrote to the card"
+        where = own if self.own else "on the device's console"
         raise WrongCode(f"{WRONG}: it stands {where}")
 
 
