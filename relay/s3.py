@@ -301,6 +301,10 @@ class S3Place:
             entries = self._records.entries()
             self._state = self._state.another(self._path)
             self._use_folder(entries)
+        # As long as the index has an item, it may lie there, whatever the store says.
+        if self._state.left and not self._records.entries():
+            emptied = {folder for folder in self._state.left if not any(self._objects.names(folder))}
+            self._state = self._state.without(self._path, emptied)
         if self._state.left:
             self._strange = self._told(
                 "the bucket holds mail in a folder that the relay has left: its disk was set back, or home has made "

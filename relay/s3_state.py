@@ -12,6 +12,7 @@ import hashlib
 import json
 import secrets
 import threading
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -105,6 +106,19 @@ class FolderState:
         with _WRITING:
             state.write(path)
         return state
+
+    def without(self, path: Path, emptied: Collection[str]) -> FolderState:
+        """Forget folders that were left and that home has emptied, and keep that on the disk.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        left = tuple(folder for folder in self.left if folder not in emptied)
+        with _WRITING:
+            found = self._read(path)
+            if found and found.folder == self.folder:
+                replace(found, left=left).write(path)
+        return replace(self, left=left)
 
     def write(self, path: Path) -> None:
         """Keep it: the old or the new one is there, whenever the power fails.

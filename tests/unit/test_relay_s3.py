@@ -291,7 +291,18 @@ def test_a_disk_that_was_set_back_does_not_touch_what_came_later(start: Start, b
     assert "recover-bucket" in again.faults()[0].remedy
     again.stop()
     # It says so as long as it has not been looked at, and then goes on in its new folder.
-    assert _folder(start((old,), THROUGH)) == _folder(again)
+    third = start((old,), THROUGH)
+    assert _folder(third) == _folder(again)
+    third.stop()
+    for name in list(bucket.names(_folder(place))):
+        obstore.delete(bucket.store, f"{PREFIX}{_folder(place)}/{name}")
+    waiting = start((old,), THROUGH)
+    assert waiting.faults(), "as long as something waits that may lie there"
+    waiting.stop()
+    empty = start((), THROUGH)
+    assert (empty.faults(), _folder(empty)) == ((), _folder(again))
+    empty.stop()
+    assert start((), THROUGH).faults() == ()
 
 
 def test_a_snapshot_of_the_running_relay_does_not_touch_what_came_later(
