@@ -285,6 +285,34 @@ def test_mail_to_the_outside_waits_and_nothing_leaves(client: Client, device: Ma
         listener.close()
 
 
+def test_who_has_sent_a_message_hears_that_it_still_waits(client: Client, device: Machine) -> None:
+    """After four hours, of which cleanup(8) makes seconds here; the notice says to whom, and why."""
+    recipient = f"friend-{uuid.uuid4()}@example.net"
+    configuration = "/data/darkpipe/config/current/postfix/master.cf"
+    shipped = device.run("cat", configuration)
+    assert shipped.count("delay_warning_time=4h") == 2
+
+    def restart_with(seconds: str) -> None:
+        device.run("sed", "-i", f"0,/delay_warning_time=.*/s//delay_warning_time={seconds}/", configuration)
+        device.run("systemctl", "restart", "postfix")
+
+    restart_with("2s")
+    try:
+        status, transcript = _submit(client, 465, ALICE, recipient)
+        assert status == 0, transcript
+        deferred = f"until postqueue -j | grep -F '{recipient}' | grep -q 'no relay'; do sleep 0.2; done"
+        device.run("timeout", "30", "sh", "-c", f"{deferred}; sleep 3; postqueue -f")
+        notice = " ".join(_received(client, "Delayed Mail (still being retried)", ALICE).decode().split())
+    finally:
+        restart_with("4h")
+    assert recipient in notice
+    assert "no relay is paired yet" in notice
+    assert "Action: delayed" in notice
+    assert "no relay is paired yet" in notice
+    assert "for more than 4 hour(s)" in notice
+    assert device.run("cat", configuration) == shipped
+
+
 @both_ports
 def test_a_message_that_is_too_large_is_refused(client: Client, port: int) -> None:
     largest = 50 * 1024 * 1024

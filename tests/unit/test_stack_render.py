@@ -191,7 +191,9 @@ def test_headers_are_touched_in_submitted_mail_only() -> None:
     ]
     assert users == ["submissions", "submission", "2465", "2587"]
     assert cleanups["submission-cleanup"]["always_add_missing_headers"] == "yes"
-    assert not [line for line in _lines("postfix/main.cf") if re.match("always_add|header_checks", line)]
+    assert {name for name, options in cleanups.items() if "delay_warning_time" in options} == {"submission-cleanup"}
+    own = "always_add|header_checks|delay_warning"
+    assert not [line for line in _lines("postfix/main.cf") if re.match(own, line)]
 
 
 @pytest.mark.parametrize(
