@@ -335,8 +335,9 @@ def begin_pairing(keeper: Keeper, now: float) -> None:
 
 
 def _text(path: Path) -> str:
+    """Read a file that is written again unless it has what it should have."""
     try:
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
         return ""
 

@@ -87,7 +87,7 @@ def wanted_recipients(folder: Path, accounts: Accounts, least: int) -> Recipient
         if mark.read_text(encoding="ascii") == f"{digest} {before.version}" and before.version >= least:
             return before
         version = max(before.version, least) + 1
-    except (FileNotFoundError, ListError):
+    except (FileNotFoundError, ListError, UnicodeDecodeError):
         version = least + 1
     made = RecipientList.make(version, rules(accounts), addresses(accounts))
     write_atomically(path, made.text().encode("ascii"), 0o600)

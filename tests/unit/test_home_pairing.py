@@ -165,6 +165,30 @@ def test_a_relay_that_cannot_be_given_its_software_is_offered_nothing(home: Home
     assert not home.relay.agent._keeper.state.kept.home
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["published", "peer.json", "control.pem", "relay.pem", "settings.json", "recipients.json", "recipients.json.of"],
+)
+def test_a_damaged_file_that_home_can_make_again_is_made_again(home: Home, tmp_path: Path, name: str) -> None:
+    """The service would end by it, and after each new start again."""
+    home.keeper.happen(Change(home.now, make_own()))
+    home.wait(int(DELAY) + 6)
+    assert home.is_paired
+    keys = tmp_path / "queue-keys"
+    keys.mkdir()
+    ensure_identity(keys)
+    site = RelayOfSite.model_validate({"address": "mx.example.com"})
+    with home.keeper.client(home.keeper.state.kept.base) as client:
+        pair_push.push(client, home.folder, keys, site, _ACCOUNTS)
+    (home.folder / name).write_bytes(b"\xff\xfe\x00")
+    home.start()
+    with home.keeper.client(home.keeper.state.kept.base) as client:
+        state = pair_push.push(client, home.folder, keys, site, _ACCOUNTS)
+    assert state.recipients
+    assert state.settings
+    assert b"\xff" not in (home.folder / name).read_bytes()
+
+
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_relay_that_answers_with_a_key_of_another_transport_ends_nothing(
     home: Home, monkeypatch: pytest.MonkeyPatch, paired: bool
