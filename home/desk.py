@@ -214,7 +214,9 @@ def read_records(store: Store, *, check: bool) -> Mapping[str, Any]:
     found, relay = known_records(accounts, (), dns)
     rows = [each.as_json() for each in check_records(found, relay, dns)] if check else map(record_json, found.records)
     zone = zone_text(found, [domain.name for domain in accounts.domains])
-    return {"records": list(rows), "unknown": list(found.unknown), "zone": zone}
+    # What was checked says by itself that an address is not proven.
+    doubts = [] if check else list(found.doubts)
+    return {"records": list(rows), "unknown": list(found.unknown), "doubts": doubts, "zone": zone}
 
 
 def ask_hand(question: Mapping[str, Any], path: Path = HAND) -> Mapping[str, Any]:

@@ -82,7 +82,7 @@ class DeskClient:
 
         Returns:
             `records`: as `darkpipe dns records --json` prints them, or `darkpipe dns check --json`; `unknown`: what is
-            missing, in words; `zone`: the text of a zone file.
+            missing, and `doubts`: what may be wrong, in words; `zone`: the text of a zone file.
         """
         return self._ask("dns", session=session, check=check)
 

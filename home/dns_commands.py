@@ -78,9 +78,10 @@ def records_command(domain: str | None, given: Sequence[Address], as_json: bool)
         found, _ = known_records(accounts, given)
         shown = [record for record in found.records if record.domain in _wanted(accounts, domain)]
         if as_json:
-            print_json({"records": [record_json(record) for record in shown], "unknown": list(found.unknown)})
+            told = {"unknown": list(found.unknown), "doubts": list(found.doubts)}
+            print_json({"records": [record_json(record) for record in shown], **told})
             return
-        click.echo("\n".join(_record_lines(shown, found.unknown)))
+        click.echo("\n".join(_record_lines(shown, (*found.unknown, *found.doubts))))
 
 
 @dns_group.command("zone")

@@ -6,12 +6,13 @@ send, a DMARC policy stricter than ours, more records beside ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from home.dns_answer import Status
-from home.dns_records import Need, Place, Record, RelayAddresses, Role
+from home.dns_records import Need, Place, Record, RecordType, RelayAddresses, Role
 from home.spf import VERSION, Look, Result, check_host, policies
 
 
@@ -63,6 +64,17 @@ class Context:
 
 def judge(record: Record, values: Sequence[str], context: Context) -> Verdict:
     """Judge what is published at the name of a record, of its type."""
+    verdict = _judge(record, values, context)
+    if record.type is RecordType.TXT and verdict.outcome is not Outcome.GOOD:
+        # Copied from a zone file into a form that adds its own: one text of two strings is then `a" "b` inside.
+        bare = [re.sub(r'^"|"$|"\s*"', "", value.strip()) for value in values]
+        if bare != list(values) and _judge(record, bare, context).outcome is Outcome.GOOD:
+            text = "quotation marks are a part of it: only in a zone file do they stand around a text"
+            return Verdict(verdict.outcome, text, how_to(record, "enter it without them"))
+    return verdict
+
+
+def _judge(record: Record, values: Sequence[str], context: Context) -> Verdict:
     if judged_alone := _BY_ITSELF.get(record.role):
         return judged_alone(record, values)
     return _IN_CONTEXT[record.role](record, values, context)
@@ -106,8 +118,15 @@ def _mx(record: Record, values: Sequence[str], context: Context) -> Verdict:
     ours = record.value.partition(" ")[2]
     targets = {host: int(number) for number, host in (value.split(" ", 1) for value in values)}
     if ours not in targets:
+        text = f"mail goes elsewhere: {', '.join(values)}"
+        return Verdict(Outcome.WRONG, text, f"{how_to(record, 'put this in their place')}{_USED_ELSEWHERE}")
+    others = {host: number for host, number in targets.items() if host != ours and not _leads_to_relay(host, context)}
+    if before := {host: number for host, number in others.items() if number <= targets[ours]}:
+        # The lower number is asked first, and of equal ones any (RFC 5321 §5.1): that server keeps what it takes.
         return Verdict(
-            Outcome.WRONG, f"mail goes elsewhere: {', '.join(values)}", how_to(record, "put this in their place")
+            Outcome.WRONG,
+            f"{', '.join(before)} is named as well, and gets mail before yours does, or as often",
+            f"remove it, and leave {record.value}{_USED_ELSEWHERE}",
         )
     if context.look(ours, "A").alias:
         return Verdict(
@@ -115,15 +134,25 @@ def _mx(record: Record, values: Sequence[str], context: Context) -> Verdict:
             f"{ours} is an alias (CNAME), which an MX record may not name (RFC 2181 §10.3): some do not deliver",
             f"give {ours} A records of its own",
         )
-    if others := {host: number for host, number in targets.items() if host != ours}:
-        first = min(others.values()) <= targets[ours]
-        what = "and gets mail before yours does" if first else "and gets mail when yours cannot be reached"
+    if others:
         return Verdict(
             Outcome.WARNING,
-            f"{', '.join(others)} is named as well, {what}",
+            f"{', '.join(others)} is named as well, and gets mail when yours cannot be reached",
             "remove it, unless that server passes mail on to this home",
         )
     return _good()
+
+
+def _leads_to_relay(host: str, context: Context) -> bool:
+    """Tell whether it is the relay by another name, such as the one for mail apps."""
+    found = context.look(host, "A").values
+    return bool(found) and set(found) <= {str(address) for address in context.relay.v4}
+
+
+_USED_ELSEWHERE = (
+    ". If people have mail there: first let each of their addresses be a mailbox or an alias here, and a pre-flight "
+    "pass, for from then on new mail comes here"
+)
 
 
 def _spf(record: Record, values: Sequence[str], context: Context) -> Verdict:

@@ -28,6 +28,13 @@ _NO_ADDRESS = (
 )
 
 
+_UNPROVEN = (
+    "That the relay has the address {} is what DNS says of its name so far: compare it with the one that the relay's "
+    "provider shows. If that is another one, nothing here with this address is right: type the provider's on the "
+    "device's page, under Relay, or give it with --address."
+)
+
+
 class RecordType(StrEnum):
     """Types of records, as DNS writes them."""
 
@@ -119,10 +126,12 @@ class Records:
     Args:
         records: in the order in which a person enters them best.
         unknown: what cannot be told yet, and therefore is missing, each in a sentence with what to do about it.
+        doubts: what is told and may be wrong, likewise.
     """
 
     records: tuple[Record, ...]
     unknown: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,8 @@ def dns_records(accounts: Accounts, dkim: Iterable[DkimRecord], relay: RelayAddr
         found += _domain_records(accounts, domain.name, [key for key in keys if key.domain == domain.name])
         if domain.name == accounts.primary_domain:
             found += _host_records(accounts)
-    return Records(tuple(found), () if relay.v4 else (_NO_ADDRESS,))
+    doubts = () if relay.proven or not relay.v4 else (_UNPROVEN.format(", ".join(map(str, relay.v4))),)
+    return Records(tuple(found), () if relay.v4 else (_NO_ADDRESS,), doubts)
 
 
 def strings(text: str) -> Sequence[str]:
@@ -178,7 +188,7 @@ def zone_text(found: Records, domains: Sequence[str]) -> str:
         domains: whose zones are wanted; records of other domains are left out.
     """
     lines = ["; DarkPipe's records, for import into zones that exist: there is no SOA and no NS record among them."]
-    lines += [f"; {text}" for text in found.unknown]
+    lines += [f"; {text}" for text in (*found.unknown, *found.doubts)]
     for domain in domains:
         own = [record for record in found.records if zone_of(record.domain, domains) == domain]
         if not own:

@@ -73,8 +73,12 @@ class DnsSeen(Reading):
         total = sum(self.outcomes.values())
         faults = sum(self.outcomes.get(each, 0) for each in (Outcome.WRONG, Outcome.UNKNOWN))
         match self.worst:
-            case Outcome.GOOD | Outcome.WARNING:
+            case Outcome.GOOD:
                 return f"All {total} records are there"
+            case Outcome.WARNING:
+                # One that is recommended only may be missing.
+                number = self.outcomes[Outcome.WARNING]
+                return f"What mail needs is there; {number} of {total} records should be looked at"
             case Outcome.WAITING:
                 return "The records are not everywhere yet"
         return f"{faults} of {total} records are wrong or not to be found"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import yaml
 from pydantic import ValidationError
@@ -132,6 +133,7 @@ class Steps:
     async def users(self, request: Request, session: str, complaint: str = "", status: int = 200) -> Response:
         """Show who has a mailbox."""
         facts = await run_in_threadpool(self._client.facts, session)
+        changed = "" if complaint else request.query_params.get("changed", "")
         return self._frame.render(
             request,
             "users.html",
@@ -139,6 +141,7 @@ class Steps:
             status=status,
             inside=True,
             users=facts.users,
+            changed=changed if changed in {user.address for user in facts.users} else "",
             mail_server=facts.mail_server,
             shortest=SHORTEST,
         )
@@ -150,9 +153,13 @@ class Steps:
         )
 
     async def set_password(self, request: Request, session: str) -> Response:
-        """Give a mailbox another password."""
+        """Give a mailbox another password; nothing else on the page would show that it has one."""
         return await self._changed(
-            request, session, lambda form: SetPassword(address=form["address"], password=_same(form)), self.users
+            request,
+            session,
+            lambda form: SetPassword(address=form["address"], password=_same(form)),
+            self.users,
+            lambda form: {"changed": form["address"]},
         )
 
     async def message(self, request: Request, session: str, complaint: str = "", status: int = 200) -> Response:
@@ -182,9 +189,18 @@ class Steps:
         )
 
     async def _changed(
-        self, request: Request, session: str, question: Callable[[_Form], Question], show: _Show
+        self,
+        request: Request,
+        session: str,
+        question: Callable[[_Form], Question],
+        show: _Show,
+        query: Callable[[_Form], _Form] = lambda _: {},
     ) -> Response:
-        """Do what a form asks for, and lead back to the page that it is on; or show that page with what is wrong."""
+        """Do what a form asks for, and lead back to the page that it is on; or show that page with what is wrong.
+
+        Args:
+            query: what the page is told then.
+        """
         form = await self._frame.form(request)
         sent = request.state.sent if form is None else form
         request.state.typed = {name: sent[name] for name in _STAYS if name in sent}
@@ -202,7 +218,8 @@ class Steps:
             await run_in_threadpool(self._client.change, session, asked)
         except Denied as error:
             return await show(request, session, sentence(error), 422)
-        return RedirectResponse(re.sub(r"/[a-z]+$", "", request.url.path), 303)
+        told = urlencode(query(form))
+        return RedirectResponse(re.sub(r"/[a-z]+$", "", request.url.path) + (f"?{told}" if told else ""), 303)
 
 
 def _same(form: _Form) -> str:

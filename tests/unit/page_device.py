@@ -34,6 +34,7 @@ class Device:
     status: Status = field(default_factory=status)
     looked: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     is_root: bool = False
     facts: Facts = field(default_factory=facts)
     relay: RelayView = field(default_factory=lambda: RelayView(origin=Origin.SPENT, name="mx.example.com"))
@@ -87,4 +88,5 @@ class Device:
     def _records(self, check: bool) -> Mapping[str, Any]:
         self.looked.append("check" if check else "records")
         rows = self.rows or [checked("good") if check else record()]
-        return {"records": rows, "unknown": [], "zone": "$ORIGIN example.com.\n"}
+        doubts = [] if check else self.doubts
+        return {"records": rows, "unknown": [], "doubts": doubts, "zone": "$ORIGIN example.com.\n"}

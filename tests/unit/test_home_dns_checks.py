@@ -72,7 +72,11 @@ _MISTAKES = [
     (Role.ADDRESS, MX, _set(MX, "A", "203.0.113.8"), "leads elsewhere: 203.0.113.8"),
     (Role.MX, "example.com", _set("example.com", "MX", "10 mx.elsewhere.example"), "mail goes elsewhere"),
     (Role.MX, "example.com", _set("example.com", "MX", "0 ."), "mail goes elsewhere"),
+    (Role.MX, "example.com", _set("example.com", "MX", "10 mx.example.com", "5 a.example"), "gets mail before yours"),
+    (Role.MX, "example.com", _set("example.com", "MX", "10 mx.example.com", "10 a.example"), "or as often"),
     (Role.SPF, "example.com", _set("example.com", "TXT", "v=spf1 -all"), "203.0.113.7: fail"),
+    (Role.SPF, "example.com", _set("example.com", "TXT", '"v=spf1 a:mx.example.com ~all"'), "quotation marks"),
+    (Role.DKIM, RSA, _set(RSA, "TXT", f'"{KEY[:255]}" "{KEY[255:]}"'), "quotation marks"),
     (Role.SPF, "example.com", _set("example.com", "TXT", "v=spf1 ip4:203.0.113.8 ~all"), "softfail"),
     (Role.SPF, "example.com", _set("example.com", "TXT", "v=spf1 mx -all", "v=spf1 ~all"), "2 SPF records"),
     (Role.SPF, "example.com", _set("example.com", "TXT", "v=spf1 a:mx.example.com/33 ~all"), "permerror"),
@@ -100,16 +104,18 @@ def test_a_mistake_is_wrong(role: Role, name: str, plant: Plant, text: str) -> N
     assert check.remedy
 
 
+@pytest.mark.parametrize("values", [("10 old.example",), ("5 old.example", "10 mx.example.com")])
+def test_who_has_mail_at_another_server_hears_what_has_to_come_first(values: tuple[str, ...]) -> None:
+    """Such a record cuts off whoever has an address there and none here."""
+    check = _check(_world(_set("example.com", "MX", *values)), Role.MX, "example.com")
+    assert "10 mx.example.com" in check.remedy
+    assert "first let each of their addresses be a mailbox or an alias here" in check.remedy
+
+
 @pytest.mark.parametrize(
     ("role", "name", "plant", "text"),
     [
         (Role.ADDRESS, MX, _set(MX, "A", "203.0.113.7", "203.0.113.8"), "also leads to 203.0.113.8"),
-        (
-            Role.MX,
-            "example.com",
-            _set("example.com", "MX", "10 mx.example.com", "5 a.example"),
-            "gets mail before yours",
-        ),
         (
             Role.MX,
             "example.com",
@@ -155,6 +161,7 @@ def test_what_should_be_looked_at_is_a_warning(role: Role, name: str, plant: Pla
         (Role.NO_SENDER, MAIL, _set(MAIL, "TXT", "v=spf1  -ALL")),
         (Role.CAA, MAIL, _set(MAIL, "CAA", '128 issue ";"', '0 iodef "mailto:a@example.com"')),
         (Role.MX, "example.com", _set("example.com", "MX", "50 mx.example.com")),
+        (Role.MX, "example.com", _set("example.com", "MX", "10 mx.example.com", "10 mail.example.com")),
         (Role.SERVICE, "_imaps._tcp.example.com", _set("_imaps._tcp.example.com", "SRV", f"5 9 993 {MAIL}")),
     ],
 )

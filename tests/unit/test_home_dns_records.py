@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def test_without_the_relays_address_its_absence_is_told() -> None:
     # The page of the relay leads whoever has no A record to these records.
     assert "type it on the device's page, under Relay" in found.unknown[0]
     assert needed().unknown == ()
+
+
+def test_an_address_that_dns_alone_says_is_told_as_doubtful_where_it_would_be_copied() -> None:
+    """A registrar leads the names of a new domain to a page of its own; nobody should enter that address."""
+    found = needed(relay=replace(RELAY, proven=False))
+    assert found.records == needed().records
+    assert "compare it with the one that the relay's provider shows" in found.doubts[0]
+    assert "203.0.113.7" in found.doubts[0]
+    assert f"; {found.doubts[0]}\n" in zone_text(found, ["example.com"])
+    assert needed().doubts == needed(relay=RelayAddresses(proven=False)).doubts == ()
 
 
 def test_mail_leaves_over_ipv4_so_that_only_its_address_needs_a_name() -> None:

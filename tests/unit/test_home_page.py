@@ -303,6 +303,7 @@ def test_what_is_wrong_stands_on_top(device: Device) -> None:
     ("outcomes", "mood", "text"),
     [
         ({Outcome.GOOD: 9}, "good", "All 9 records are there"),
+        ({Outcome.GOOD: 7, Outcome.WARNING: 2}, "good", "What mail needs is there; 2 of 9 records should be looked at"),
         ({Outcome.GOOD: 8, Outcome.WAITING: 1}, "watch", "The records are not everywhere yet"),
         ({Outcome.GOOD: 7, Outcome.WRONG: 2}, "bad", "2 of 9 records are wrong or not to be found"),
         (None, "none", "Nobody has looked"),
@@ -321,6 +322,16 @@ def test_the_state_of_dns_stands_beside_that_of_mail_relay_and_disk(
     assert not dns or "looked at 2026-03-01 12:00 UTC" in found[1]
     # `darkpipe status` says the same.
     assert f"dns            {text}" in "\n".join(lines(device.status))
+
+
+def test_what_records_would_break_and_what_is_doubtful_is_told_beside_them(device: Device) -> None:
+    device.rows = [record(), record(type="CAA", need="recommended"), record(type="PTR", place="provider")]
+    device.doubts = ["The address may be <b>another</b>."]
+    shown = device.enter().get("/dns").text
+    assert "from then on new mail\ncomes here" in shown
+    assert "The address may be &lt;b&gt;another&lt;/b&gt;." in shown
+    labels = re.findall(r'<label for="value\d">(.*?)</label>', shown)
+    assert labels == ["Value", "Value, recommended", "Value, set at the relay's provider"]
 
 
 def test_records_are_shown_to_be_copied_and_checked(device: Device) -> None:
