@@ -264,11 +264,13 @@ def test_what_became_of_the_message_stands_there_with_the_servers_words(device: 
     text = browser.get("/message").text
     assert "451 4.7.1 &lt;b&gt;Greylisted&lt;/b&gt;" in text
     assert "will be tried again" in text
+    assert '<a href="/dns/check">check the DNS records</a>' in text
     assert 'data-reload="/message"' in text
     assert '<a href="/message">Look again</a>' in text
     device.facts = facts(message=message(Fate.SENT))
     text = browser.get("/message").text
     assert "The other server has taken it" in text
+    assert "into the folder for spam" in text
     assert "data-reload" not in text
 
 
@@ -386,12 +388,10 @@ def test_a_device_without_a_relay_has_nothing_to_show_first() -> None:
 
 def test_a_password_that_was_changed_is_told(device: Device) -> None:
     """The page looks as before otherwise, and nobody knows whether it was done."""
-    browser = device.enter()
+    browser, told = device.enter(), "bob@example.com has the new password"
     browser.get("/users")
     done = browser.post("/users/password", **_FORMS["/users/password"])
-    path, _, query = done.headers["location"].partition("?")
-    assert path == "/users"
-    told = "bob@example.com has the new password"
+    query = done.headers["location"].removeprefix("/users?")
     assert told in browser.get("/users", query=query).text
     assert told not in browser.get("/users").text
     assert "nobody@" not in browser.get("/users", query="changed=nobody@example.com").text
