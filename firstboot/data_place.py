@@ -18,7 +18,7 @@ from firstboot.other_disks import OtherDisk, Volume
 from firstboot.partitions import DiskError
 from firstboot.usb_disk import SMALLEST
 from model.document import SEED_NAME
-from model.site import DataDisk
+from model.site import DataDisk, UnlockPolicy
 from stack.durable import write_atomically
 
 _RECORD = "data-disk.json"
@@ -53,6 +53,15 @@ class Record(BaseModel):
     usb_key: bool = False
     tpm2: bool = False
     relay: bool = False
+
+
+def besides(policy: UnlockPolicy) -> dict[str, bool]:
+    """Give the fields of a record that say what is to unlock a new disk, besides the passphrase."""
+    return {
+        "usb_key": policy is UnlockPolicy.USB_KEY,
+        "tpm2": policy is UnlockPolicy.TPM2,
+        "relay": policy is UnlockPolicy.RELAY,
+    }
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,10 @@ def read_record(state: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (ValidationError, UnicodeDecodeError):
-        raise DiskError(f"{path} does not say which disk holds the data: the system's disk is damaged") from None
+        raise DiskError(
+            f"{path} does not say which disk holds the data: the system's disk is damaged. In a computer with Linux, "
+            f"delete {_RECORD} on its partition darkpipe-state: the device then looks for its data anew"
+        ) from None
 
 
 def keep_record(state: Path, record: Record) -> None:

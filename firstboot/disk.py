@@ -29,6 +29,7 @@ from firstboot.data_place import (
     UseOther,
     UseSystem,
     Wait,
+    besides,
     decide,
     keep_record,
     keep_seed,
@@ -41,15 +42,15 @@ from firstboot.luks import Luks, LuksError
 from firstboot.luks_head import read_luks
 from firstboot.making import ensure_file_system, is_finished
 from firstboot.measuring import Measurements, close_tpm, measure_settings
-from firstboot.opening import Places, check_empty, check_head, open_disk
+from firstboot.opening import Places, check_empty, check_head, holds_mail, open_disk
 from firstboot.other_disks import OtherDisk, Volume, find_other_disks, known_devices
 from firstboot.partitions import Disk, DiskError, check_only_copy, label, run, system_disk
 from firstboot.seed import SeedError
-from firstboot.state_files import keep_machine_id, make_folders
+from firstboot.state_files import keep_machine_id, make_folders, mend_state
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import wants_tpm
-from firstboot.unlock_socket import forget_words
+from firstboot.unlock_socket import forget_words, leave_failure
 from firstboot.usb_disk import make_usb_disk
 from model.document import SEED_NAME
 from model.layout import FileSystem, Table
@@ -62,7 +63,8 @@ _STATE = Path("/state")
 _DATA = Path("/data")
 
 _DISKS_ARE_THERE = 20.0
-"""Seconds after the kernel's start. USB disks come when they like; before that a missing one proves nothing."""
+"""Seconds after the kernel's start. USB disks come when they like; before that neither a missing one proves anything,
+nor that the one which is there has no copy."""
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at which disks are there."""
@@ -196,11 +198,12 @@ def find_data(disk: Disk, door: Door) -> Found:
         closely = record is None and wish is not None and wish.data is DataDisk.USB
         others = find_other_disks(disk.device, closely=closely, seed=read_seed(_STATE), bare=encrypted)
         decision = decide(record, wish.data if wish else None, others)
-        if time.monotonic() < _DISKS_ARE_THERE and (record is None or isinstance(decision, Wait)):
+        if time.monotonic() < _DISKS_ARE_THERE:
             time.sleep(_LOOK_AGAIN)
         elif isinstance(decision, Wait):
             told = _tell_once(decision.text, told, door)
             _wait_for_change(seen)
+            forget_words()
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk, encrypted=encrypted)
             if encrypted:
@@ -209,15 +212,20 @@ def find_data(disk: Disk, door: Door) -> Found:
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
-        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask and not _is_finished_here(disk):
+        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask and not _has_mail_here(disk):
             wish = _ask(door, seen)
         else:
-            settled = isinstance(decision, UseSystem) and decision.settled
+            settled = isinstance(decision, UseSystem) and (decision.settled or _has_mail_here(disk))
             return _system_data(disk, record, policy, encrypted=encrypted, settled=settled)
 
 
+def _has_mail_here(disk: Disk) -> bool:
+    """Tell whether the system's own disk has a device's data, encrypted or not: `state` has forgotten it."""
+    partition = disk.partition("data")
+    return _is_finished_here(disk) or (partition is not None and holds_mail(partition))
+
+
 def _is_finished_here(disk: Disk) -> bool:
-    """Tell whether the system's own disk has a finished container, of a `state` that has lost its memory."""
     partition = disk.partition("data")
     container = read_luks(partition) if partition else None
     return container is not None and container.label == label("data")
@@ -242,18 +250,9 @@ def _begin_on_usb(system: Disk, made: OtherDisk, policy: UnlockPolicy) -> Record
     partitions = [uuid for disk in others if disk.device == made.device for uuid in disk.partitions]
     if len(partitions) != 1:
         raise DiskError(f"{made} does not keep the table that was written to it. Is it broken?")
-    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0], **_besides(policy))
+    record = Record(place=Place.OTHER, uuid=uuid.uuid4(), encrypted=True, making=partitions[0], **besides(policy))
     keep_record(_STATE, record)
     return record
-
-
-def _besides(policy: UnlockPolicy) -> dict[str, bool]:
-    """Give the fields of a record that say what is to unlock a new disk, besides the passphrase."""
-    return {
-        "usb_key": policy is UnlockPolicy.USB_KEY,
-        "tpm2": policy is UnlockPolicy.TPM2,
-        "relay": policy is UnlockPolicy.RELAY,
-    }
 
 
 def _settle(record: Record, partition: Path) -> Record:
@@ -291,8 +290,8 @@ def _encrypted_system_data(partition: Path, record: Record | None, policy: Unloc
         else:
             # What may be there is the empty file system that this disk has got a moment ago.
             check_empty(partition)
-            besides = _besides(policy)
-            record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, **besides)
+            more = besides(policy)
+            record = Record(place=Place.SYSTEM, uuid=uuid.uuid4(), encrypted=True, making=_SYSTEM_PARTITION, **more)
         keep_record(_STATE, record)
     elif record.making:
         record = _settle(record, partition)
@@ -319,6 +318,8 @@ def _make_usb(disk: OtherDisk, *, encrypted: bool) -> None:
 
 
 def _tell_once(text: str, told: str, door: Door) -> str:
+    # Over SSH, too: `darkpipe disk unlock` is all that a login may do as root until the disk is there.
+    leave_failure(f"the device waits: {text}")
     if text != told:
         announce(f"DarkPipe waits: {text}")
         print(text, flush=True)
@@ -344,8 +345,7 @@ def _mount(partition: Path, target: Path, kind: FileSystem, options: str) -> Non
     if target.is_mount():
         return
     if kind is FileSystem.EXT4:
-        # Status 1 means that errors were mended (e2fsck(8)).
-        run("fsck.ext4", "-p", str(partition), allowed=(0, 1))
+        mend_state(partition)
     mount = ("mount", "--types", kind, "--options", f"nosuid,nodev,noexec,{options}", str(partition), str(target))
     try:
         run(*mount)
@@ -387,6 +387,7 @@ def _failed(told: str, logged: str) -> int:
     """Tell whoever sits at the device; the journal gets a text without what a seed may hold."""
     announce(told)
     print(logged, file=sys.stderr)
+    leave_failure(logged)
     return 1
 
 

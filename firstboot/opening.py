@@ -235,14 +235,19 @@ def check_head(partition: Path) -> None:
         raise DiskError(not_ours(partition, why))
 
 
+def holds_mail(partition: Path) -> bool:
+    """Tell whether a device's data lie on a partition without encryption."""
+    found = read_btrfs(partition)
+    return found is not None and found.label == label("data") and found.used > _NEW
+
+
 def check_empty(partition: Path) -> None:
     """Make sure that a partition which is going to be encrypted holds no mail, of a `state` that has lost its memory.
 
     Raises:
         DiskError: it does.
     """
-    found = read_btrfs(partition)
-    if found and found.label == label("data") and found.used > _NEW:
+    if holds_mail(partition):
         raise DiskError(
             f"{partition} holds a device's mail that is NOT encrypted, and {SEED_NAME} asks for encryption, which "
             f"would destroy it. Write `unlock: none` into {SEED_NAME} to use it as it is, or write the image again"

@@ -214,6 +214,7 @@ class Dialog:
         while True:
             typed = [self._ask(f"Group {number} of 8 (counted from the left):", hidden=False) for number in asked]
             if None in typed:
+                self._terminal.show(f"{_FORGET_SCREEN}Somebody else has gone on with it.")
                 return True
             try:
                 self._confirm(tuple(group or "" for group in typed))
@@ -249,9 +250,11 @@ class Dialog:
                 self._terminal.show(f"  {told} …")
         if failed:
             raise failed[0]
+        # A fast device is ready before it was seen at work, and the screen still shows the recovery secret.
+        forget = "" if told else _FORGET_SCREEN
         self._terminal.show(
-            "The disk is made and unlocked. From now on, each start wants the passphrase, or what your site names "
-            "besides: a stick, the TPM or the relay."
+            f"{forget}The disk is made and unlocked. From now on, each start wants the passphrase, or what your site "
+            "names besides: a stick, the TPM or the relay."
         )
 
     def _ask(self, question: str, *, hidden: bool, stages: tuple[Stage, ...] = _WAITING) -> str | None:

@@ -28,7 +28,8 @@ SOCKET = Path("/run/darkpipe-disk/control")
 GROUP = "darkpipe-unlock"
 
 _FAILED = "failed"
-"""A file beside the socket, once nobody answers there: why the disk cannot be used. Without it, the disk is there."""
+"""A file beside the socket, once nobody answers there: why the disk cannot be used, or is waited for. Without it, the
+disk is there."""
 
 _WORD = "word"
 """Likewise, once the disk is there: what has to be said of it."""
@@ -172,6 +173,11 @@ def serve(
 def leave_word(text: str, path: Path = SOCKET) -> None:
     """Have something said on the page to whoever waits there, when the disk is there."""
     keep_reason(text, path.with_name(_WORD))
+
+
+def leave_failure(text: str, path: Path = SOCKET) -> None:
+    """Have whoever asks about the disk, and finds nobody who answers, hear why it is not there."""
+    keep_reason(text, path.with_name(_FAILED))
 
 
 def forget_words(path: Path = SOCKET) -> None:

@@ -51,6 +51,7 @@ class World:
         made: how often systemd-repart(8) was called.
         asked: what was wrong with the seed, each time when a person was asked for a site.
         meanwhile: what people do then.
+        waits: what whoever asks over SSH hears; empty when there is no more to be said.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class World:
     has_boot: bool = True
     asked: list[str] = field(default_factory=list)
     meanwhile: Callable[[SiteSession], object] = lambda _: None
+    waits: str = ""
 
     @property
     def state(self) -> Path:
@@ -128,6 +130,12 @@ class World:
         with (self.folder / "changes").open() as file:
             os.fsync(file.fileno())
 
+    def leave_failure(self, text: str) -> None:
+        self.waits = text
+
+    def forget_words(self) -> None:
+        self.waits = ""
+
     def mkfs(self, *argv: str) -> str:
         assert argv[-1] == str(self.folder / "data")
         block = bytearray(superblock(1, 0))
@@ -168,6 +176,8 @@ def world_maker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             "check_head": lambda _: None,
             "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
             "find_other_disks": world.other_disks,
+            "forget_words": world.forget_words,
+            "leave_failure": world.leave_failure,
             "make_usb_disk": world.make_usb_disk,
             "run": lambda *_: "",
         }.items():

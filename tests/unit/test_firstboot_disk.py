@@ -199,6 +199,7 @@ def test_it_waits_and_says_so_once_until_the_disk_is_there(
     looks = []
 
     def unplug_in_the_end(_: object) -> None:
+        assert world.waits == f"the device waits: {world.told[0].removeprefix('DarkPipe waits: ')}"
         looks.append(len(world.told))
         if len(looks) == 3:
             world.plugged = ()
@@ -207,6 +208,7 @@ def test_it_waits_and_says_so_once_until_the_disk_is_there(
     assert world.start() == Path("/dev/sda1")
     assert looks == [1, 1, 1]
     assert "several USB disks are empty" in world.told[0]
+    assert not world.waits
 
 
 def test_disks_that_come_late_are_waited_for(
@@ -223,6 +225,29 @@ def test_disks_that_come_late_are_waited_for(
     monkeypatch.setattr(time, "sleep", sleep)
     assert world.start() == Path("/dev/sda1")
     assert world.told == []
+
+
+def test_a_copy_that_comes_late_is_waited_for(
+    new_world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it is chance which of the two gets today's mail."""
+    world = new_world("system")
+    keep_record(world.state, Record(place=Place.OTHER, uuid=OURS))
+    world.plugged = (DATA,)
+    now = itertools.count(5.0)
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    copy = replace(DATA, device=Path("/dev/sdf"), volumes=(replace(VOLUME, partition=Path("/dev/sdf1")),))
+
+    def sleep(_: float) -> None:
+        world.plugged = (DATA, copy)
+
+    def unplug(_: object) -> None:
+        world.plugged = (copy,)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(firstboot_disk, "_wait_for_change", unplug)
+    assert world.start() == Path("/dev/sdf1")
+    assert "several copies" in world.told[0]
 
 
 def _container(path: Path, of: uuid.UUID, label: str) -> None:
@@ -315,6 +340,17 @@ def test_mail_that_is_not_encrypted_is_not_encrypted_over(
         record = world.find().record
         assert record is not None
         assert record.making == "system"
+
+
+def test_mail_that_is_not_encrypted_needs_no_answer_either(new_world: Callable[..., World]) -> None:
+    world = new_world("")
+    block = bytearray(superblock(1, 0))
+    block[32:48], block[299:312] = OURS.bytes, b"darkpipe-data"
+    struct.pack_into("<Q", block, 120, 2**21)
+    (world.folder / "data").write_bytes(b"darkpipe-data: finished\n".ljust(65536, b"\0") + block)
+    world.meanwhile = answering(data="system")
+    assert world.find().record == Record(place=Place.SYSTEM, uuid=OURS)
+    assert world.asked == []
 
 
 @pytest.mark.parametrize("has_boot", [False, True])

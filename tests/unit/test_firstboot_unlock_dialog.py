@@ -56,6 +56,9 @@ def test_a_disk_is_made_on_the_console(disk: Disk, path: Path, talk: Callable[[S
     assert "Look again" in text
     assert screen.hidden == [True] * 6 + [False] * 4
     assert disk.made == [(GOOD.encode(), SECRET)]
+    after = text.rpartition(unlock_dialog._FORGET_SCREEN)[2]
+    assert "The disk is made and unlocked" in after
+    assert GROUPS[0] not in after, "whoever comes by reads it"
 
 
 def test_a_disk_is_unlocked_on_the_console(disk: Disk, path: Path, talk: Callable[[Screen], bool]) -> None:

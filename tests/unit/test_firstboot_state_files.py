@@ -1,0 +1,76 @@
+"""The file system of `state`, damaged in several ways: the device starts all the same, or says what helps."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from firstboot import disk as firstboot_disk
+from firstboot.partitions import Disk, DiskError
+from firstboot.state_files import mend_state
+from firstboot.unlock_socket import UnlockClient, leave_failure
+from firstboot.unlocking import Stage, View
+
+
+class _Checker:
+    """Stands for e2fsck(8), as 1.47 was seen to answer for such a file system.
+
+    Args:
+        preen, all_mended: exit statuses with `-p`, and with a yes to everything.
+    """
+
+    def __init__(self, preen: int, all_mended: int) -> None:
+        self.statuses = {"-p": preen, "-y": all_mended}
+        self.asked: list[str] = []
+
+    def __call__(self, *argv: str, allowed: Sequence[int]) -> str:
+        assert (argv[0], argv[-1]) == ("fsck.ext4", "/dev/sda4")
+        option = argv[-2]
+        self.asked.append(option)
+        if self.statuses[option] not in allowed:
+            raise subprocess.CalledProcessError(self.statuses[option], argv, output="UNEXPECTED INCONSISTENCY")
+        return "mended"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_every_power_cut_leaves_is_mended_without_a_word(status: int) -> None:
+    told: list[str] = []
+    checker = _Checker(status, 0)
+    mend_state(Path("/dev/sda4"), checker, told.append)
+    assert (checker.asked, told) == (["-p"], [])
+
+
+@pytest.mark.parametrize("status", [4, 8, 12])
+def test_what_costs_something_is_mended_too(status: int) -> None:
+    """A folder with rubbish in it (4), a superblock that is gone (8): no settings are worth all of the mail."""
+    told: list[str] = []
+    checker = _Checker(status, 1)
+    mend_state(Path("/dev/sda4"), checker, told.append)
+    assert checker.asked == ["-p", "-y"]
+    assert len(told) == 1
+    assert "was damaged, and is mended" in told[0]
+
+
+def test_what_cannot_be_mended_has_a_remedy() -> None:
+    told: list[str] = []
+    with pytest.raises(DiskError, match=r"holds the device's settings and no mail.* mkfs\.ext4 -L darkpipe-state"):
+        mend_state(Path("/dev/sda4"), _Checker(8, 8), told.append)
+    assert told == []
+
+
+def test_why_there_is_no_disk_is_heard_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a login may do as root then is `darkpipe disk unlock`, which knew of nothing that waits."""
+    socket = tmp_path / "run/control"
+
+    def broken() -> Disk:
+        raise DiskError("it is damaged: write the image again")
+
+    monkeypatch.setattr(firstboot_disk, "system_disk", broken)
+    monkeypatch.setattr(firstboot_disk, "announce", lambda _: True)
+    monkeypatch.setattr(firstboot_disk, "leave_failure", partial(leave_failure, path=socket))
+    assert firstboot_disk.main(["data"]) == 1
+    assert UnlockClient(socket).see().view == View(Stage.FAILED, "it is damaged: write the image again")
