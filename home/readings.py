@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from firstboot.clock import time_was_kept
 from firstboot.why import LEFT_OUT
+from home.restarts import read_noted
+from home.store import Store
 from stack.apply import current
 from stack.durable import sync_folder, write_synced
 
@@ -24,6 +26,9 @@ IMAGE = Path("/usr/share/darkpipe/image.json")
 
 FULL = os.strerror(errno.ENOSPC)
 """What the system says when nothing more fits on a disk."""
+
+_RESTARTING = 600.0
+"""Seconds that services may take to come up again, one after the other."""
 
 _PATIENCE = 10.0
 """Seconds for a command; none of them takes one on a device that works."""
@@ -123,10 +128,12 @@ class Configuration(Reading):
     Args:
         generation: name of the one in force; None before the first.
         refused: whether the latest one was refused by a service and is not in force.
+        waiting: services that were not restarted for the one in force, and work by one of before.
     """
 
     generation: str | None
     refused: bool
+    waiting: tuple[str, ...] = ()
 
 
 def read_disk(folder: Path) -> Disk | None:
@@ -281,14 +288,26 @@ def read_left_out(path: Path = LEFT_OUT) -> str:
         return ""
 
 
-def read_configuration(store: Path) -> Configuration:
-    """Tell which generation is in force, and whether a refused one lies beside it (stack/apply.py).
+def read_configuration(store: Store) -> Configuration:
+    """Tell which generation is in force, whether a refused one lies beside it (stack/apply.py), and who has not seen it.
 
     Raises:
         OSError: the disk does not let itself be read.
     """
-    unfinished = any(store.glob(".new-*/*"))
-    return Configuration(generation=current(store), refused=unfinished and not _apply_is_at_work(store))
+    folder = store.configurations
+    unfinished = any(folder.glob(".new-*/*"))
+    return Configuration(
+        generation=current(folder),
+        refused=unfinished and not _apply_is_at_work(folder),
+        waiting=tuple(sorted(read_noted(store.restarts))) if _age(store.restarts) > _RESTARTING else (),
+    )
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _unit(name: str, row: dict[str, str]) -> Unit:

@@ -17,14 +17,14 @@ from stack.stack import Stack
 
 def note(path: Path, names: Sequence[str]) -> None:
     """Add services to those that are to be restarted; on return that is on the disk."""
-    known = _read(path)
+    known = read_noted(path)
     if wanted := set(names) - known:
         write_atomically(path, "".join(f"{name}\n" for name in sorted(known | wanted)).encode(), 0o600)
 
 
 def noted(path: Path, stack: Stack) -> tuple[str, ...]:
     """Name the services that are to be restarted, in the order of the Stack."""
-    known = _read(path)
+    known = read_noted(path)
     return tuple(service.name for service in stack.services if service.name in known)
 
 
@@ -34,7 +34,8 @@ def forget(path: Path) -> None:
         path.unlink()
 
 
-def _read(path: Path) -> set[str]:
+def read_noted(path: Path) -> set[str]:
+    """Name the services that are to be restarted, of whatever Stack."""
     try:
         return set(path.read_text(encoding="utf-8", errors="replace").split())
     except FileNotFoundError:

@@ -139,7 +139,7 @@ def read_status(stack: Stack, store: Store) -> Status:
     names = [service.name for service in stack.services]
     end = time.monotonic() + _PATIENCE
     disks, queues, clocks = begin(read_disk, store.data / "darkpipe"), begin(read_queue), begin(read_clock)
-    configurations, read = begin(read_configuration, store.configurations), begin(_certificates, [store.certificate])
+    configurations, read = begin(read_configuration, store), begin(_certificates, [store.certificate])
     states, failures = begin(read_units, names), begin(read_failed_units)
     signing, waits, looks = begin(_dkim_faults, store), begin(read_waiting), begin(read_seen, store)
 
@@ -334,6 +334,9 @@ def _configuration_problems(configuration: Configuration) -> Iterator[Problem]:
             found="the latest configuration was refused by a service; the one before it is in force",
             remedy="see why: darkpipe apply",
         )
+    for name in configuration.waiting:
+        found = f"{name} was not restarted since the configuration has changed"
+        yield Problem(found=found, remedy="have it done: darkpipe apply")
 
 
 def _certificate_problems(certificates: Iterable[CertificateState], now: datetime) -> Iterator[Problem]:

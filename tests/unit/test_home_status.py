@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from home.readings import (
     parse_queue,
     read_configuration,
 )
+from home.restarts import forget, note
 from home.room import LEAST_FREE
 from home.seen import DNS, PREFLIGHT, Seen
 from home.status import Status, read_status, readiness
@@ -208,6 +210,12 @@ def _break_imap(world: World) -> None:
         (lambda world: setattr(world, "queue", Queue(messages={}, oldest_seconds=200_000)), "for 2 days"),
         (lambda world: setattr(world, "configuration", Configuration(generation="a", refused=True)), "was refused"),
         (
+            lambda world: setattr(
+                world, "configuration", Configuration(generation="a", refused=False, waiting=("two",))
+            ),
+            "two was not restarted",
+        ),
+        (
             lambda world: setattr(world, "clock", Clock(now=NOW, synchronized=False, kept=True, built=BUILT)),
             "no time server",
         ),
@@ -337,17 +345,29 @@ def test_queue_is_summed_up() -> None:
 
 
 def test_refused_configuration_is_seen(tmp_path: Path) -> None:
-    store = tmp_path / "config"
-    (store / "4f0c").mkdir(parents=True)
-    (store / "current").symlink_to("4f0c")
+    store = Store(tmp_path)
+    (store.configurations / "4f0c").mkdir(parents=True)
+    (store.configurations / "current").symlink_to("4f0c")
     assert read_configuration(store) == Configuration(generation="4f0c", refused=False)
-    (store / ".new-77aa/postfix").mkdir(parents=True)
+    (store.configurations / ".new-77aa/postfix").mkdir(parents=True)
     assert read_configuration(store) == Configuration(generation="4f0c", refused=True)
     # An apply that is still at work has refused nothing yet.
-    with (tmp_path / ".lock").open("w") as lock:
+    with (store.configurations.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert read_configuration(store) == Configuration(generation="4f0c", refused=False)
     assert read_configuration(store).refused
+
+
+def test_services_that_were_not_restarted_are_seen(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.configurations.mkdir(parents=True)
+    note(store.restarts, ["postfix", "dovecot"])
+    assert read_configuration(store).waiting == (), "they are being restarted"
+    earlier = time.time() - 1200
+    os.utime(store.restarts, (earlier, earlier))
+    assert read_configuration(store).waiting == ("dovecot", "postfix")
+    forget(store.restarts)
+    assert read_configuration(store).waiting == ()
 
 
 def test_every_field_of_the_json_is_in_the_documentation() -> None:
