@@ -289,7 +289,7 @@ def read_left_out(path: Path = LEFT_OUT) -> str:
 
 
 def read_configuration(store: Store) -> Configuration:
-    """Tell which generation is in force, whether a refused one lies beside it (stack/apply.py), and who has not seen it.
+    """Tell which generation is in force, whether a refused one lies beside it (stack/apply.py), and who waits for it.
 
     Raises:
         OSError: the disk does not let itself be read.
