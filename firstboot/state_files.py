@@ -44,8 +44,8 @@ def mend_state(partition: Path, tool: Callable[..., str] = run, tell: Callable[[
     except subprocess.CalledProcessError as error:
         print(error.output, file=sys.stderr, flush=True)
         raise DiskError(
-            f"{partition}, which holds the device's settings and no mail, is damaged and cannot be mended. Start again; if "
-            "it stays like this, have a computer with Linux make it anew: `sudo mkfs.ext4 -L "
+            f"{partition}, which holds the device's settings and no mail, is damaged and cannot be mended. Start "
+            "again; if it stays like this, have a computer with Linux make it anew: `sudo mkfs.ext4 -L "
             f"{label('state')} /dev/…`, with this very partition of the disk. The device then begins without settings, "
             "and finds the mail again"
         ) from error
