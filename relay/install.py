@@ -9,6 +9,7 @@ run relay.install first    apply and health, for a server that has no bundle yet
 from __future__ import annotations
 
 import compileall
+import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ import platform
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -26,8 +29,9 @@ import jinja2
 from model.bundle import MANIFEST, SYSTEM, WHEELS, BundleState, BundleStatus, Manifest
 from model.control import ControlError, QueueSettings
 from model.unlock import TANG_PORT, UnlockKeys
-from relay import files
+from relay import files, pairing_file
 from relay.health import wait_until_well
+from relay.keeper import Folders
 from relay.machine import QUEUE_USER, RECORD, SETTINGS, Failure, System
 from relay.render import RelayFile, render_files
 from relay.services import SERVICES, Service
@@ -44,6 +48,9 @@ _WRITTEN = Path("var/lib/darkpipe/files.json")
 
 _APPLIED = Path("var/lib/darkpipe/services.json")
 """What each service was last started with."""
+
+_LOCK = Path("run/darkpipe-install.lock")
+"""Held by whoever applies: settings, keys and software may come at the same time."""
 
 _HTTPS = 443
 
@@ -105,11 +112,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def apply(system: System, bundle: Bundle) -> None:
-    """Bring the server to what bundle and settings say, and start again what that concerns.
+    """Bring the server to what bundle and settings say, and start again what that concerns; waits for another one.
 
     Raises:
         Failure: a program of Debian has refused its part; what was done before it stays, and may be repeated.
     """
+    with _alone(system):
+        _apply(system, bundle)
+
+
+@contextmanager
+def _alone(system: System) -> Iterator[None]:
+    lock = system.root / _LOCK
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _apply(system: System, bundle: Bundle) -> None:
     manifest = bundle.manifest
     unlock = UnlockFolder(system.root).read()
     if unlock is None and (system.root / str(_UNITS / _TANG).lstrip("/")).exists():
@@ -140,6 +161,10 @@ def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
     # Named before they are written: a cut in between must not make somebody else's file of one.
     files.replace(record, json.dumps(sorted({*before, *names})).encode(), 0o644)
     for file in wanted:
+        _remove_leftovers(system.root / file.path.relative_to("/"))
+    differing = [file for file in wanted if not _is_there(system.root / file.path.relative_to("/"), file)]
+    _forget_started(system, [str(file.path) for file in differing])
+    for file in differing:
         _write(system.root / file.path.relative_to("/"), file)
     for name in set(before) - set(names):
         for left in (name, f"{name}{files.PARTIAL}"):
@@ -153,7 +178,7 @@ def write_files(system: System, bundle: Bundle) -> tuple[RelayFile, ...]:
 def wanted_files(system: System, bundle: Bundle, settings: QueueSettings | None) -> tuple[RelayFile, ...]:
     """Render the files that the relay shall have; those that wait for settings are left out without them."""
     folder = bundle.folder / SYSTEM
-    tunnel = find_tunnel(system.root)
+    tunnel = _tunnel(system)
     shown = settings or QueueSettings(0, "relay.invalid", (), "tempfail", (), 0)
     unlock = UnlockFolder(system.root).read()
     ssh = (system.root / _SSH).exists()
@@ -203,15 +228,58 @@ def read_settings(system: System) -> QueueSettings | None:
     return QueueSettings.read(path.read_bytes()) if path.exists() else None
 
 
-def _write(path: Path, file: RelayFile) -> None:
-    octets = file.text.encode()
+def _tunnel(system: System) -> Tunnel:
+    """Read the tunnel, with the addresses that hold.
+
+    In its file cloud-init may have written the bootstrap's once more, and the agent not yet those that came after them.
+    """
+    tunnel = find_tunnel(system.root)
+    try:
+        kept = pairing_file.read(Folders(system.root / "var/lib/darkpipe").state)
+    except pairing_file.DamagedError:  # the agent says so
+        kept = None
+    if kept is None or not kept.paired:
+        return tunnel
+    home4, relay4 = IPv4Address(kept.base.home4), IPv4Address(kept.base.relay4)
+    return replace(tunnel, addresses=replace(tunnel.addresses, home4=home4, relay4=relay4))
+
+
+def _remove_leftovers(path: Path) -> None:
     path.with_name(f"{path.name}{files.PARTIAL}").unlink(missing_ok=True)  # a cut's
     if path.is_symlink():  # darkpipe-setup's
         path.unlink()
-    if path.is_file() and path.read_bytes() == octets and path.stat().st_mode & 0o777 == file.mode:
-        return
+
+
+def _is_there(path: Path, file: RelayFile) -> bool:
+    return path.is_file() and path.read_bytes() == file.text.encode() and path.stat().st_mode & 0o777 == file.mode
+
+
+def _write(path: Path, file: RelayFile) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, octets, file.mode)
+    files.replace(path, file.text.encode(), file.mode)
+
+
+def _read_applied(system: System) -> dict[str, list[str]]:
+    path = system.root / _APPLIED
+    applied: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return applied
+
+
+def _forget_started(system: System, names: Sequence[str]) -> None:
+    """Note, before some files are written, that whoever reads them goes by others.
+
+    What they are to say may be nothing new: cloud-init that runs once more puts a firewall in force that is not ours.
+    """
+    applied = _read_applied(system)
+    left = dict(applied)
+    for service in SERVICES:
+        if known := applied.get(service.unit):
+            left[service.unit] = [
+                "" if any(name.startswith(beginnings) for name in names) else digest
+                for digest, beginnings in zip(known, (service.files, service.rereads), strict=True)
+            ]
+    if left != applied:
+        files.replace(system.root / _APPLIED, json.dumps(left).encode(), 0o644)
 
 
 def _make_certificate(system: System, name: str) -> None:
@@ -254,7 +322,7 @@ def _start(system: System, bundle: Bundle, written: Sequence[RelayFile]) -> None
     """Enable all services, and start those again whose files differ from what they were last started with."""
     settings = read_settings(system)
     path = system.root / _APPLIED
-    applied: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    applied = _read_applied(system)
     names = {str(file.path) for file in written}
     chosen = [one for one in SERVICES if one.file_is_in(names) and not (one.settled and settings is None)]
     # One reload for all of them: each takes seconds on a small server.

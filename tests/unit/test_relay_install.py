@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import platform
 import shutil
 import sys
+import threading
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +18,11 @@ import pytest
 
 from model.bundle import Manifest
 from model.control import QueueSettings
+from relay import pairing_file
 from relay.install import Bundle, apply, https_ports, write_files
+from relay.keeper import Folders
 from relay.machine import SETTINGS, Failure, System
+from relay.pairing import Kept, Keys
 from tests.unit.power_cut import PowerCut, power_cut
 
 _TUNNEL = """\
@@ -145,6 +150,53 @@ def test_what_could_not_be_started_is_started_next_time(tmp_path: Path, bundle: 
     healed = _Server(server.root)
     apply(healed, bundle)
     assert healed.started() == ["restart darkpipe-agent.service"]
+
+
+def test_what_others_have_written_over_is_put_in_force_again(tmp_path: Path, bundle: Bundle) -> None:
+    """Cloud-init that runs once more loads the firewall of a bare server: no way for alarms, none to Tang."""
+    server = _server(tmp_path / "root")
+    _settle(server)
+    apply(server, bundle)
+    wanted = _content(server.root)
+    for name in ("etc/nftables.conf", "etc/haproxy/haproxy.cfg"):
+        (server.root / name).write_text("# bare\n")
+    cut = _Server(server.root, "reload-or-restart nftables")
+    with pytest.raises(Failure):
+        apply(cut, bundle)
+    server.ran.clear()
+    apply(server, bundle)
+    assert server.started() == ["reload-or-restart nftables.service", "reload-or-restart haproxy.service"]
+    assert _content(server.root) == wanted
+    apply(server, bundle)
+    assert server.started() == []
+
+
+@pytest.mark.parametrize(("paired", "shown"), [(True, "10.2.0.1"), (False, "10.1.0.1")])
+def test_the_firewall_lets_home_out_by_the_address_that_holds(tmp_path: Path, paired: bool, shown: str) -> None:
+    """Whether or not the agent has mended the tunnel's file, which cloud-init has written once more."""
+    server = _server(tmp_path / "root")
+    nftables = {"etc/nftables.conf.j2": "# {{ tunnel.addresses.home4 }} {{ tunnel.addresses.home6 }}\n"}
+    bundle = _bundle(tmp_path / "bundle", {**_FILES, **nftables})
+    keys = Keys("own", "ours", "PEM", "theirs", "PEM", home4="10.2.0.1", relay4="10.2.0.2")
+    state = Folders(server.root / "var/lib/darkpipe").state
+    state.parent.mkdir()
+    pairing_file.write(state, Kept("ab" * 16, keys, "cd" * 16, 1, paired))
+    apply(server, bundle)
+    assert (server.root / "etc/nftables.conf").read_text() == f"# {shown} fd01::1\n"
+
+
+def test_one_waits_for_another_and_both_are_done(tmp_path: Path, bundle: Bundle) -> None:
+    """Pairing has the relay applied, and home's first settings come at once."""
+    server = _server(tmp_path / "root")
+    (server.root / "run").mkdir()
+    with (server.root / "run/darkpipe-install.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = threading.Thread(target=apply, args=(server, bundle))
+        second.start()
+        second.join(0.3)
+        assert (second.is_alive(), server.ran) == (True, [])
+    second.join()
+    assert server.started() == ["reload-or-restart nftables.service", "restart darkpipe-agent.service"]
 
 
 def test_the_key_of_postfix_stays_and_is_for_root_only(tmp_path: Path, bundle: Bundle) -> None:
