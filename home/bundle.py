@@ -29,6 +29,9 @@ _TRIAL = 900.0
 
 _LOOK = 2.0
 
+_AGAIN = 86400.0
+"""Seconds until software is tried once more that the relay has refused; each trial starts its services anew."""
+
 Report = Callable[[float], None]
 """Is told how much of the bundle has been sent, from 0 to 1."""
 
@@ -147,6 +150,32 @@ def bring(
         with _Reported(bundle.path, report) as file:
             client.request("PUT", _request(bundle, downgrade=downgrade), file)
     return _wait(client, bundle, clock, sleep)
+
+
+class Courier:
+    """Brings the software, and a day later once more what the relay has refused.
+
+    A reboot in the middle, or an archive of packages that was busy, is no fault of the software; nobody else would try.
+
+    Args:
+        clock: seconds that only ever grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._refused: float | None = None
+
+    def bring(self, client: ControlClient, bundle: Carried, report: Report, sleep: Callable[[float], None]) -> str:
+        """Give the id of the software that runs at the end; see `bring`."""
+        now = self._clock()
+        again = self._refused is not None and now - self._refused >= _AGAIN
+        if again:
+            self._refused = None
+        try:
+            return bring(client, bundle, report, again=again, sleep=sleep).bundle
+        except NotInstalled:
+            self._refused = now if self._refused is None else self._refused
+            raise
 
 
 def _wait(

@@ -14,7 +14,7 @@ from firstboot.data_place import read_record
 from firstboot.partitions import DiskError
 from home import pair_push, pairing_file, unlock_keys
 from home.boot_stage import BootStageError
-from home.bundle import Carried, NotInstalled, Older, bring, bring_first, has_none
+from home.bundle import Carried, Courier, NotInstalled, Older, bring_first, has_none
 from home.control_errors import ControlFailure, Refused
 from home.pair_diagnosis import diagnose, look_around
 from home.pair_keeper import STATE_FILE, Keeper, ToolError, begin_pairing, clashes, home_end, home_networks
@@ -85,6 +85,7 @@ class Service:
         self._keeper = Keeper(document, folder, store.tunnel, self._prepare, _restart, clock)
         self._looked = self._pushed = -_PUSH
         self._rotated = -_ROTATE_AGAIN
+        self._courier = Courier(clock)
         self._pushed_for: object = None
         self._pause = _PUSH
         self._trouble = ""
@@ -165,8 +166,10 @@ class Service:
                 state = pair_push.push(client, self._folder, self._store.data / "queue-keys", relay, accounts)
                 self._told = replace_told(self._told, recipients=state.recipients, settings=state.settings)
                 self._told = replace_told(self._told, software=sentence(state.software))
-                runs = bring(client, Carried.of_image(), lambda _: self._tell_meanwhile(), sleep=self._sleep)
-                self._told = replace_told(self._told, software=sentence(runs.bundle))
+                bundle, report = Carried.of_image(), lambda _: self._tell_meanwhile()
+                self._told = replace_told(
+                    self._told, software=sentence(self._courier.bring(client, bundle, report, self._sleep))
+                )
                 # A relay has to have software of today for it.
                 unlock = pair_push.push_unlock(client, self._folder, state.unlock, disk)
                 self._told = replace_told(self._told, unlock=unlock)

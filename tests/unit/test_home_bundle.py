@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
 
-from home.bundle import Carried, NotInstalled, Older, bring
+from home.bundle import Carried, Courier, NotInstalled, Older, bring
 from home.control_client import Answer, ControlClient
 from home.control_errors import Unreachable
 from model.bundle import BundleState, BundleStatus
@@ -68,6 +69,28 @@ def test_what_the_relay_has_refused_is_not_brought_again_by_itself(tmp_path: Pat
         _bring(tmp_path, [refused])
     agent, _ = _bring(tmp_path, [refused, _status(BundleState.INSTALLED, _OURS)], again=True, downgrade=True)
     assert agent.taken[0][0] == f"/bundle?id={_OURS}&downgrade=yes"
+
+
+def test_a_day_later_what_was_refused_is_tried_once_more(tmp_path: Path) -> None:
+    """The relay's power may have failed meanwhile."""
+    path = tmp_path / "bundle.tar"
+    path.write_bytes(b"x")
+    refused = _status(BundleState.REFUSED, other=_OURS, problem="the relay was switched off while it was tried")
+    day, now = 86400.0, 5.0
+    courier, carried = Courier(lambda: now), Carried(path, _OURS, "0.2.0")
+
+    def bring_at(moment: float, *answers: BundleStatus) -> int:
+        nonlocal now
+        now, agent = moment, _Agent(*answers)
+        with suppress(NotInstalled):
+            courier.bring(cast("ControlClient", agent), carried, lambda _: None, lambda _: None)
+        return len(agent.taken)
+
+    assert bring_at(5.0, _status(BundleState.INSTALLED), refused) == 1
+    assert [bring_at(moment, refused) for moment in (65.0, day)] == [0, 0]
+    assert bring_at(day + 5, refused, refused) == 1
+    assert [bring_at(moment, refused) for moment in (day + 65, 2 * day)] == [0, 0]
+    assert bring_at(2 * day + 5, refused, _status(BundleState.INSTALLED, _OURS)) == 1
 
 
 def test_a_relay_that_has_gone_back_says_why(tmp_path: Path) -> None:
