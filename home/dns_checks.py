@@ -13,7 +13,8 @@ from typing import Any
 
 from home.dns_answer import Answer, Authority, Dns, Server, Status
 from home.dns_judges import Context, Outcome, Verdict, judge
-from home.dns_records import Place, Record, Records, RelayAddresses
+from home.dns_records import Need, Place, Record, Records, RelayAddresses
+from home.dns_slips import longer_name, short_name
 
 _AT_ONCE = 16
 
@@ -86,6 +87,10 @@ def check_record(record: Record, records: Records, relay: RelayAddresses, dns: D
     verdict = _of_all(record, answers, context)
     if verdict.outcome is Outcome.GOOD:
         verdict = _as_others_see(record, dns.resolve(record.name, record.type), context) or verdict
+    elif verdict.outcome in {Outcome.WARNING, Outcome.WRONG} and record.place is Place.ZONE:
+        verdict = (
+            _led_astray(record, answers, verdict) or _misplaced(record, answers, authority, context, dns) or verdict
+        )
     found = {value for _, answer in answers for value in answer.values}
     seen = tuple(Seen(server.name, answer.values, answer.error) for server, answer in answers)
     return Check(record, verdict.outcome, tuple(sorted(found)), verdict.text, verdict.remedy, authority.zone, seen)
@@ -146,6 +151,35 @@ def _of_all(record: Record, answers: Sequence[tuple[Server, Answer]], context: C
             "have whoever keeps your DNS look at these servers, or take them out of the zone's NS records",
         )
     return verdict
+
+
+def _led_astray(record: Record, answers: Sequence[tuple[Server, Answer]], verdict: Verdict) -> Verdict | None:
+    """Say that an alias stands in the way of a record; None for nothing."""
+    aliases = [answer.alias for _, answer in answers if answer.alias]
+    if not aliases or (verdict.outcome is not Outcome.WRONG and any(answer.values for _, answer in answers)):
+        return None
+    # RFC 1034 §3.6.2
+    text = f"{verdict.text}; the name is an alias (CNAME) of {aliases[0]}"
+    return Verdict(
+        verdict.outcome, text, f"delete the alias, beside which {record.name} can have nothing; then {verdict.remedy}"
+    )
+
+
+def _misplaced(
+    record: Record, answers: Sequence[tuple[Server, Answer]], authority: Authority, context: Context, dns: Dns
+) -> Verdict | None:
+    """Say that a record stands at a name to which a form has added the zone's; None when it does not."""
+    asked = [server for server, answer in answers if answer.status is not Status.FAILED]
+    if not asked or any(answer.values for _, answer in answers):
+        return None
+    name = longer_name(record, authority.zone)
+    if judge(record, dns.ask(asked[0], name, record.type).values, context).outcome is not Outcome.GOOD:
+        return None
+    return Verdict(
+        Outcome.WRONG if record.need is Need.REQUIRED else Outcome.WARNING,
+        f"it stands at {name}: the form there puts {authority.zone} behind each name by itself",
+        f"give it the name {short_name(record, authority.zone)} there, and this value: {record.value}",
+    )
 
 
 def _has(servers: Sequence[str]) -> str:

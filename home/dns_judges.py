@@ -6,13 +6,13 @@ send, a DMARC policy stricter than ours, more records beside ours.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from home.dns_answer import Status
-from home.dns_records import Need, Place, Record, RecordType, RelayAddresses, Role
+from home.dns_records import Need, Place, Record, RelayAddresses, Role
+from home.dns_slips import slip_in
 from home.spf import VERSION, Look, Result, check_host, policies
 
 
@@ -65,12 +65,9 @@ class Context:
 def judge(record: Record, values: Sequence[str], context: Context) -> Verdict:
     """Judge what is published at the name of a record, of its type."""
     verdict = _judge(record, values, context)
-    if record.type is RecordType.TXT and verdict.outcome is not Outcome.GOOD:
-        # Copied from a zone file into a form that adds its own: one text of two strings is then `a" "b` inside.
-        bare = [re.sub(r'^"|"$|"\s*"', "", value.strip()) for value in values]
-        if bare != list(values) and _judge(record, bare, context).outcome is Outcome.GOOD:
-            text = "quotation marks are a part of it: only in a zone file do they stand around a text"
-            return Verdict(verdict.outcome, text, how_to(record, "enter it without them"))
+    slip = None if verdict.outcome is Outcome.GOOD else slip_in(record, values)
+    if slip and _judge(record, slip.meant, context).outcome is Outcome.GOOD:
+        return Verdict(verdict.outcome, slip.text, how_to(record, slip.remedy))
     return verdict
 
 

@@ -228,6 +228,57 @@ def test_signatures_that_a_resolver_refuses_are_told() -> None:
     assert "DNSSEC" in check.text
 
 
+@pytest.mark.parametrize(
+    ("role", "name", "short"),
+    [
+        (Role.SPF, "example.com", "@"),
+        (Role.MX, "example.com", "@"),
+        (Role.ADDRESS, MX, "mx"),
+        (Role.DKIM, RSA, "dp1-rsa._domainkey"),
+        (Role.SERVICE, "_imaps._tcp.example.com", "_imaps._tcp"),
+    ],
+)
+def test_a_form_that_puts_the_domain_behind_a_whole_name_is_found_out(role: Role, name: str, short: str) -> None:
+    """Its owner sees the record, and is told that there is none."""
+    wanted = record(RECORDS, role, name)
+    zone = published(each for each in RECORDS.records if each is not wanted)
+    zone[f"{name}.example.com", str(wanted.type)] = (wanted.value,)
+    check = _check(FakeDns(zone), role, name)
+    assert check.outcome is (Outcome.WRONG if wanted.need == "required" else Outcome.WARNING)
+    assert f"it stands at {name}.example.com" in check.text
+    assert f"give it the name {short} there" in check.remedy
+    zone[f"{name}.example.com", str(wanted.type)] = (
+        "0 1 993 another.example" if role is Role.SERVICE else "10 another.example",
+    )
+    assert "it stands at" not in _check(FakeDns(zone), role, name).text
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "kind", "value"),
+    [
+        (Role.MX, "example.com", "MX", "10 mx.example.com.example.com"),
+        (Role.SERVICE, "_imaps._tcp.example.com", "SRV", "0 1 993 mail.example.com.example.com"),
+    ],
+)
+def test_a_form_that_puts_the_domain_behind_a_server_is_found_out(role: Role, name: str, kind: str, value: str) -> None:
+    check = _check(_world(_set(name, kind, value)), role, name)
+    assert check.outcome is (Outcome.WRONG if role is Role.MX else Outcome.WARNING)
+    assert f"behind the name of the server: {value}" in check.text
+    assert "with a dot at its end" in check.remedy
+
+
+def test_an_alias_in_the_place_of_a_record_has_to_go_first() -> None:
+    """Who rents a web site finds `mail.` taken like this."""
+    dns = _world(_set("host.example", "A", "198.51.100.9"))
+    dns.aliases = {MAIL: "host.example"}
+    check = _check(dns, Role.ADDRESS, MAIL)
+    assert check.outcome is Outcome.WRONG
+    assert "leads elsewhere: 198.51.100.9; the name is an alias (CNAME) of host.example" in check.text
+    assert check.remedy.startswith("delete the alias")
+    assert "delete the alias" in _check(dns, Role.CAA, MAIL).remedy
+    assert "delete the alias" not in _check(dns, Role.ADDRESS, MX).remedy
+
+
 def test_an_mx_that_names_an_alias_is_a_warning() -> None:
     dns = _world()
     dns.aliases = {MX: MAIL}
