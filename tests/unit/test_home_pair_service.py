@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from firstboot.data_place import Place, Record, keep_record
-from home import pair_keeper, pair_push, pair_service
+from home import bundle, pair_keeper, pair_push, pair_service
 from home.bundle import Carried, Older
 from home.control_errors import Unreachable
 from home.pair_service import serve
@@ -121,9 +121,7 @@ def test_what_the_site_says_of_the_relay_is_brought_when_it_changes(scene: Scene
 
     scene.monkeypatch.setattr(pair_push, "push", push)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
-    scene.monkeypatch.setattr(
-        pair_service, "bring", lambda *_, **__: BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
-    )
+    scene.monkeypatch.setattr(bundle, "bring", lambda *_, **__: BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED))
     scene.monkeypatch.setattr(pair_push, "push_unlock", lambda *_: "")
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
     scene.pair()
@@ -187,7 +185,7 @@ def test_what_the_relay_refuses_is_not_brought_again_at_once(scene: Scene) -> No
             raise answers.pop(0)
         return BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
 
-    scene.monkeypatch.setattr(pair_service, "bring", bring)
+    scene.monkeypatch.setattr(bundle, "bring", bring)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
     scene.monkeypatch.setattr(PairService, "_relay", lambda _: SiteRelay(address="mx.example.com"))
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
@@ -208,7 +206,7 @@ def test_the_relay_is_told_of_the_disk_that_home_has(scene: Scene) -> None:
         return ""
 
     done = BundleStatus("1" * 64, "0.1.0", BundleState.INSTALLED)
-    scene.monkeypatch.setattr(pair_service, "bring", lambda *_, **__: done)
+    scene.monkeypatch.setattr(bundle, "bring", lambda *_, **__: done)
     scene.monkeypatch.setattr(pair_service, "read_accounts", lambda _: "accounts")
     scene.monkeypatch.setattr(PairService, "_relay", lambda _: SiteRelay(address="mx.example.com"))
     scene.monkeypatch.setattr(Carried, "of_image", lambda: None)
