@@ -147,8 +147,8 @@ def _leads_to_relay(host: str, context: Context) -> bool:
 
 
 _USED_ELSEWHERE = (
-    ". If people have mail there: first let each of their addresses be a mailbox or an alias here, and a pre-flight "
-    "pass, for from then on new mail comes here"
+    ". If people have mail there: first let each of their addresses be a mailbox or an alias here, and the "
+    "pre-flight find nothing wrong, for from then on new mail comes here"
 )
 
 

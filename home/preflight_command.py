@@ -37,9 +37,9 @@ def preflight_command(targets: Sequence[str], given: Sequence[Address], as_json:
     """Look whether mail can come in and go out through the relay, before you tell anybody your address.
 
     It calls mail servers of the world and says nothing but a greeting, asks block lists for the relay's address, and
-    calls the relay from home's own line. The exit status is 0 when all is good or there are warnings only, and 1 when
-    something is wrong or could not be found out. It takes up to a minute. What it has found without options is kept for
-    `darkpipe status` and the device's page.
+    calls the relay from home's own line. The exit status is 0 when all is good or there are warnings only, or a block
+    list that does not answer, and 1 when something is wrong or could not be found out. It takes up to a minute. What it
+    has found without options is kept for `darkpipe status` and the device's page.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from home.configure import known_accounts
 from home.dns_commands import known_records
 from home.dns_judges import Outcome
 from home.pair_state import read_told
-from home.preflight import SMTP, TARGETS, Looked, Visit, World, preflight
+from home.preflight import SMTP, TARGETS, Looked, Step, Visit, World, preflight
 from home.relay_addresses import Address
 from home.smtp_call import Call, CallError, call, call_as
 from home.store import Store
@@ -43,8 +43,14 @@ class Flight:
     @property
     def outcome(self) -> Outcome:
         """The worst of it."""
-        outcomes = [each.outcome for each in self.looked] + [Outcome.UNKNOWN] * bool(self.unknown)
+        outcomes = [_weight(each) for each in self.looked] + [Outcome.UNKNOWN] * bool(self.unknown)
         return max(outcomes, key=lambda each: each.rank, default=Outcome.UNKNOWN)
+
+
+def _weight(looked: Looked) -> Outcome:
+    # Some lists never answer some networks, and lists come to their end; their owner can do nothing about either.
+    is_silent = looked.step is Step.BLOCK_LIST and looked.outcome is Outcome.UNKNOWN
+    return Outcome.WARNING if is_silent else looked.outcome
 
 
 def fly(store: Store, targets: Sequence[str] = TARGETS, given: Sequence[Address] = ()) -> Flight:

@@ -24,8 +24,8 @@ from tests.unit.page_samples import NOW, pairing
 _UNITS = Path(__file__).resolve().parents[2] / "components/page/units"
 
 
-def _looked(outcome: Outcome) -> Looked:
-    return Looked(Step.PTR, "PTR record", outcome, "found", "shows", "do this")
+def _looked(outcome: Outcome, step: Step = Step.PTR) -> Looked:
+    return Looked(step, "PTR record", outcome, "found", "shows", "do this")
 
 
 def _state(path: Path) -> Preflight:
@@ -75,6 +75,15 @@ def test_only_what_was_seen_to_work_has_passed(
 ) -> None:
     flight = Flight(tuple(map(_looked, outcomes)), unknown)
     assert run(tmp_path / "p.json", lambda: flight, "b", "r", lambda: 0.0, lambda: NOW).passed is passed
+
+
+@pytest.mark.parametrize(
+    ("outcome", "passed"), [(Outcome.UNKNOWN, True), (Outcome.WARNING, True), (Outcome.WRONG, False)]
+)
+def test_a_block_list_that_answers_nobody_keeps_no_preflight_from_passing(outcome: Outcome, passed: bool) -> None:
+    """Some never answer some networks: its owner is told to do nothing, and could do nothing."""
+    flight = Flight((_looked(Outcome.GOOD), _looked(outcome, Step.BLOCK_LIST)), ())
+    assert (flight.outcome in {Outcome.GOOD, Outcome.WARNING}) is passed
 
 
 @pytest.mark.parametrize(("boot", "later", "runs"), [("b", 60, True), ("b", LONGEST, False), ("other", 60, False)])
