@@ -36,7 +36,7 @@ from firstboot.data_place import (
     read_record,
     read_seed,
 )
-from firstboot.door import Door
+from firstboot.door import Door, leave_trouble
 from firstboot.growing import grow_last, tell_kernel
 from firstboot.luks import Luks, LuksError
 from firstboot.luks_head import read_luks
@@ -50,7 +50,7 @@ from firstboot.state_files import keep_machine_id, make_folders, mend_state
 from firstboot.superblock import mend_superblock, read_btrfs
 from firstboot.tpm import TpmError, open_tpm
 from firstboot.tpm_unlock import wants_tpm
-from firstboot.unlock_socket import forget_words, leave_failure
+from firstboot.unlock_socket import forget_failure, forget_words
 from firstboot.usb_disk import make_usb_disk
 from model.document import SEED_NAME
 from model.layout import FileSystem, Table
@@ -127,6 +127,7 @@ def prepare_data(disk: Disk) -> None:
         close_tpm(open_tpm(), sealed=encrypted and wants_tpm(Luks(found.partition)))
         _mount_data(device)
         run("btrfs", "filesystem", "resize", "max", str(_DATA))
+        forget_failure()
     announce("DarkPipe: the disk for the mail is there.")
 
 
@@ -203,7 +204,6 @@ def find_data(disk: Disk, door: Door) -> Found:
         elif isinstance(decision, Wait):
             told = _tell_once(decision.text, told, door)
             _wait_for_change(seen)
-            forget_words()
         elif isinstance(decision, MakeUsb):
             _make_usb(decision.disk, encrypted=encrypted)
             if encrypted:
@@ -318,9 +318,8 @@ def _make_usb(disk: OtherDisk, *, encrypted: bool) -> None:
 
 
 def _tell_once(text: str, told: str, door: Door) -> str:
-    # Over SSH, too: `darkpipe disk unlock` is all that a login may do as root until the disk is there.
-    leave_failure(f"the device waits: {text}")
     if text != told:
+        leave_trouble(_STATE, f"the device waits: {text}")
         announce(f"DarkPipe waits: {text}")
         print(text, flush=True)
         door.tell(text)
@@ -365,13 +364,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         {"state": prepare_state, "data": prepare_data}[arguments[0]](system_disk())
     except DiskError as error:
-        return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
+        return _failed(arguments[0], f"DarkPipe cannot use its disk: {error}", str(error))
     except (OSError, SeedError, LuksError, CertificateError) as error:
-        return _failed(f"DarkPipe cannot use its disk: {error}", str(error))
+        return _failed(arguments[0], f"DarkPipe cannot use its disk: {error}", str(error))
     except subprocess.CalledProcessError as error:
         text = f"{' '.join(error.cmd)} failed:\n{error.stdout}"
         hint = "Start again; if it stays like this, the disk is broken."
-        return _failed(f"DarkPipe cannot use its disk: {text}\n{hint}", text)
+        return _failed(arguments[0], f"DarkPipe cannot use its disk: {text}\n{hint}", text)
     except Exception as error:
         # Whatever it is, somebody waits in front of the device, who sees no journal. Its text might quote the seed.
         where = traceback.extract_tb(error.__traceback__)[-1]
@@ -383,11 +382,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _failed(told: str, logged: str) -> int:
+def _failed(which: str, told: str, logged: str) -> int:
     """Tell whoever sits at the device; the journal gets a text without what a seed may hold."""
     announce(told)
     print(logged, file=sys.stderr)
-    leave_failure(logged)
+    if which == "data":  # without state there is neither page nor SSH
+        leave_trouble(_STATE, logged)
     return 1
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,7 @@ from firstboot.page.certificate import ensure_page_certificate
 from firstboot.seed import SeedError, boot_partition, misnamed_seeds, wipe_partial
 from firstboot.site_asking import SiteSession
 from firstboot.tpm import open_tpm
-from firstboot.unlock_socket import Asking, serve
+from firstboot.unlock_socket import Asking, leave_failure, serve
 from firstboot.why import reason
 from firstboot.wipe import wipe
 from model.document import SEED_NAME, SiteError, dump_site, read_site
@@ -29,6 +29,7 @@ from model.owner_code import CodeError
 from model.report import annotate
 from model.site import Disk as Wish
 from model.site import Site, UnlockPolicy
+from stack.certificate import CertificateError
 from stack.durable import write_atomically
 
 _LOOK_AGAIN = 1.0
@@ -165,6 +166,17 @@ class Door:
             if (seed := boot / SEED_NAME).is_file():
                 wipe(seed)  # it may hold a secret, which a rename would leave on the disk
             write_atomically(seed, dump_site(site).encode(), 0o600)
+
+
+def leave_trouble(state: Path, text: str) -> None:
+    """Have the page, and `darkpipe disk unlock` over SSH, say why there is no disk: many a device has no screen.
+
+    Args:
+        state: folder where `state` is mounted, with the page's certificate.
+    """
+    with suppress(CertificateError, OSError):  # then there is no page, and SSH is left
+        ensure_page_certificate(state)
+    leave_failure(text)
 
 
 def policies_here() -> tuple[UnlockPolicy, ...]:

@@ -180,9 +180,14 @@ def leave_failure(text: str, path: Path = SOCKET) -> None:
     keep_reason(text, path.with_name(_FAILED))
 
 
+def forget_failure(path: Path = SOCKET) -> None:
+    """The disk is there: nothing is to be said of why it was not."""
+    forget_reason(path.with_name(_FAILED))
+
+
 def forget_words(path: Path = SOCKET) -> None:
     """Begin anew: nothing is to be said of what was before."""
-    forget_reason(path.with_name(_FAILED))
+    forget_failure(path)
     forget_reason(path.with_name(_WORD))
 
 

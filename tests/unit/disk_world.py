@@ -51,7 +51,7 @@ class World:
         made: how often systemd-repart(8) was called.
         asked: what was wrong with the seed, each time when a person was asked for a site.
         meanwhile: what people do then.
-        waits: what whoever asks over SSH hears; empty when there is no more to be said.
+        waits: what page and SSH say while a disk is waited for.
     """
 
     folder: Path
@@ -130,11 +130,9 @@ class World:
         with (self.folder / "changes").open() as file:
             os.fsync(file.fileno())
 
-    def leave_failure(self, text: str) -> None:
+    def leave_trouble(self, state: Path, text: str) -> None:
+        assert state == self.state
         self.waits = text
-
-    def forget_words(self) -> None:
-        self.waits = ""
 
     def mkfs(self, *argv: str) -> str:
         assert argv[-1] == str(self.folder / "data")
@@ -176,8 +174,7 @@ def world_maker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             "check_head": lambda _: None,
             "ensure_file_system": partial(ensure_file_system, tool=world.mkfs),
             "find_other_disks": world.other_disks,
-            "forget_words": world.forget_words,
-            "leave_failure": world.leave_failure,
+            "leave_trouble": world.leave_trouble,
             "make_usb_disk": world.make_usb_disk,
             "run": lambda *_: "",
         }.items():

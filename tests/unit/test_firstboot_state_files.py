@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from firstboot import disk as firstboot_disk
+from firstboot import door
 from firstboot.partitions import Disk, DiskError
 from firstboot.state_files import mend_state
-from firstboot.unlock_socket import UnlockClient, leave_failure
-from firstboot.unlocking import Stage, View
+from firstboot.unlock_socket import UnlockClient, forget_failure, leave_failure
+from firstboot.unlocking import Refused, Stage, View
+from tests.tiers import REPOSITORY
 
 
 class _Checker:
@@ -62,15 +64,29 @@ def test_what_cannot_be_mended_has_a_remedy() -> None:
     assert told == []
 
 
-def test_why_there_is_no_disk_is_heard_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that a login may do as root then is `darkpipe disk unlock`, which knew of nothing that waits."""
+@pytest.mark.parametrize(("which", "seen"), [("state", None), ("data", "it is damaged: write the image again")])
+def test_why_there_is_no_disk_is_told_without_a_screen(
+    which: str, seen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the page, and over SSH by `darkpipe disk unlock`, which is all that a login may do as root then."""
     socket = tmp_path / "run/control"
+    made: list[Path] = []
 
     def broken() -> Disk:
         raise DiskError("it is damaged: write the image again")
 
     monkeypatch.setattr(firstboot_disk, "system_disk", broken)
     monkeypatch.setattr(firstboot_disk, "announce", lambda _: True)
-    monkeypatch.setattr(firstboot_disk, "leave_failure", partial(leave_failure, path=socket))
-    assert firstboot_disk.main(["data"]) == 1
-    assert UnlockClient(socket).see().view == View(Stage.FAILED, "it is damaged: write the image again")
+    monkeypatch.setattr(door, "ensure_page_certificate", made.append)
+    monkeypatch.setattr(door, "leave_failure", partial(leave_failure, path=socket))
+    assert firstboot_disk.main([which]) == 1
+    if seen is None:
+        assert not socket.with_name("failed").exists()
+        return
+    assert UnlockClient(socket).see().view == View(Stage.FAILED, seen)
+    assert made == [Path("/state")]
+    unit = (REPOSITORY / "components/unlock/units/darkpipe-page.path").read_text()
+    assert "PathExists=/run/darkpipe-disk/failed" in unit.splitlines()
+    forget_failure(socket)
+    with pytest.raises(Refused):
+        UnlockClient(socket).see()
