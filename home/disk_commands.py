@@ -315,7 +315,10 @@ def _ask_for_what_remains(luks: Luks, slots: Sequence[Slot], revoked: Sequence[i
     # A stick or the recovery secret may be lost; a slot without a name is one that somebody has made by hand.
     remain = [slot.number for slot in slots if slot.number not in revoked and slot.use in {Use.PASSPHRASE, None}]
     if not any(luks.fits_slot(key, number) for number in remain):
-        raise Refused("this opens no slot that would remain; nothing was changed")
+        raise Refused(
+            "this opens no slot that would remain; nothing was changed. If no passphrase is known, the recovery secret "
+            "adds a new one: sudo darkpipe disk add-key"
+        )
 
 
 def _known_key(luks: Luks, typed: str) -> bytes:
