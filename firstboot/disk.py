@@ -374,10 +374,12 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         # Whatever it is, somebody waits in front of the device, who sees no journal. Its text might quote the seed.
         where = traceback.extract_tb(error.__traceback__)[-1]
-        announce(
-            f"DarkPipe cannot use its disk, and that is DarkPipe's own fault: {type(error).__name__} in "
-            f"{Path(where.filename).name}, line {where.lineno}. Start again; if it stays like this, please report it."
+        place = f"{Path(where.filename).name}, line {where.lineno}"
+        fault = (
+            f"that is DarkPipe's own fault: {type(error).__name__} in {place}. Start again; if it stays like this, "
+            "please report it."
         )
+        _failed(arguments[0], f"DarkPipe cannot use its disk, and {fault}", fault)
         raise
     return 0
 

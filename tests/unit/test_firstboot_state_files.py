@@ -90,3 +90,10 @@ def test_why_there_is_no_disk_is_told_without_a_screen(
     forget_failure(socket)
     with pytest.raises(Refused):
         UnlockClient(socket).see()
+
+    monkeypatch.setattr(firstboot_disk, "system_disk", lambda: int("what a seed may hold"))
+    with pytest.raises(ValueError, match="what a seed"):
+        firstboot_disk.main([which])
+    text = UnlockClient(socket).see().view.text
+    assert "DarkPipe's own fault: ValueError in" in text
+    assert "seed" not in text
