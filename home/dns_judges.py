@@ -93,7 +93,10 @@ def _address(record: Record, values: Sequence[str], context: Context) -> Verdict
         return _missing(record)
     others = [value for value in values if value not in context.wanted]
     if record.value not in values:
-        return Verdict(Outcome.WRONG, f"it leads elsewhere: {', '.join(values)}", how_to(record, "change it"))
+        # At many providers the MX record of before names this very host.
+        receives = {value.partition(" ")[2] for value in context.look(record.domain, "MX").values}
+        remedy = how_to(record, "change it") + (_USED_ELSEWHERE if record.name in receives else "")
+        return Verdict(Outcome.WRONG, f"it leads elsewhere: {', '.join(values)}", remedy)
     if others:
         return Verdict(
             Outcome.WARNING,

@@ -104,6 +104,14 @@ def test_a_mistake_is_wrong(role: Role, name: str, plant: Plant, text: str) -> N
     assert check.remedy
 
 
+def test_a_name_by_which_another_server_gets_mail_is_not_changed_unawares() -> None:
+    """At many providers the MX record names `mail.` of the domain."""
+    dns = _world(_set(MAIL, "A", "198.51.100.9"))
+    assert "If people have mail there" not in _check(dns, Role.ADDRESS, MAIL).remedy
+    dns.world["example.com", "MX"] = ("10 mail.example.com",)
+    assert "If people have mail there" in _check(dns, Role.ADDRESS, MAIL).remedy
+
+
 @pytest.mark.parametrize("values", [("10 old.example",), ("5 old.example", "10 mx.example.com")])
 def test_who_has_mail_at_another_server_hears_what_has_to_come_first(values: tuple[str, ...]) -> None:
     """Such a record cuts off whoever has an address there and none here."""
