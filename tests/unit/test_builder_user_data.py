@@ -130,7 +130,7 @@ def test_an_archive_that_does_not_answer_is_asked_again(bootstrap: Bootstrap, tm
     for name, script in {
         "cloud-init": f'echo "$*" >>{asked}',
         "which": f"[ $(wc -l <{asked}) = 2 ] && [ $# = 4 ]",
-        "sleep": "",
+        **dict.fromkeys(("sleep", "dpkg", "apt-get"), ""),
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
@@ -138,6 +138,24 @@ def test_an_archive_that_does_not_answer_is_asked_again(bootstrap: Bootstrap, tm
     subprocess.run(["sh", "-c", waits], check=True, timeout=60, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert asked.read_text() == "single --name cc_package_update_upgrade_install --frequency always\n" * 2
     assert sets_up == ["/usr/local/sbin/darkpipe-setup"]
+
+
+def test_packages_that_a_power_cut_has_left_half_are_finished(bootstrap: Bootstrap, tmp_path: Path) -> None:
+    """Apt refuses everything before somebody does (dpkg(1), --configure; apt-get(8), --fix-broken)."""
+    waits, _ = yaml.safe_load(user_data(some_site(), bootstrap, KEY))["runcmd"]
+    half, broken, there = (tmp_path / f"packages-{state}" for state in ("half", "broken", "there"))
+    for name, script in {
+        "dpkg": f'case "$*" in *--force-confold*--configure*) rm {half} ;; esac',
+        "apt-get": f"[ ! -e {half} ] && rm {broken}",
+        "cloud-init": f"[ ! -e {half} ] && [ ! -e {broken} ] && touch {there}",
+        "which": f"[ -e {there} ]",
+        "sleep": "",
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    half.touch()
+    broken.touch()
+    subprocess.run(["timeout", "10", "sh", "-c", waits], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
 
 @pytest.mark.parametrize("name", sorted(providers()))
