@@ -102,18 +102,24 @@ class Wait:
 Decision = UseSystem | UseOther | MakeAgain | MakeUsb | Wait
 
 
-def decide(record: Record | None, wish: DataDisk | None, others: Sequence[OtherDisk]) -> Decision:
+def decide(record: Record | None, wish: DataDisk | None, others: Sequence[OtherDisk], *, own: bool = False) -> Decision:
     """Decide where data lies.
 
     Args:
         record: what was decided before.
         wish: what the seed says; None when there is no seed.
         others: all disks but the system's own.
+        own: whether a device's data is on the system's own disk, too, and `state` has forgotten which counts.
     """
     volumes = [(disk, volume) for disk in others for volume in disk.volumes]
     if record is not None:
         return _unfinished(record, others) if record.making else _recorded(record, volumes)
     if volumes:
+        if own and wish is not DataDisk.USB:
+            return Wait(
+                "there is mail on the system's own disk, and another disk for data:\n"
+                f"{_list_volumes(volumes)}\nUnplug it, if the mail on the system's own disk is what you mean. {_ELSE}"
+            )
         if len(volumes) == 1:
             return UseOther(volumes[0][1])
         return Wait(f"there are several disks for its data:\n{_list_volumes(volumes)}\n{_ONE_OF_THEM}")
@@ -180,6 +186,8 @@ _EMPTY_IT = (
 )
 
 _GONE = "If it is gone for good, write the image again: the device then begins anew."
+
+_ELSE = "To use the other one,\nwrite the image again, which empties the system's own disk."
 
 _ONE_OF_THEM = "Unplug all but the one that you mean."
 

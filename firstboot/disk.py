@@ -198,7 +198,8 @@ def find_data(disk: Disk, door: Door) -> Found:
         encrypted = policy is not UnlockPolicy.NONE
         closely = record is None and wish is not None and wish.data is DataDisk.USB
         others = find_other_disks(disk.device, closely=closely, seed=read_seed(_STATE), bare=encrypted)
-        decision = decide(record, wish.data if wish else None, others)
+        own = record is None and _has_mail_here(disk)
+        decision = decide(record, wish.data if wish else None, others, own=own)
         if time.monotonic() < _DISKS_ARE_THERE:
             time.sleep(_LOOK_AGAIN)
         elif isinstance(decision, Wait):
@@ -212,10 +213,10 @@ def find_data(disk: Disk, door: Door) -> Found:
             return Found(decision.volume.partition, record or _adopt(decision.volume, encrypted=encrypted))
         elif isinstance(decision, MakeAgain) and record is not None:
             return Found(decision.partition, _settle(record, decision.partition))
-        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask and not _has_mail_here(disk):
+        elif isinstance(decision, UseSystem) and not decision.settled and door.can_ask and not own:
             wish = _ask(door, seen)
         else:
-            settled = isinstance(decision, UseSystem) and (decision.settled or _has_mail_here(disk))
+            settled = isinstance(decision, UseSystem) and (decision.settled or own)
             return _system_data(disk, record, policy, encrypted=encrypted, settled=settled)
 
 

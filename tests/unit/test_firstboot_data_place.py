@@ -116,3 +116,15 @@ def test_a_damaged_record_is_no_new_device(tmp_path: Path, content: str) -> None
     (tmp_path / "data-disk.json").write_text(content)
     with pytest.raises(DiskError, match=r"damaged.* delete data-disk\.json on its partition darkpipe-state"):
         read_record(tmp_path)
+
+
+@pytest.mark.parametrize("wish", [None, DataDisk.SYSTEM])
+def test_of_two_disks_with_mail_and_no_record_none_is_taken(wish: DataDisk | None) -> None:
+    """Else a `state` that has lost its memory, and an older disk that is plugged in, show an older mailbox."""
+    decision = decide(None, wish, [DATA], own=True)
+    assert isinstance(decision, Wait)
+    assert "/dev/sdb1" in decision.text
+    assert "Unplug it" in decision.text
+    assert max(map(len, decision.text.splitlines())) <= 120
+    assert decide(None, wish, [], own=True) == UseSystem(settled=wish is not None)
+    assert decide(None, DataDisk.USB, [DATA], own=True) == UseOther(VOLUME)
