@@ -23,13 +23,14 @@ class CertificateError(Exception):
     """openssl could not make the certificate; the text has what it said."""
 
 
-def ensure_certificate(path: Path, names: Sequence[str]) -> bool:
+def ensure_certificate(path: Path, names: Sequence[str], days: int = _DAYS) -> bool:
     """Make key and certificate for some host names, unless there are some that fit.
 
     Both are in one PEM file, key first, so that they can only be replaced together.
 
     Args:
         names: DNS names in their ASCII form; the first is what mail apps show.
+        days: for which a new one is valid.
 
     Returns:
         Whether a new one was made.
@@ -39,7 +40,7 @@ def ensure_certificate(path: Path, names: Sequence[str]) -> bool:
     """
     if path.exists() and _fits(path, names):
         return False
-    write_atomically(path, _make(names), 0o600)
+    write_atomically(path, _make(names, days), 0o600)
     return True
 
 
@@ -99,7 +100,7 @@ def _fits(path: Path, names: Sequence[str]) -> bool:
     return lasting.returncode == ours.returncode == 0 and ours.stdout == theirs.stdout
 
 
-def _make(names: Sequence[str]) -> bytes:
+def _make(names: Sequence[str], days: int) -> bytes:
     extensions = (
         f"subjectAltName={','.join(f'DNS:{name}' for name in names)}",
         # Somebody who trusts it trusts this host, and not whatever else its key might sign.
@@ -109,7 +110,7 @@ def _make(names: Sequence[str]) -> bytes:
     )
     options = [word for extension in extensions for word in ("-addext", extension)]
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-sha256"]
-    subject = ["-subj", f"/CN={names[0][:_COMMON_NAME_LENGTH]}", "-days", str(_DAYS)]
+    subject = ["-subj", f"/CN={names[0][:_COMMON_NAME_LENGTH]}", "-days", str(days)]
     done = _run(["openssl", "req", "-x509", *kind, *subject, *options, "-keyout", "-", "-out", "-"])
     # openssl can end with 0 though it has written only one of the two.
     if done.returncode != 0 or "PRIVATE KEY" not in done.stdout or "BEGIN CERTIFICATE" not in done.stdout:

@@ -11,6 +11,10 @@ from stack.certificate import CertificateError, digest, ensure_certificate
 PATH = Path("page/page.pem")
 """On `state`: it is needed while data is locked."""
 
+_DAYS = 820
+"""macOS since 10.15 refuses one of more than 825 days (Apple's support document HT210176), and Chrome there gives its
+user no way on (issue 478 of telekom-security/tpotce, issue 96 of socketry/falcon)."""
+
 
 def ensure_page_certificate(state: Path, hostname: str | None = None) -> str:
     """Make key and certificate, unless they are there and have the device's names.
@@ -28,7 +32,7 @@ def ensure_page_certificate(state: Path, hostname: str | None = None) -> str:
     """
     path = state / PATH
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    ensure_certificate(path, page_names(hostname or socket.gethostname()))
+    ensure_certificate(path, page_names(hostname or socket.gethostname()), _DAYS)
     return fingerprint(path.read_text(encoding="ascii"))
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
@@ -270,6 +271,12 @@ def test_the_certificate_is_for_the_name_by_which_the_page_is_opened(tmp_path: P
     assert ensure_page_certificate(tmp_path, "attic") == told
     assert ensure_page_certificate(tmp_path, "cellar") != told, "another name, another certificate"
     assert not is_ours("attic.local", "cellar")
+
+
+def test_the_certificate_is_one_that_a_browser_lets_its_user_accept(tmp_path: Path) -> None:
+    """Chrome on a Mac offers no way on when it is valid for more than 825 days."""
+    ensure_page_certificate(tmp_path)
+    assert read_certificate(tmp_path / PATH).expires - datetime.now(UTC) <= timedelta(days=825)
 
 
 def test_without_port_80_the_page_serves_all_the_same(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stack import certificate
 from stack.certificate import CertificateError, ensure_certificate
 from tests.unit.power_cut import at_every_step
 
@@ -70,10 +69,8 @@ def test_other_names_make_another_one(path: Path, names: list[str]) -> None:
     _handshake(path, names[0])
 
 
-def test_one_that_is_about_to_expire_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificate, "_DAYS", 20)
-    ensure_certificate(path, NAMES)
-    monkeypatch.undo()
+def test_one_that_is_about_to_expire_is_replaced(path: Path) -> None:
+    ensure_certificate(path, NAMES, days=20)
     assert ensure_certificate(path, NAMES)
     assert not ensure_certificate(path, NAMES)
 
