@@ -139,8 +139,9 @@ def _apply(system: System, bundle: Bundle) -> None:
     if missing := system.missing_packages((*manifest.packages, *([PACKAGE] if unlock else []))):
         if PACKAGE in missing:
             system.run("systemctl", "mask", "--quiet", "tangd.socket")  # Debian's, which listens everywhere
+        system.try_run("dpkg", "--force-confold", "--configure", "-a")  # apt refuses what a cut has left half
         system.run("apt-get", "update")
-        system.run("apt-get", "install", "--yes", "--no-install-recommends", *missing)
+        system.run("apt-get", "install", "--yes", "--fix-broken", "--no-install-recommends", *missing)
     _unpack_libraries(bundle, manifest)
     users = bundle.folder / SYSTEM / "etc/sysusers.d/darkpipe.conf"
     if users.is_file():

@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,6 +102,28 @@ def bundle(tmp_path: Path) -> Bundle:
 
 def _settle(server: System, settings: QueueSettings = _SETTINGS) -> None:
     (server.root / SETTINGS).write_bytes(settings.to_json())
+
+
+class _Interrupted(_Server):
+    """A server that lacks its packages, and whose power has failed while some were installed."""
+
+    def missing_packages(self, wanted: Sequence[str]) -> list[str]:
+        return list(wanted)
+
+    def try_run(self, *argv: str) -> tuple[int, str]:
+        self.ran.append(" ".join(argv))
+        return 0, ""
+
+    def run(self, *argv: str) -> str:
+        if argv[:2] == ("apt-get", "install") and "dpkg --force-confold --configure -a" not in self.ran:
+            raise Failure("dpkg was interrupted")
+        return super().run(*argv)
+
+
+def test_packages_are_installed_behind_one_that_a_cut_has_left_half(tmp_path: Path, bundle: Bundle) -> None:
+    server = _Interrupted(_server(tmp_path / "root").root)
+    apply(server, bundle)
+    assert "apt-get install --yes --fix-broken --no-install-recommends haproxy" in server.ran
 
 
 def test_before_home_has_said_anything_nothing_serves_mail(tmp_path: Path, bundle: Bundle) -> None:
