@@ -203,7 +203,7 @@ def test_the_page_is_claimed_by_the_code_that_the_image_has_brought(device: Mach
     page = Page(device.page)
     answers = {"password": "nine slow trains by night", "again": "nine slow trains by night"}
     assert "Nobody looks after this device yet" in page.get()
-    assert "the code is not the one" in page.post("/claim", code="12345678", **answers)
+    assert "code is not the one" in page.post("/claim", code="12345678", **answers)
     page.post("/claim", code=_CODE, **answers)
     assert "Sign out" in page.get()
     assert device.run("test -e /data/page/first-code").status == 1
