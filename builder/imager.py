@@ -113,9 +113,10 @@ def offer_of(folder: Path, base: str | None, advance: Advance) -> Offer:
         raise BuildError(f"{folder} is a result for {found}, and the Raspberry Pi Imager writes others", hint)
     if base and _is_seeded(manifest):
         raise BuildError(
-            f"{folder} is for one device: whoever gets this image has the seed in it, with the hashes of passwords and "
-            "the keys by which device and relay find each other",
-            "publish an image of ./darkpipe build --without-site; leave out --url to have the Imager write this one",
+            f"{folder} is for one device: whoever gets this image has the seed in it, with hashes of passwords, keys "
+            "of the relay, or the code for the device's page",
+            "publish an image of ./darkpipe build --without-site, with no --code; leave out --url to have the Imager "
+            "write this one",
         )
     if faults := check_sums(folder):
         raise BuildError(f"{folder} is damaged: {'; '.join(faults)}", "copy or build it again")

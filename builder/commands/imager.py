@@ -25,7 +25,7 @@ def imager(folder: Path, url: str | None, output: Path | None) -> None:
     zone and a keyboard; the device takes them over at its first start.
 
     With --url the icon is put beside the file; publish both together with image and block map. That is for images of
-    `./darkpipe build --without-site`: one with a site holds secrets, and is refused.
+    `./darkpipe build --without-site`: one with a site or a code holds secrets, and is refused.
 
     \b
     Examples:

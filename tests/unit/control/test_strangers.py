@@ -130,17 +130,13 @@ def test_no_octets_before_the_handshake_stop_the_listener(octets: bytes, keys: K
             assert client.request("GET", "/state").status == 200
 
 
-@given(octets=st.binary(max_size=300) | st.lists(st.sampled_from(
-    [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"DarkPipe-Protocol: 1\r\n", b"DarkPipe-Protocol: 9\r\n",
-     b"DarkPipe-Relay: 2\r\n", b"Content-Length: 5\r\n", b"Content-Length: 99999999\r\n", b"\r\n",
-     b"Transfer-Encoding: chunked\r\n", b"ffffffff\r\n", b"hello", b"{}", b"\0", b"HTTP/1.1 409 x\r\n"]),
-    max_size=12).map(b"".join))  # fmt: skip
-@settings(max_examples=150, deadline=None)
-def test_whatever_a_relay_answers_home_has_a_word_for_it(octets: bytes) -> None:
+@contextmanager
+def _answering(octets: bytes, times: int) -> Iterator[tuple[str, int]]:
+    """Give the place of a relay that answers so many times, always the same, and then is asked no more."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
-            for _ in range(2):
+            for _ in range(times):
                 connection, _ = listener.accept()
                 with connection:
                     connection.recv(10_000)
@@ -148,7 +144,20 @@ def test_whatever_a_relay_answers_home_has_a_word_for_it(octets: bytes) -> None:
 
         answering = threading.Thread(target=answer)
         answering.start()
-        client = ControlClient(listener.getsockname(), Home(HOME_ID, 3, "2"), None)
+        yield listener.getsockname()
+        answering.join(10)
+        assert not answering.is_alive()
+
+
+@given(octets=st.binary(max_size=300) | st.lists(st.sampled_from(
+    [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"DarkPipe-Protocol: 1\r\n", b"DarkPipe-Protocol: 9\r\n",
+     b"DarkPipe-Relay: 2\r\n", b"Content-Length: 5\r\n", b"Content-Length: 99999999\r\n", b"\r\n",
+     b"Transfer-Encoding: chunked\r\n", b"ffffffff\r\n", b"hello", b"{}", b"\0", b"HTTP/1.1 409 x\r\n"]),
+    max_size=12).map(b"".join))  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_whatever_a_relay_answers_home_has_a_word_for_it(octets: bytes) -> None:
+    with _answering(octets, 2) as place:
+        client = ControlClient(place, Home(HOME_ID, 3, "2"), None)
         asks: Sequence[Callable[[], object]] = (
             partial(client.request, "GET", "/state"),
             partial(client.download, "/items/1", io.BytesIO(), 1000),
@@ -157,28 +166,16 @@ def test_whatever_a_relay_answers_home_has_a_word_for_it(octets: bytes) -> None:
             with suppress(ControlFailure):  # any other error ends the test
                 ask()
             client.close()
-        answering.join(10)
-        assert not answering.is_alive()
 
 
 def test_a_number_that_nobody_can_read_is_garbage() -> None:
     """Python itself refuses such a one (sys.get_int_max_str_digits()), with an error that nobody expects here."""
     octets = b"HTTP/1.1 200 OK\r\nDarkPipe-Protocol: " + b"1" * 5000 + b"\r\nContent-Length: 2\r\n\r\n{}"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = ControlClient(listener.getsockname(), US, None)
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(10_000)
-                connection.sendall(octets)
-
-        answering = threading.Thread(target=answer)
-        answering.start()
+    with _answering(octets, 1) as place:
+        client = ControlClient(place, US, None)
         with pytest.raises(Garbled):
             client.request("GET", "/state")
         client.close()
-        answering.join(10)
 
 
 @contextmanager
